@@ -1,0 +1,15 @@
+//! What all Holdfast processes must agree on. Imports nothing of ours.
+//!
+//! Who may talk to whom:
+//!
+//! ```text
+//! supervisor <-> worker   link: SEQPACKET pair, [`ipc`]; one per slot
+//! supervisor <-- keeper   the same link, only while no worker is alive
+//! keeper     --> worker   clone(CLONE_FILES): shared descriptor table; exit status back
+//! operator   <-> supervisor   control socket, signals
+//! client     <-> worker   TCP
+//! ```
+
+pub mod address;
+pub mod id;
+pub mod reason;
