@@ -11,5 +11,10 @@
 //! ```
 
 pub mod address;
+pub mod clock;
+pub mod counters;
 pub mod id;
+pub mod ipc;
 pub mod reason;
+pub mod sys;
+pub mod table;

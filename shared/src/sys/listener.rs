@@ -1,0 +1,37 @@
+//! Accepting with the peer's address in one system call, and leaving the new descriptor open across exec: both things
+//! that the usual wrappers do otherwise.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use socket2::SockAddr;
+
+/// Takes one client off the listener's queue; `None` when there is none. The descriptor is nonblocking and *not*
+/// close-on-exec: it must survive the keeper's exec of a new binary.
+///
+/// # Errors
+/// What `accept4` says: `EMFILE` and `ENFILE` mean that descriptors ran out.
+pub fn accept(listener: RawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    // SAFETY: the callback fills the storage and length as accept4 does, within the bounds it is given.
+    let accepted = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let descriptor = libc::accept4(listener, storage.cast(), length, libc::SOCK_NONBLOCK);
+            Errno::result(descriptor).map_err(io::Error::from)
+        })
+    };
+    match accepted {
+        Ok((descriptor, address)) => {
+            // SAFETY: accept4 has just made it, so nobody else owns it.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+            let address =
+                address.as_socket().ok_or_else(|| io::Error::other("a client that is not TCP"))?;
+            Ok(Some((descriptor, address)))
+        }
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}

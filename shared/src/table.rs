@@ -1,0 +1,422 @@
+//! The connection table: the layout that survives a worker. A header page, then one record for each descriptor number.
+//! A connection *is* its record; the process serving it comes and goes.
+//!
+//! One live worker at a time reads and writes a table. Nothing here touches sockets.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::BorrowedFd;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::counters::Counters;
+use crate::id::SlotId;
+use crate::sys::mapping::{self, Mapping};
+
+/// Raised whenever `Header` or `Record` change their meaning or their layout.
+pub const LAYOUT_VERSION: u32 = 1;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
+const HEADER_SIZE: usize = 4096;
+const RECORD_SIZE: usize = size_of::<Record>();
+
+const _: () = assert!(size_of::<Header>() <= HEADER_SIZE);
+const _: () = assert!(RECORD_SIZE == 128);
+
+/// No record: the end of a list of records.
+pub const NO_RECORD: u32 = u32::MAX;
+
+/// What can be wrong with a table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The memory could not be made, grown or mapped.
+    #[error("cannot map a connection table of {rows} rows")]
+    Map {
+        /// Rows asked for.
+        rows: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The memory is not a connection table.
+    #[error("the memory handed over is not a connection table (magic {found:#x})")]
+    NotATable {
+        /// What stood where the magic should.
+        found: u64,
+    },
+    /// The table was written by a Holdfast with another layout.
+    #[error("the connection table has layout version {found}, this binary reads {LAYOUT_VERSION}")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+}
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// No connection has this descriptor.
+    Free = 0,
+    /// Accepted; its upgrade request has not arrived in full.
+    Handshake = 1,
+    /// Its request is valid and waits for the supervisor's verdict; `scratch` holds the accept key.
+    Parked = 2,
+    /// A refusal was written; the write half is shut, and what the client still sends is thrown away.
+    Refusing = 3,
+    /// Established: 101 was written, frames flow.
+    Open = 4,
+    /// We sent a close frame first and wait for the client's.
+    Closing = 5,
+    /// Nothing more to say: the write half is shut, or about to be when the outbox is empty. Waits for end of file.
+    Lingering = 6,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Free,
+        Self::Handshake,
+        Self::Parked,
+        Self::Refusing,
+        Self::Open,
+        Self::Closing,
+        Self::Lingering,
+    ];
+
+    /// The word users see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Handshake => "handshake",
+            Self::Parked => "parked",
+            Self::Refusing => "refusing",
+            Self::Open => "open",
+            Self::Closing => "closing",
+            Self::Lingering => "lingering",
+        }
+    }
+
+    /// Is the connection still on its way in, or being turned away?
+    #[must_use]
+    pub fn is_pending(self) -> bool {
+        matches!(self, Self::Handshake | Self::Parked | Self::Refusing)
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        // A byte out of range can only come from memory we did not write; a connection we know nothing of is best
+        // treated as one to close.
+        Self::ALL.get(usize::from(byte)).copied().unwrap_or(Self::Lingering)
+    }
+}
+
+/// Facts about a connection that are either so or not. See the constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Flags(u8);
+
+impl Flags {
+    /// Nothing of note.
+    pub const NONE: Self = Self(0);
+    /// An event of this connection is being processed: its stream state is inconsistent until it is cleared.
+    pub const BUSY: Self = Self(1);
+    /// It has a volatile half: state on the worker's heap that dies with the worker.
+    pub const UNSAVED: Self = Self(1 << 1);
+    /// The supervisor has admitted it: it counts as one connection until its descriptor is closed.
+    pub const ADMITTED: Self = Self(1 << 2);
+    /// A ping was sent and nothing has been heard since; `ping_due_ms` is the deadline for a sign of life.
+    pub const AWAITING_PONG: Self = Self(1 << 3);
+    /// The kernel took a part of a frame: nothing but the rest of it may be written next.
+    pub const FRAME_CUT: Self = Self(1 << 4);
+    /// The write half was shut.
+    pub const WRITE_SHUT: Self = Self(1 << 5);
+
+    /// Are all of `flags` set?
+    #[must_use]
+    pub fn contains(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// Is any of `flags` set?
+    #[must_use]
+    pub fn intersects(self, flags: Self) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn union(self, flags: Self) -> Self {
+        Self(self.0 | flags.0)
+    }
+
+    /// Sets or clears `flags`.
+    pub fn set(&mut self, flags: Self, on: bool) {
+        if on {
+            self.0 |= flags.0;
+        } else {
+            self.0 &= !flags.0;
+        }
+    }
+}
+
+/// One connection. What an idle connection costs is this and nothing else.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Record {
+    /// Differs between two connections that had the same descriptor, so that a stale event or verdict misses.
+    pub serial: u32,
+    phase: u8,
+    /// See [`Flags`].
+    pub flags: Flags,
+    /// Why it is ending: a `CloseReason`'s index while `Closing` or `Lingering`, a `Rejection`'s while `Refusing`.
+    pub ending: u8,
+    reserved: u8,
+    /// Key of the volatile half plus one; 0 is none. Means nothing to another worker.
+    pub volatile: u32,
+    /// The timer wheel's links: next, previous, bucket. Mean nothing to another worker.
+    pub timer: [u32; 3],
+    /// The connection's name, unique in the cluster.
+    pub id: u64,
+    address: [u8; 16],
+    /// When it was accepted.
+    pub opened_ms: u64,
+    /// When anything was last heard from the client.
+    pub seen_ms: u64,
+    /// When the client last sent or got a data frame.
+    pub active_ms: u64,
+    /// When its phase ends: handshake, close or lingering. In phase `Open`, when the idle timer ends is computed.
+    pub deadline_ms: u64,
+    /// When the next ping is due; while a pong is awaited, when it must have come.
+    pub ping_due_ms: u64,
+    /// Complete messages from the client.
+    pub messages_received: u64,
+    /// The phase's or the application's own bytes: in `Parked`, the accept key.
+    pub scratch: [u8; 32],
+}
+
+impl Record {
+    /// Where it is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        Phase::from_byte(self.phase)
+    }
+
+    /// Moves it to another phase.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase as u8;
+    }
+
+    /// The client's address: the peer's, or what a trusted proxy says.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self.address)).to_canonical()
+    }
+
+    /// Sets the client's address.
+    pub fn set_address(&mut self, address: IpAddr) {
+        self.address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+    }
+
+    /// Makes the record that of a new connection, with a serial that differs from its predecessor's.
+    pub fn begin(&mut self, id: u64, address: IpAddr, now_ms: u64) {
+        let serial = self.serial.wrapping_add(1);
+        *self = Self {
+            serial,
+            id,
+            opened_ms: now_ms,
+            seen_ms: now_ms,
+            active_ms: now_ms,
+            timer: [NO_RECORD; 3],
+            ..Self::zeroed()
+        };
+        self.set_phase(Phase::Handshake);
+        self.set_address(address);
+    }
+
+    /// Makes the record that of no connection, keeping only the serial.
+    pub fn end(&mut self) {
+        *self = Self { serial: self.serial, timer: [NO_RECORD; 3], ..Self::zeroed() };
+    }
+}
+
+/// What belongs to the slot rather than to one connection.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    magic: u64,
+    layout_version: u32,
+    record_size: u32,
+    /// Rows the memory has.
+    pub rows: u32,
+    slot: u32,
+    /// The highest descriptor number a connection ever had, plus one: no record beyond it was ever touched.
+    pub rows_used: u32,
+    reserved: u32,
+    /// How many connections the slot has accepted, ever: the source of connection ids.
+    pub sequence: u64,
+    /// What the slot has counted, over all its workers.
+    pub counters: Counters,
+}
+
+/// Bytes of memory that a table of `rows` needs.
+#[must_use]
+pub fn size(rows: u32) -> usize {
+    HEADER_SIZE + RECORD_SIZE * usize::try_from(rows).unwrap_or(usize::MAX / RECORD_SIZE - HEADER_SIZE)
+}
+
+/// A table, mapped.
+#[derive(Debug)]
+pub struct Table {
+    mapping: Mapping,
+}
+
+impl Table {
+    /// Writes an empty table for `slot` into fresh memory.
+    ///
+    /// # Errors
+    /// When the memory cannot be mapped.
+    pub fn format(memory: BorrowedFd<'_>, slot: SlotId, rows: u32) -> Result<Self, TableError> {
+        let mut table = Self::map(memory, rows)?;
+        *table.header_mut() = Header {
+            magic: MAGIC,
+            layout_version: LAYOUT_VERSION,
+            record_size: u32::try_from(RECORD_SIZE).unwrap_or(u32::MAX),
+            rows,
+            slot: u32::from(slot.0),
+            ..Header::zeroed()
+        };
+        Ok(table)
+    }
+
+    /// Maps a table that an earlier process wrote.
+    ///
+    /// # Errors
+    /// When the memory cannot be mapped, is not a table, or one of another layout.
+    pub fn open(memory: BorrowedFd<'_>) -> Result<Self, TableError> {
+        let mut table = Self::map(memory, 0)?;
+        let header = *table.header();
+        if header.magic != MAGIC {
+            return Err(TableError::NotATable { found: header.magic });
+        }
+        if header.layout_version != LAYOUT_VERSION || usize::try_from(header.record_size) != Ok(RECORD_SIZE) {
+            return Err(TableError::Version { found: header.layout_version });
+        }
+        table.mapping = Self::map(memory, header.rows)?.mapping;
+        Ok(table)
+    }
+
+    /// Makes room for at least `rows`; what is there stays. Never shrinks.
+    ///
+    /// # Errors
+    /// When the memory cannot be grown; the table is then as it was.
+    pub fn grow(&mut self, memory: BorrowedFd<'_>, rows: u32) -> Result<(), TableError> {
+        if rows <= self.header().rows {
+            return Ok(());
+        }
+        mapping::resize(memory, size(rows)).map_err(|source| TableError::Map { rows, source })?;
+        self.mapping = Self::map(memory, rows)?.mapping;
+        self.header_mut().rows = rows;
+        Ok(())
+    }
+
+    /// The slot's own data.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        bytemuck::from_bytes(&self.mapping.bytes()[..size_of::<Header>()])
+    }
+
+    /// The slot's own data, to be changed.
+    #[must_use]
+    pub fn header_mut(&mut self) -> &mut Header {
+        bytemuck::from_bytes_mut(&mut self.mapping.bytes_mut()[..size_of::<Header>()])
+    }
+
+    /// The slot's counters.
+    #[must_use]
+    pub fn counters(&mut self) -> &mut Counters {
+        &mut self.header_mut().counters
+    }
+
+    /// All records, by descriptor number.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        bytemuck::cast_slice(&self.mapping.bytes()[HEADER_SIZE..])
+    }
+
+    /// All records, to be changed.
+    #[must_use]
+    pub fn records_mut(&mut self) -> &mut [Record] {
+        bytemuck::cast_slice_mut(&mut self.mapping.bytes_mut()[HEADER_SIZE..])
+    }
+
+    /// The descriptors below the highest ever used: the rows worth looking at.
+    #[must_use]
+    pub fn used(&self) -> std::ops::Range<u32> {
+        0..self.header().rows_used.min(self.header().rows)
+    }
+
+    fn map(memory: BorrowedFd<'_>, rows: u32) -> Result<Self, TableError> {
+        let mapping =
+            Mapping::new(memory, size(rows)).map_err(|source| TableError::Map { rows, source })?;
+        Ok(Self { mapping })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn memory(rows: u32) -> std::os::fd::OwnedFd {
+        mapping::create("table", size(rows)).unwrap()
+    }
+
+    #[test]
+    fn a_second_mapping_finds_what_the_first_wrote() {
+        let memory = memory(16);
+        let mut table = Table::format(memory.as_fd(), SlotId(3), 16).unwrap();
+        table.records_mut()[7].begin(99, "192.0.2.7".parse().unwrap(), 1234);
+        table.counters().accepted = 5;
+        let found = Table::open(memory.as_fd()).unwrap();
+        let record = found.records()[7];
+        assert_eq!((record.phase(), record.id, record.opened_ms), (Phase::Handshake, 99, 1234));
+        assert_eq!(record.address(), "192.0.2.7".parse::<IpAddr>().unwrap());
+        assert_eq!(found.header().counters.accepted, 5);
+        assert_eq!(found.records().len(), 16);
+    }
+
+    #[test]
+    fn growing_keeps_what_is_there() {
+        let memory = memory(4);
+        let mut table = Table::format(memory.as_fd(), SlotId(0), 4).unwrap();
+        table.records_mut()[3].begin(1, "::1".parse().unwrap(), 1);
+        table.grow(memory.as_fd(), 1000).unwrap();
+        table.grow(memory.as_fd(), 10).unwrap();
+        assert_eq!(table.records().len(), 1000);
+        assert_eq!(Table::open(memory.as_fd()).unwrap().records()[3].id, 1);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        let foreign = memory(4);
+        assert!(matches!(Table::open(foreign.as_fd()), Err(TableError::NotATable { found: 0 })));
+        let newer = memory(4);
+        Table::format(newer.as_fd(), SlotId(0), 4).unwrap().header_mut().layout_version = 77;
+        assert!(matches!(Table::open(newer.as_fd()), Err(TableError::Version { found: 77 })));
+    }
+
+    #[test]
+    fn a_reused_record_has_another_serial() {
+        let mut record = Record::zeroed();
+        record.begin(1, "::1".parse().unwrap(), 1);
+        let first = record.serial;
+        record.end();
+        assert_eq!(record.phase(), Phase::Free);
+        record.begin(2, "::1".parse().unwrap(), 2);
+        assert_ne!(record.serial, first);
+    }
+}
