@@ -1,1 +1,7 @@
-//! The link.
+//! How a slot's processes and the supervisor talk: [`message`] says what, [`codec`] how it looks on the wire,
+//! [`link`] how it gets there.
+
+pub mod codec;
+pub mod link;
+pub mod message;
+pub mod settings;

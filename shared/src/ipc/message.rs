@@ -1,0 +1,175 @@
+//! Everything that is said on a link, one enum for each direction. Variants and fields are appended only; whatever changes
+//! the bytes of an existing message raises `codec::PROTOCOL_VERSION`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counters::Counters;
+use crate::id::{Incarnation, Ticket};
+use crate::ipc::settings::Settings;
+use crate::reason::Rejection;
+
+/// Most tickets, verdicts, releases or holdings in one message; more are split over several.
+pub const MAX_BATCH: usize = 1024;
+
+/// From a slot to the supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// The keeper has made a worker. Not answered.
+    Started {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Its process.
+        pid: i32,
+    },
+    /// The keeper's worker is dead; the next one comes after `pause`. Not answered.
+    Died {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// How it ended.
+        cause: DeathCause,
+        /// How long it had lived.
+        lived: Duration,
+        /// How long the keeper waits before the next.
+        pause: Duration,
+    },
+    /// The worker is there and has begun to look through the table. Answered by `Configure`.
+    Hello {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Its process.
+        pid: i32,
+    },
+    /// A part of what the worker took over: admitted connections, by client address. Not answered.
+    Holdings {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Addresses and how many connections each has.
+        addresses: Vec<(IpAddr, u32)>,
+    },
+    /// All holdings were named, everything else is closed, and clients are being served. Not answered.
+    Ready {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Connections taken over.
+        resumed: u32,
+        /// Connections that had to be closed since their stream state died with the last worker.
+        lost: u32,
+        /// How long taking over took.
+        took: Duration,
+    },
+    /// Clients with valid requests ask to be let in: all of one turn of the loop. Answered by `Verdicts`.
+    Admit {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Who asks.
+        tickets: Vec<(Ticket, IpAddr)>,
+    },
+    /// Admitted connections whose descriptors are closed now: all of one turn of the loop. Not answered.
+    Release {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// One entry for each connection.
+        addresses: Vec<IpAddr>,
+    },
+    /// What the worker counts; every second, and when asked.
+    Report {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// The request it answers, if it was asked for.
+        request: Option<u64>,
+        /// The counts.
+        report: Box<Report>,
+    },
+    /// The settings of this generation are in force.
+    Applied {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// The generation, as in `Configure`.
+        generation: u64,
+    },
+}
+
+/// From the supervisor to a slot's worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// These settings hold from now on. Answered by `Applied`.
+    Configure {
+        /// Counts up with each change.
+        generation: u64,
+        /// What holds.
+        settings: Box<Settings>,
+    },
+    /// Answers to `Admit`. Those of an earlier incarnation are meant for a dead worker and void.
+    Verdicts {
+        /// The incarnation that asked.
+        incarnation: Incarnation,
+        /// The tickets and their verdicts.
+        verdicts: Vec<(Ticket, Verdict)>,
+    },
+    /// Report now. Answered by `Report` with the same number.
+    ReportNow {
+        /// Any number.
+        request: u64,
+    },
+    /// Whether the cluster is full or going away, as /health on the public port shows it. Not answered.
+    State {
+        /// The cap is reached.
+        full: bool,
+    },
+    /// Let nobody in any more, close all connections spread over `duration`, then leave. Answered by leaving.
+    Drain {
+        /// By when the last connection is closed.
+        duration: Duration,
+    },
+}
+
+/// The supervisor's answer to one ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Let in, and counted until released.
+    Granted,
+    /// Turned away.
+    Refused(Rejection),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DeathCause {
+    /// It left with this status.
+    Exit(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl fmt::Display for DeathCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exit(status) => write!(f, "exit status {status}"),
+            Self::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
+                Ok(signal) => f.write_str(signal.as_str()),
+                Err(_) => write!(f, "signal {number}"),
+            },
+        }
+    }
+}
+
+/// What a worker counts, at one moment.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Admitted connections whose descriptors are open.
+    pub connections: u32,
+    /// Unfinished handshakes.
+    pub pending_handshakes: u32,
+    /// Bytes waiting for clients to read them.
+    pub queued_bytes: u64,
+    /// The longest turn of the event loop since the last report.
+    pub loop_lag: Duration,
+    /// Descriptors open in the slot's table.
+    pub open_descriptors: u32,
+    /// The slot's counters, over all its workers.
+    pub counters: Counters,
+}

@@ -1,0 +1,38 @@
+//! What a worker must know to serve: the part of the configuration that concerns it, as the supervisor computed it.
+//! A worker never reads a file; it gets these by message, when it starts and whenever they change.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// All of it. Replaced as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Rows the connection table must have: descriptors this worker can use.
+    pub rows: u32,
+    /// Unfinished handshakes this worker may have.
+    pub max_pending_handshakes: u32,
+    /// Longest message taken from a client, in bytes.
+    pub max_message_size: u64,
+    /// Most output kept for a client that does not read, in bytes.
+    pub max_queued_output: u64,
+    /// What a refused client is told to wait, before jitter.
+    pub retry_after: Duration,
+    /// From accept to the end of the request, and from the request to the verdict.
+    pub handshake_timeout: Duration,
+    /// Between two pings; zero is never.
+    pub ping_interval: Duration,
+    /// From a ping to any sign of life.
+    pub pong_timeout: Duration,
+    /// Without a data frame; zero is never.
+    pub idle_timeout: Duration,
+    /// From our close frame to the client's, and from there to end of file.
+    pub close_timeout: Duration,
+    /// Path at and below which upgrades are allowed.
+    pub path: String,
+    /// Origins that may connect; empty is any.
+    pub allowed_origins: Vec<String>,
+    /// Peers whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
