@@ -1,1 +1,3 @@
 //! The Holdfast worker.
+
+pub mod timer_wheel;
