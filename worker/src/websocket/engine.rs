@@ -1,0 +1,241 @@
+//! The receiving half of a connection: bytes in, messages and control frames out, in the order they were sent.
+//! Owns what a connection must remember between two reads, and nothing else. Sends nothing, knows no socket and
+//! no clock.
+//!
+//! A message that lies whole in one read, as nearly all do, is unmasked and checked where it lies, without a copy
+//! or an allocation. Everything else is gathered in a buffer of its own until its last byte has come.
+
+use std::ops::ControlFlow;
+
+use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
+
+use super::control::{self, PartialControl};
+use super::frame::{ClientHeader, MAX_CLIENT_HEADER};
+use super::mask::Mask;
+use super::message::PartialMessage;
+pub use super::message::{Message, MessageKind};
+use super::violation::Violation;
+
+/// What a client may do; read anew by every [`Engine::feed`], so it can change while a connection lives.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineLimits {
+    /// The most bytes a message has, over all its fragments.
+    pub max_message_size: usize,
+}
+
+/// What came from the client.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A whole message.
+    Message(Message<'a>),
+    /// A ping, to be answered with a pong of the same payload.
+    Ping(&'a [u8]),
+    /// A pong, asked for or not.
+    Pong(&'a [u8]),
+    /// The client closes, with the code and reason it gave, if any. Whatever follows on the stream is ignored.
+    Close(Option<(CloseCode, &'a str)>),
+}
+
+/// What a connection remembers between two reads. The default is the state between messages, in which nothing is
+/// remembered; it allocates nothing.
+#[derive(Debug, Default)]
+pub struct Engine {
+    stage: Stage,
+    /// The data message whose first bytes have come and whose last have not. Control frames come in between.
+    message: Option<PartialMessage>,
+}
+
+/// Where in a frame the stream stands.
+#[derive(Debug, Default)]
+enum Stage {
+    /// At the start of a frame.
+    #[default]
+    BetweenFrames,
+    /// The first `have` bytes of a frame header have come.
+    InHeader { bytes: [u8; MAX_CLIENT_HEADER], have: usize },
+    /// In the payload of a frame of `message`, of which `remaining` bytes are to come.
+    InData { remaining: usize, mask: Mask, last: bool },
+    /// In the payload of a control frame.
+    InControl(Box<PartialControl>),
+}
+
+/// What a step leaves of the input, or that nothing of it counts any more.
+type Step<'a> = Result<ControlFlow<(), &'a mut [u8]>, Violation>;
+
+impl Engine {
+    /// Whether nothing is kept, neither half a frame nor half a message: the engine can be dropped and a new one be
+    /// taken for the next read.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::BetweenFrames) && self.message.is_none()
+    }
+
+    /// Takes what was read from the client and hands every event in it to `sink`. `input` is scratch space
+    /// afterwards: it is unmasked in place.
+    ///
+    /// The rest of `input` is ignored after a [`Event::Close`] and when `sink` breaks; the engine is of no more use
+    /// then, because it no longer knows where in the stream it stands.
+    ///
+    /// # Errors
+    /// The rule that the client broke, found at the first byte that breaks it; events before that byte have been
+    /// delivered. The engine is of no more use.
+    pub fn feed(
+        &mut self,
+        mut input: &mut [u8],
+        limits: &EngineLimits,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Violation> {
+        while !input.is_empty() {
+            let step = match self.stage {
+                Stage::BetweenFrames => self.start_frame(input, limits, sink),
+                Stage::InHeader { .. } => self.continue_header(input, limits, sink),
+                Stage::InData { .. } => self.take_data(input, limits, sink),
+                Stage::InControl(_) => self.take_control(input, sink),
+            };
+            match step? {
+                ControlFlow::Continue(rest) => input = rest,
+                ControlFlow::Break(()) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame begins at the start of `input`. If all of it is there, it is dealt with where it lies.
+    fn start_frame<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        limits: &EngineLimits,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Step<'a> {
+        let Some(header) = ClientHeader::parse(input, self.unfinished(), limits.max_message_size)? else {
+            let mut bytes = [0; MAX_CLIENT_HEADER];
+            let have = input.len();
+            bytes[..have].copy_from_slice(input);
+            self.stage = Stage::InHeader { bytes, have };
+            return Ok(ControlFlow::Continue(&mut []));
+        };
+        let in_place = match header.opcode {
+            OpCode::Control(_) => true,
+            OpCode::Data(_) => header.last && self.message.is_none(),
+        };
+        if !in_place || input.len() - header.size < header.length {
+            return self.start_payload(header, &mut input[header.size..], limits, sink);
+        }
+        let (frame, rest) = input.split_at_mut(header.size + header.length);
+        let payload = &mut frame[header.size..];
+        header.mask.apply(payload);
+        let flow = match header.opcode {
+            OpCode::Control(opcode) => control::deliver(opcode, payload, sink)?,
+            OpCode::Data(opcode) => {
+                sink(Event::Message(Message::in_frame(MessageKind::of(opcode), frame, header.size)?))
+            }
+        };
+        Ok(continue_with(flow, rest))
+    }
+
+    /// A header began in an earlier read.
+    fn continue_header<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        limits: &EngineLimits,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Step<'a> {
+        let unfinished = self.unfinished();
+        let Stage::InHeader { bytes, have } = &mut self.stage else {
+            return Ok(ControlFlow::Continue(input));
+        };
+        let before = *have;
+        let taken = input.len().min(MAX_CLIENT_HEADER - before);
+        bytes[before..before + taken].copy_from_slice(&input[..taken]);
+        *have += taken;
+        match ClientHeader::parse(&bytes[..*have], unfinished, limits.max_message_size)? {
+            None => Ok(ControlFlow::Continue(&mut input[taken..])),
+            Some(header) => self.start_payload(header, &mut input[header.size - before..], limits, sink),
+        }
+    }
+
+    /// The payload of a frame begins at the start of `input` and must be kept.
+    fn start_payload<'a>(
+        &mut self,
+        header: ClientHeader,
+        input: &'a mut [u8],
+        limits: &EngineLimits,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Step<'a> {
+        match header.opcode {
+            OpCode::Control(opcode) => {
+                self.stage = Stage::InControl(Box::new(PartialControl::new(opcode, &header)));
+                self.take_control(input, sink)
+            }
+            OpCode::Data(opcode) => {
+                self.message.get_or_insert_with(|| PartialMessage::new(MessageKind::of(opcode)));
+                self.stage = Stage::InData { remaining: header.length, mask: header.mask, last: header.last };
+                self.take_data(input, limits, sink)
+            }
+        }
+    }
+
+    /// Moves payload from `input` to the message; delivers the message if this is its end.
+    fn take_data<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        limits: &EngineLimits,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Step<'a> {
+        let (Stage::InData { remaining, mask, last }, Some(message)) = (&mut self.stage, &mut self.message)
+        else {
+            return Ok(ControlFlow::Continue(input));
+        };
+        let (piece, rest) = input.split_at_mut(input.len().min(*remaining));
+        mask.apply(piece);
+        *mask = mask.after(piece.len());
+        let expected = if *last { message.len() + *remaining } else { limits.max_message_size };
+        message.append(piece, expected)?;
+        *remaining -= piece.len();
+        if *remaining > 0 {
+            return Ok(ControlFlow::Continue(rest));
+        }
+        let last = *last;
+        self.stage = Stage::BetweenFrames;
+        if !last {
+            return Ok(ControlFlow::Continue(rest));
+        }
+        let flow = match self.message.take() {
+            Some(message) => message.deliver(sink)?,
+            None => ControlFlow::Continue(()),
+        };
+        Ok(continue_with(flow, rest))
+    }
+
+    /// Moves payload from `input` to the control frame; delivers the frame if this is its end.
+    fn take_control<'a>(
+        &mut self,
+        input: &'a mut [u8],
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Step<'a> {
+        let Stage::InControl(control) = &mut self.stage else {
+            return Ok(ControlFlow::Continue(input));
+        };
+        let (piece, rest) = input.split_at_mut(input.len().min(control.remaining()));
+        control.append(piece);
+        if control.remaining() > 0 {
+            return Ok(ControlFlow::Continue(rest));
+        }
+        let Stage::InControl(mut control) = std::mem::take(&mut self.stage) else {
+            return Ok(ControlFlow::Continue(rest));
+        };
+        Ok(continue_with(control.deliver(sink)?, rest))
+    }
+
+    /// The length of the message whose fragments are coming in, if there is one.
+    fn unfinished(&self) -> Option<usize> {
+        self.message.as_ref().map(PartialMessage::len)
+    }
+}
+
+fn continue_with(flow: ControlFlow<()>, rest: &mut [u8]) -> ControlFlow<(), &mut [u8]> {
+    match flow {
+        ControlFlow::Continue(()) => ControlFlow::Continue(rest),
+        ControlFlow::Break(()) => ControlFlow::Break(()),
+    }
+}
