@@ -7,7 +7,10 @@
 mod control;
 pub mod engine;
 pub mod frame;
+pub mod handshake;
 mod mask;
 mod message;
+pub mod refusal;
+pub mod request_head;
 mod utf8;
 pub mod violation;

@@ -1,7 +1,7 @@
 //! What the engine's tests share: the client's side of the wire, and events one can compare.
 
-// Each test binary uses its own part of this.
-#![allow(dead_code)]
+// Each test binary uses its own part of this, and all of it is test code.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 

@@ -1,0 +1,228 @@
+//! The opening handshake (RFC 6455, section 4.2) from the server's side: reads a request as it arrives and says what
+//! it asks for, or why it is refused. Whether there is room for another connection is not asked here.
+//!
+//! `request_head` has checked the bytes before anything is looked at, so what is wrong here is wrong in meaning.
+
+use std::net::IpAddr;
+
+use data_encoding::BASE64;
+use httparse::{EMPTY_HEADER, Header, Request};
+use ipnet::IpNet;
+use tungstenite::handshake::derive_accept_key;
+
+use super::refusal::{Refusal, Status};
+use super::request_head::{HeadScanner, MAX_HEADERS};
+use crate::client_address::client_address;
+use holdfast_shared::reason::Rejection;
+
+/// What load balancers ask for to see whether the server is well.
+const HEALTH_PATH: &str = "/health";
+
+/// Which requests may become connections, and who is believed about where they come from.
+#[derive(Debug, Clone, Default)]
+pub struct HandshakePolicy {
+    /// Upgrades are allowed at this path and below, by whole segments; `/` allows any.
+    pub path: String,
+    /// Web origins, `scheme://host[:port]`, whose pages may connect; empty allows any. A request without an Origin
+    /// header does not come from a web page and is let through.
+    pub allowed_origins: Vec<String>,
+    /// Proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// What a request has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// More bytes are needed.
+    Incomplete,
+    /// A request for a WebSocket, with nothing wrong about it.
+    Upgrade(Upgrade),
+    /// A health check.
+    Health {
+        /// Whether the answer must have no body.
+        head_only: bool,
+        /// Bytes of the request.
+        length: usize,
+    },
+    /// Anything else. Known as soon as the bytes cannot become one of the above.
+    Refused(Refusal),
+}
+
+/// A request for a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Bytes of the request head. What follows are the first frames.
+    pub length: usize,
+    /// The value of Sec-WebSocket-Accept that proves the request was understood.
+    pub accept: String,
+    /// Where the client is, proxies looked through.
+    pub address: IpAddr,
+}
+
+/// Reads one request. Bytes are looked at once, however many calls it takes.
+#[derive(Debug, Clone, Default)]
+pub struct RequestReader {
+    head: HeadScanner,
+}
+
+impl RequestReader {
+    /// Takes all `bytes` that have come from `peer` so far: those of the last call and any number of new ones.
+    pub fn read(&mut self, bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
+        match self.head.scan(bytes) {
+            Ok(None) => Progress::Incomplete,
+            Ok(Some(length)) => judge(&bytes[..length], peer, policy).unwrap_or_else(Progress::Refused),
+            Err(error) => Progress::Refused(error.into()),
+        }
+    }
+}
+
+/// Appends the response that turns the connection into a WebSocket.
+pub fn write_switching(out: &mut Vec<u8>, accept: &str) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(accept.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Decides about a complete head.
+fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress, Refusal> {
+    let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
+    let mut storage = [EMPTY_HEADER; MAX_HEADERS];
+    let mut request = Request::new(&mut storage);
+    let complete = request.parse(head).is_ok_and(|status| status.is_complete());
+    let (true, Some(method), Some(target)) = (complete, request.method, request.path) else {
+        return Err(bad("The request is not valid HTTP/1.1"));
+    };
+    let is_http_1_1 = request.version == Some(1);
+    let headers = Headers(request.headers);
+
+    let path = path_of(target).ok_or_else(|| bad("The request target is neither a path nor a URL"))?;
+    let host = headers.single("host").map_err(|()| bad("More than one Host header"))?;
+    if is_http_1_1 && host.is_none() {
+        return Err(bad("The Host header is missing"));
+    }
+    let wants_websocket = headers.lists("upgrade", "websocket");
+    let is_health = path == HEALTH_PATH && !wants_websocket && matches!(method, "GET" | "HEAD");
+    if method != "GET" && !is_health {
+        let refusal = Refusal::of_request(Status::MethodNotAllowed, "Only GET is allowed");
+        return Err(Refusal { head_only: method == "HEAD", ..refusal });
+    }
+    if headers.announce_body() {
+        return Err(bad("The request has a body"));
+    }
+    if is_health {
+        return Ok(Progress::Health { head_only: method == "HEAD", length: head.len() });
+    }
+    let accept = check_upgrade(&headers, wants_websocket, is_http_1_1)?;
+    if !policy.allows_path(path) {
+        return Err(Refusal::of_request(Status::NotFound, "No WebSocket at this path"));
+    }
+    let origin = headers.single("origin").map_err(|()| bad("More than one Origin header"))?;
+    if origin.is_some_and(|origin| !policy.allows_origin(origin)) {
+        return Err(Refusal::admission(Rejection::Origin));
+    }
+    let address = client_address(peer, &policy.trusted_proxies, headers.all("x-forwarded-for"));
+    Ok(Progress::Upgrade(Upgrade { length: head.len(), accept, address }))
+}
+
+/// The requirements of RFC 6455, section 4.2.1, in the order in which a client finds out most; returns the accept key.
+fn check_upgrade(headers: &Headers<'_>, wants_websocket: bool, is_http_1_1: bool) -> Result<String, Refusal> {
+    let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
+    if !wants_websocket || !headers.lists("connection", "upgrade") {
+        return Err(Refusal::of_request(Status::UpgradeRequired, "This is a WebSocket server"));
+    }
+    if !is_http_1_1 {
+        return Err(bad("WebSocket handshakes need HTTP/1.1"));
+    }
+    let version = headers
+        .single("sec-websocket-version")
+        .map_err(|()| bad("More than one Sec-WebSocket-Version header"))?;
+    if version != Some(b"13") {
+        return Err(Refusal::of_request(Status::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
+    }
+    let key = headers
+        .single("sec-websocket-key")
+        .map_err(|()| bad("More than one Sec-WebSocket-Key header"))?
+        .ok_or_else(|| bad("The Sec-WebSocket-Key header is missing"))?;
+    if !BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+        return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64"));
+    }
+    Ok(derive_accept_key(key))
+}
+
+/// The path in a request target in origin form or absolute form (RFC 9112, section 3.2), without the query.
+fn path_of(target: &str) -> Option<&str> {
+    let from_path = if target.starts_with('/') {
+        target
+    } else {
+        let (scheme, rest) = target.split_once("://")?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return None;
+        }
+        match rest.find(['/', '?']) {
+            Some(at) if rest[at..].starts_with('/') => &rest[at..],
+            _ => "/",
+        }
+    };
+    from_path.split('?').next()
+}
+
+impl HandshakePolicy {
+    fn allows_path(&self, path: &str) -> bool {
+        let allowed = self.path.trim_end_matches('/');
+        path.strip_prefix(allowed).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    }
+
+    fn allows_origin(&self, origin: &[u8]) -> bool {
+        let origin = without_default_port(origin);
+        self.allowed_origins.is_empty()
+            || self
+                .allowed_origins
+                .iter()
+                .any(|allowed| without_default_port(allowed.as_bytes()).eq_ignore_ascii_case(origin))
+    }
+}
+
+/// An origin as browsers write it: they leave out the port that the scheme implies.
+fn without_default_port(origin: &[u8]) -> &[u8] {
+    let has_scheme =
+        |scheme: &[u8]| origin.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let port: &[u8] = match () {
+        () if has_scheme(b"https://") => b":443",
+        () if has_scheme(b"http://") => b":80",
+        () => return origin,
+    };
+    origin.strip_suffix(port).unwrap_or(origin)
+}
+
+/// The header fields of a request.
+struct Headers<'a>(&'a [Header<'a>]);
+
+impl<'a> Headers<'a> {
+    /// All values under `name`, in order, without the white space around them.
+    fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        let named = self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        named.map(|header| header.value.trim_ascii())
+    }
+
+    /// The value under `name`; an error if there is more than one.
+    fn single(&self, name: &'static str) -> Result<Option<&'a [u8]>, ()> {
+        let mut values = self.all(name);
+        let first = values.next();
+        if values.next().is_some() { Err(()) } else { Ok(first) }
+    }
+
+    /// Whether the comma-separated lists under `name` have `token` among them, in whatever case.
+    fn lists(&self, name: &'static str, token: &str) -> bool {
+        self.all(name)
+            .flat_map(|value| value.split(|byte| *byte == b','))
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// Whether the request says that a body follows. A length we cannot read counts as one.
+    fn announce_body(&self) -> bool {
+        self.all("transfer-encoding").next().is_some()
+            || self.all("content-length").any(|length| length != b"0")
+    }
+}

@@ -1,0 +1,323 @@
+//! Requests, rule by rule, and the property that they may arrive in pieces of any size.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use holdfast_shared::reason::Rejection;
+use holdfast_worker::websocket::handshake::{
+    HandshakePolicy, Progress, RequestReader, Upgrade, write_switching,
+};
+use holdfast_worker::websocket::refusal::{Refusal, Status};
+use proptest::prelude::*;
+
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+
+/// The example of RFC 6455, section 1.2, as a line each.
+const REQUEST: [&str; 6] = [
+    "GET /chat HTTP/1.1",
+    "Host: server.example.com",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+];
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+fn anything() -> HandshakePolicy {
+    HandshakePolicy { path: "/".to_owned(), ..HandshakePolicy::default() }
+}
+
+fn head(lines: &[&str]) -> Vec<u8> {
+    (lines.join("\r\n") + "\r\n\r\n").into_bytes()
+}
+
+/// The example, with every line that starts with `old` replaced by `new`; no line if `new` is empty.
+fn request_with(old: &str, new: &str) -> Vec<u8> {
+    let lines = REQUEST.map(|line| if line.starts_with(old) { new } else { line });
+    head(&lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>())
+}
+
+/// The example, with `line` added.
+fn request_and(line: &str) -> Vec<u8> {
+    head(&[&REQUEST[..], &[line]].concat())
+}
+
+/// The first answer to `bytes` when they arrive in pieces of the given sizes, over and over; all at once without any.
+fn read(bytes: &[u8], sizes: &[usize], policy: &HandshakePolicy) -> Progress {
+    let mut reader = RequestReader::default();
+    let (mut have, mut sizes) = (0, sizes.iter().cycle());
+    while have < bytes.len() {
+        have += sizes.next().map_or(bytes.len(), |size| (*size).clamp(1, bytes.len() - have));
+        let progress = reader.read(&bytes[..have], PEER, policy);
+        if progress != Progress::Incomplete {
+            return progress;
+        }
+    }
+    Progress::Incomplete
+}
+
+fn refusal(bytes: &[u8], policy: &HandshakePolicy) -> Refusal {
+    let progress = read(bytes, &[], policy);
+    assert_eq!(progress, read(bytes, &[1], policy), "byte by byte");
+    match progress {
+        Progress::Refused(refusal) => refusal,
+        other => panic!("{other:?}: {}", bytes.escape_ascii()),
+    }
+}
+
+fn assert_status(bytes: &[u8], status: Status) {
+    assert_eq!(refusal(bytes, &anything()).status, status, "{}", bytes.escape_ascii());
+}
+
+fn assert_upgrade(bytes: &[u8], policy: &HandshakePolicy) -> Upgrade {
+    match read(bytes, &[], policy) {
+        Progress::Upgrade(upgrade) => upgrade,
+        other => panic!("{other:?}: {}", bytes.escape_ascii()),
+    }
+}
+
+#[test]
+fn the_example_of_the_rfc_is_accepted() {
+    let request = head(&REQUEST);
+    let upgrade = assert_upgrade(&request, &anything());
+    assert_eq!(upgrade, Upgrade { length: request.len(), accept: ACCEPT.to_owned(), address: PEER });
+    let mut out = Vec::new();
+    write_switching(&mut out, &upgrade.accept);
+    let expected = head(&[
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        &format!("Sec-WebSocket-Accept: {ACCEPT}"),
+    ]);
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn what_follows_the_head_is_left_alone() {
+    let request = head(&REQUEST);
+    for rest in [&b"\x81\x80\0\0\0\0"[..], b"\r\n", &request] {
+        let upgrade = assert_upgrade(&[&request, rest].concat(), &anything());
+        assert_eq!(upgrade.length, request.len());
+    }
+}
+
+#[test]
+fn requests_may_be_written_differently() {
+    for request in [
+        request_with("Upgrade", "UPGRADE:\t WebSocket \t"),
+        request_with("Upgrade", "upgrade: h2c, websocket"),
+        request_with("Connection", "Connection: keep-alive, upgrade"),
+        request_with("Connection", "Connection: keep-alive\r\nConnection: Upgrade"),
+        request_with("GET", "GET /chat?room=1&x=%20 HTTP/1.1"),
+        request_with("GET", "GET http://server.example.com/chat HTTP/1.1"),
+        request_with("GET", "GET http://server.example.com?q HTTP/1.1"),
+        request_and("Content-Length: 0"),
+        request_and("Origin: https://anywhere.example"),
+        request_and("X-Name: J\u{fc}rgen"),
+        [b"\r\n", &head(&REQUEST)[..]].concat(),
+    ] {
+        assert_eq!(assert_upgrade(&request, &anything()).accept, ACCEPT);
+    }
+}
+
+#[test]
+fn requests_that_are_no_handshake_are_told_what_is_expected() {
+    for request in [
+        head(&["GET / HTTP/1.1", "Host: h"]),
+        head(&["GET / HTTP/1.0"]),
+        request_with("Upgrade", ""),
+        request_with("Upgrade", "Upgrade: h2c"),
+        request_with("Upgrade", "Upgrade: websockets"),
+        request_with("Connection", ""),
+        request_with("Connection", "Connection: keep-alive"),
+        request_with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8"),
+        request_with("Sec-WebSocket-Version", ""),
+    ] {
+        assert_status(&request, Status::UpgradeRequired);
+    }
+    for method in ["POST", "HEAD", "OPTIONS", "get", "CONNECT"] {
+        let line = format!("{method} /chat HTTP/1.1");
+        assert_status(&request_with("GET", &line), Status::MethodNotAllowed);
+        assert_status(&head(&[&line, "Host: h", "Content-Length: 3"]), Status::MethodNotAllowed);
+    }
+    assert!(refusal(&request_with("GET", "HEAD / HTTP/1.1"), &anything()).head_only);
+}
+
+#[test]
+fn bad_handshakes_are_refused() {
+    for request in [
+        request_with("GET", "GET /chat HTTP/1.0"),
+        request_with("GET", "GET chat HTTP/1.1"),
+        request_with("GET", "GET * HTTP/1.1"),
+        request_with("GET", "GET ftp://server.example.com/ HTTP/1.1"),
+        request_with("Host", ""),
+        request_and("Host: server.example.com"),
+        request_and("host: other.example.com"),
+        request_and("Origin: a\r\nOrigin: b"),
+        request_and("Content-Length: 5"),
+        request_and("Content-Length: 0, 5"),
+        request_and("Content-Length: -"),
+        request_and("Content-Length: 0\r\nContent-Length: 1"),
+        request_and("Transfer-Encoding: chunked"),
+        request_and("Sec-WebSocket-Version: 8"),
+        request_and("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+        request_with("Sec-WebSocket-Key", ""),
+        request_with("Sec-WebSocket-Key", "Sec-WebSocket-Key:"),
+        request_with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"),
+        request_with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=!"),
+        request_with("Sec-WebSocket-Key", "Sec-WebSocket-Key: c2hvcnQ="),
+        request_with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSE="),
+    ] {
+        assert_status(&request, Status::BadRequest);
+        assert_eq!(refusal(&request, &anything()).rejection, Rejection::BadRequest);
+    }
+}
+
+#[test]
+fn heads_that_are_too_big_are_refused() {
+    assert_status(&request_and(&format!("X: {}", "x".repeat(64 * 1024))), Status::HeadersTooLarge);
+    assert_status(&request_and(&["X: y"; 100].join("\r\n")), Status::HeadersTooLarge);
+    assert_eq!(assert_upgrade(&request_and(&["X: y"; 59].join("\r\n")), &anything()).accept, ACCEPT);
+}
+
+#[test]
+fn other_protocols_are_refused_by_their_first_bytes() {
+    for bytes in [&b"\x16\x03\x01"[..], b"PRI * HTTP/2", b"SSH-2.0-OpenSSH\r", b"\0", b"GET /\r"] {
+        assert_status(bytes, Status::BadRequest);
+    }
+}
+
+#[test]
+fn health_is_asked_with_or_without_host() {
+    for (request, head_only) in [
+        (head(&["GET /health HTTP/1.1", "Host: h"]), false),
+        (head(&["GET /health?verbose HTTP/1.1", "Host: h", "Connection: Upgrade"]), false),
+        (head(&["GET /health HTTP/1.0"]), false),
+        (head(&["HEAD /health HTTP/1.0"]), true),
+    ] {
+        let elsewhere = HandshakePolicy { path: "/ws".to_owned(), ..anything() };
+        assert_eq!(read(&request, &[], &elsewhere), Progress::Health { head_only, length: request.len() });
+    }
+    assert_status(&head(&["GET /health HTTP/1.1"]), Status::BadRequest);
+    assert_status(&head(&["GET /healthy HTTP/1.0"]), Status::UpgradeRequired);
+    assert_status(&head(&["POST /health HTTP/1.0"]), Status::MethodNotAllowed);
+    assert_eq!(assert_upgrade(&request_with("GET", "GET /health HTTP/1.1"), &anything()).accept, ACCEPT);
+}
+
+#[test]
+fn paths_are_allowed_by_whole_segments() {
+    for (allowed, path, admitted) in [
+        ("/", "/", true),
+        ("/", "/any/where", true),
+        ("/ws", "/ws", true),
+        ("/ws", "/ws?token=1", true),
+        ("/ws", "/ws/", true),
+        ("/ws", "/ws/room", true),
+        ("/ws/", "/ws", true),
+        ("/ws", "/wsx", false),
+        ("/ws", "/", false),
+        ("/ws", "/other?/ws", false),
+        ("/ws", "/WS", false),
+    ] {
+        let policy = HandshakePolicy { path: allowed.to_owned(), ..anything() };
+        let request = request_with("GET", &format!("GET {path} HTTP/1.1"));
+        if admitted {
+            assert_upgrade(&request, &policy);
+        } else {
+            assert_eq!(refusal(&request, &policy).status, Status::NotFound, "{path} under {allowed}");
+        }
+    }
+}
+
+#[test]
+fn origins_are_compared_whole() {
+    let allowed = ["https://app.example.com", "http://localhost:3000", "https://other.example:443"];
+    let policy = HandshakePolicy { allowed_origins: allowed.map(str::to_owned).to_vec(), ..anything() };
+    for origin in [
+        "https://app.example.com",
+        "HTTPS://App.Example.Com",
+        "https://app.example.com:443",
+        "http://localhost:3000",
+        "https://other.example",
+    ] {
+        assert_upgrade(&request_and(&format!("Origin: {origin}")), &policy);
+    }
+    for origin in [
+        "",
+        "null",
+        "http://app.example.com",
+        "https://app.example.com.evil.example",
+        "https://evil.example/https://app.example.com",
+        "https://app.example.com:8443",
+        "http://localhost",
+        "http://localhost:443",
+    ] {
+        let refusal = refusal(&request_and(&format!("Origin: {origin}")), &policy);
+        assert_eq!((refusal.status, refusal.rejection), (Status::Forbidden, Rejection::Origin), "{origin}");
+    }
+    // Not from a web page.
+    assert_upgrade(&head(&REQUEST), &policy);
+}
+
+#[test]
+fn the_client_address_comes_from_trusted_proxies_only() {
+    let request = request_and("X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 203.0.113.9, 198.51.100.1");
+    assert_eq!(assert_upgrade(&request, &anything()).address, PEER);
+    let trusted_proxies = vec!["198.51.100.0/24".parse().unwrap()];
+    let policy = HandshakePolicy { trusted_proxies, ..anything() };
+    assert_eq!(assert_upgrade(&request, &policy).address, IpAddr::from([203, 0, 113, 9]));
+}
+
+/// Requests of the kind above, most of them a little wrong.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop_oneof![
+        4 => prop::sample::select(&REQUEST[1..]).prop_map(str::to_owned),
+        1 => "[A-Za-z-]{1,12}: ?[ -~]{0,30}",
+        1 => Just("Content-Length: 2".to_owned()),
+        1 => Just("Origin: null".to_owned()),
+        1 => "[\\x00-\\x7f]{0,20}",
+    ];
+    let first = prop_oneof![
+        6 => Just(REQUEST[0].to_owned()),
+        1 => Just("HEAD /health HTTP/1.0".to_owned()),
+        1 => "[A-Z]{1,6} [!-~]{1,20} HTTP/1\\.[01]",
+    ];
+    let body = prop_oneof![
+        1 => Just(REQUEST[1..].iter().map(|line| (*line).to_owned()).collect()),
+        1 => prop::collection::vec(line, 0..10),
+    ];
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2);
+    (first, body, edits, prop::collection::vec(any::<u8>(), 0..8)).prop_map(|(first, body, edits, rest)| {
+        let mut bytes = ([vec![first], body].concat().join("\r\n") + "\r\n\r\n").into_bytes();
+        for (at, byte) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        [bytes, rest].concat()
+    })
+}
+
+proptest! {
+    #[test]
+    fn requests_may_arrive_in_any_pieces(
+        bytes in request(),
+        sizes in prop::collection::vec(1usize..60, 1..6),
+    ) {
+        let whole = read(&bytes, &[], &anything());
+        prop_assert_eq!(&read(&bytes, &[1], &anything()), &whole);
+        prop_assert_eq!(&read(&bytes, &sizes, &anything()), &whole);
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let progress = read(&bytes, &[1], &anything());
+        prop_assert_eq!(progress, read(&bytes, &[], &anything()));
+    }
+
+    #[test]
+    fn a_scanned_head_is_one_that_the_parser_takes(bytes in request()) {
+        // The two halves agree on what a head is: nothing gets past the scanner that the parser stumbles over.
+        if let Progress::Refused(refusal) = read(&bytes, &[], &anything()) {
+            prop_assert_ne!(refusal.detail, "The request is not valid HTTP/1.1");
+        }
+    }
+}
