@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod config;
 pub mod counters;
 pub mod id;
 pub mod ipc;

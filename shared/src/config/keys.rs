@@ -1,0 +1,259 @@
+//! The one list of all keys: how each is read, shown and reloaded. A key is added here, in [`Config`] and in
+//! `deploy/holdfast.toml`.
+
+use std::time::Duration;
+
+use super::parse::{self, Problems};
+use super::{Config, Value};
+
+/// A key of the configuration.
+pub(super) struct Key {
+    /// With its section, such as `limits.max_connections`.
+    pub name: &'static str,
+    pub reload: OnReload,
+    /// Takes a value, or says everything that is wrong with it and changes nothing.
+    pub read: fn(&mut Config, &Value) -> Result<(), Problems>,
+    /// Spells the value so that `read` gets the same again.
+    pub show: fn(&Config) -> Value,
+}
+
+/// What a reload does with a key.
+pub(super) enum OnReload {
+    /// The new value takes the old one's place.
+    Live,
+    /// The function puts the running value (second) back into the new configuration (first).
+    Keep(fn(&mut Config, &Config)),
+}
+
+use OnReload::{Keep, Live};
+
+const fn key(
+    name: &'static str,
+    reload: OnReload,
+    read: fn(&mut Config, &Value) -> Result<(), Problems>,
+    show: fn(&Config) -> Value,
+) -> Key {
+    Key { name, reload, read, show }
+}
+
+/// Far above what one machine carries; keeps arithmetic on connections away from the edge of `u32`.
+const MOST_CONNECTIONS: u32 = 100_000_000;
+/// RFC 6455 allows 2^63; nobody wants to hold that in memory.
+const LARGEST_SIZE: usize = 1024 * 1024 * 1024;
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// All keys, in the order of the documented file.
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "listen",
+        Keep(|new, running| new.listen.clone_from(&running.listen)),
+        |c, v| put(&mut c.listen, parse::listen(v)),
+        |c| parse::show_list(&c.listen),
+    ),
+    key(
+        "workers",
+        Keep(|new, running| new.workers = running.workers),
+        |c, v| put(&mut c.workers, parse::workers(v)),
+        |c| parse::show_workers(c.workers),
+    ),
+    key(
+        "backlog",
+        Live,
+        // listen(2) takes an int and cuts it to net.core.somaxconn.
+        |c, v| put(&mut c.backlog, parse::count(v, 1..=i32::MAX.unsigned_abs())),
+        |c| Value::Integer(c.backlog.into()),
+    ),
+    key(
+        "run_dir",
+        Keep(|new, running| new.run_dir.clone_from(&running.run_dir)),
+        |c, v| put(&mut c.run_dir, parse::run_dir(v)),
+        |c| parse::show_run_dir(c.run_dir.as_deref()),
+    ),
+    key(
+        "app",
+        Keep(|new, running| new.app = running.app),
+        |c, v| put(&mut c.app, parse::app(v)),
+        |c| parse::show_app(c.app),
+    ),
+    key(
+        "limits.max_connections",
+        Live,
+        |c, v| put(&mut c.limits.max_connections, parse::max_connections(v, 1..=MOST_CONNECTIONS)),
+        |c| parse::show_max_connections(c.limits.max_connections),
+    ),
+    key(
+        "limits.soft_connections",
+        Live,
+        |c, v| put(&mut c.limits.soft_connections, parse::portion(v, 1..=MOST_CONNECTIONS)),
+        |c| parse::show_portion(c.limits.soft_connections),
+    ),
+    key(
+        "limits.warning_connections",
+        Live,
+        |c, v| put(&mut c.limits.warning_connections, parse::portion(v, 1..=MOST_CONNECTIONS)),
+        |c| parse::show_portion(c.limits.warning_connections),
+    ),
+    key(
+        "limits.hysteresis",
+        Live,
+        |c, v| put(&mut c.limits.hysteresis, parse::portion(v, 0..=MOST_CONNECTIONS)),
+        |c| parse::show_portion(c.limits.hysteresis),
+    ),
+    key(
+        "limits.max_connections_per_address",
+        Live,
+        |c, v| put(&mut c.limits.max_connections_per_address, parse::limit(v, MOST_CONNECTIONS)),
+        |c| Value::Integer(c.limits.max_connections_per_address.map_or(0, |limit| limit.get().into())),
+    ),
+    key(
+        "limits.ipv6_prefix",
+        Live,
+        |c, v| put(&mut c.limits.ipv6_prefix, parse::count(v, 1..=128)),
+        |c| Value::Integer(c.limits.ipv6_prefix.into()),
+    ),
+    key(
+        "limits.exempt_addresses",
+        Live,
+        |c, v| put(&mut c.limits.exempt_addresses, parse::networks(v)),
+        |c| parse::show_list(&c.limits.exempt_addresses),
+    ),
+    key(
+        "limits.max_pending_handshakes",
+        Live,
+        |c, v| put(&mut c.limits.max_pending_handshakes, parse::count(v, 1..=MOST_CONNECTIONS)),
+        |c| Value::Integer(c.limits.max_pending_handshakes.into()),
+    ),
+    key(
+        "limits.max_message_size",
+        Live,
+        |c, v| put(&mut c.limits.max_message_size, parse::size(v, 1..=LARGEST_SIZE)),
+        |c| parse::show_size(c.limits.max_message_size),
+    ),
+    key(
+        "limits.max_queued_output",
+        Live,
+        // Room for control frames, of which the largest is 131 bytes (RFC 6455, section 5.5), must always be there.
+        |c, v| put(&mut c.limits.max_queued_output, parse::size(v, 1024..=LARGEST_SIZE)),
+        |c| parse::show_size(c.limits.max_queued_output),
+    ),
+    key(
+        "limits.retry_after",
+        Live,
+        |c, v| put(&mut c.limits.retry_after, parse::duration(v, SECOND..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.limits.retry_after),
+    ),
+    key(
+        "timeouts.handshake",
+        Live,
+        |c, v| put(&mut c.timeouts.handshake, parse::duration(v, TIMEOUT_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.handshake),
+    ),
+    key(
+        "timeouts.ping_interval",
+        Live,
+        |c, v| put(&mut c.timeouts.ping_interval, parse::duration_or_never(v, INTERVAL_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.ping_interval.unwrap_or_default()),
+    ),
+    key(
+        "timeouts.pong",
+        Live,
+        |c, v| put(&mut c.timeouts.pong, parse::duration(v, TIMEOUT_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.pong),
+    ),
+    key(
+        "timeouts.idle",
+        Live,
+        |c, v| put(&mut c.timeouts.idle, parse::duration_or_never(v, INTERVAL_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.idle.unwrap_or_default()),
+    ),
+    key(
+        "timeouts.close",
+        Live,
+        |c, v| put(&mut c.timeouts.close, parse::duration(v, TIMEOUT_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.close),
+    ),
+    key(
+        "security.allowed_origins",
+        Live,
+        |c, v| put(&mut c.security.allowed_origins, parse::origins(v)),
+        |c| parse::show_list(&c.security.allowed_origins),
+    ),
+    key(
+        "security.path",
+        Live,
+        |c, v| put(&mut c.security.path, parse::path(v)),
+        |c| Value::text(&*c.security.path),
+    ),
+    key(
+        "proxy.trusted",
+        Live,
+        |c, v| put(&mut c.proxy.trusted, parse::networks(v)),
+        |c| parse::show_list(&c.proxy.trusted),
+    ),
+    key(
+        "admin.listen",
+        Live,
+        |c, v| put(&mut c.admin.listen, parse::optional_address(v)),
+        |c| Value::text(c.admin.listen.map_or_else(String::new, |address| address.to_string())),
+    ),
+    key(
+        "drain.duration",
+        Live,
+        |c, v| put(&mut c.drain.duration, parse::duration(v, Duration::ZERO..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.drain.duration),
+    ),
+];
+
+fn put<T, E: Into<Problems>>(place: &mut T, parsed: Result<T, E>) -> Result<(), Problems> {
+    *place = parsed.map_err(Into::into)?;
+    Ok(())
+}
+
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether `name` is a `[section]`.
+pub(super) fn is_section(name: &str) -> bool {
+    sections().any(|section| section == name)
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(section, _)| section)
+}
+
+/// The key or section that `name` was probably meant to be: the right key in the wrong section, or a slip of the
+/// finger.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    /// Below this Jaro-Winkler similarity, a suggestion confuses more than it helps.
+    const LIKELY: f64 = 0.8;
+
+    let misplaced = KEYS.iter().map(|key| key.name).find(|known| last(known) == last(name));
+    let similar = || {
+        KEYS.iter()
+            .map(|key| key.name)
+            .chain(sections().filter(|_| !name.contains('.')))
+            .map(|known| (known, similarity(known, name)))
+            .filter(|(_, similarity)| *similarity > LIKELY)
+            .max_by(|(_, a), (_, b)| a.total_cmp(b))
+            .map(|(known, _)| known)
+    };
+    misplaced.or_else(similar)
+}
+
+fn last(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(_, last)| last).trim_end_matches('"')
+}
+
+/// Of whole names, but a section that both share makes nothing similar.
+fn similarity(known: &str, name: &str) -> f64 {
+    match (known.split_once('.'), name.split_once('.')) {
+        (Some((known_section, known)), Some((section, name))) if known_section == section => {
+            strsim::jaro_winkler(known, name)
+        }
+        _ => strsim::jaro_winkler(known, name),
+    }
+}

@@ -1,0 +1,188 @@
+//! Puts file, environment and flags over the defaults, in that order, and gathers every error on the way.
+//! The only part of the configuration that reads anything from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::parse::{self, Problem, Problems};
+use super::{Config, ConfigError, ConfigErrors, Effective, Inputs, Source, Value, check, keys};
+
+/// The variables that are read and the keys they set.
+pub const ENVIRONMENT: &[(&str, &str)] = &[
+    ("PORT", "listen"), // only the port of the first address
+    ("WORKERS", "workers"),
+    ("BACKLOG", "backlog"),
+    ("MAX_CONNECTIONS", "limits.max_connections"),
+    ("MAX_PER_IP", "limits.max_connections_per_address"),
+];
+
+/// Reads the file, if one is named, and layers everything into a valid configuration.
+///
+/// # Errors
+/// Everything wrong with file, environment and flags, at once.
+pub fn load(inputs: &Inputs) -> Result<Effective, ConfigErrors> {
+    let mut layers = Layers::default();
+    if let Some(path) = &inputs.file {
+        match fs::read_to_string(path) {
+            Ok(text) => layers.file(path, &text),
+            Err(source) => layers.unreadable(path, source),
+        }
+    }
+    layers.finish(inputs)
+}
+
+/// As [`load`], with `text` for what the file named in `inputs` holds.
+///
+/// # Errors
+/// Everything wrong with file, environment and flags, at once.
+pub fn load_text(text: &str, inputs: &Inputs) -> Result<Effective, ConfigErrors> {
+    let mut layers = Layers::default();
+    layers.file(inputs.file.as_deref().unwrap_or(Path::new("holdfast.toml")), text);
+    layers.finish(inputs)
+}
+
+/// The configuration as far as it has been put together.
+#[derive(Default)]
+struct Layers {
+    config: Config,
+    sources: BTreeMap<&'static str, Source>,
+    errors: Vec<ConfigError>,
+    /// Keys of which some value was not taken: what they hold is not what anybody meant.
+    failed: BTreeSet<&'static str>,
+    /// There are values that nobody could read, so no comparison of values means anything.
+    unread: bool,
+}
+
+impl Layers {
+    fn finish(mut self, inputs: &Inputs) -> Result<Effective, ConfigErrors> {
+        self.environment(&inputs.environment);
+        for flag in &inputs.flags {
+            self.set(&flag.key, &flag.value, Source::Flag(flag.flag.clone()), &[]);
+        }
+        let effective = Effective { config: self.config, sources: self.sources };
+        if !self.unread {
+            self.errors.extend(check::whole(&effective, &self.failed));
+        }
+        if self.errors.is_empty() { Ok(effective) } else { Err(ConfigErrors::new(self.errors)) }
+    }
+
+    fn unreadable(&mut self, path: &Path, source: std::io::Error) {
+        self.unread = true;
+        self.errors.push(ConfigError::ReadFile { path: path.to_owned(), source });
+    }
+
+    fn file(&mut self, path: &Path, text: &str) {
+        let file = File { path, text };
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if errors.is_empty() {
+            self.section(&file, "", table.get_ref());
+            return;
+        }
+        self.unread = true;
+        self.errors.extend(errors.iter().map(|error| ConfigError::Syntax {
+            place: file.place(error.span().map_or(0, |span| span.start)),
+            message: error.message().trim().replace('\n', ", "),
+        }));
+    }
+
+    fn section(&mut self, file: &File<'_>, section: &str, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let name = name(section, key.get_ref());
+            let place = file.place(key.span().start);
+            match value.get_ref() {
+                DeValue::Table(inner) if keys::is_section(&name) => self.section(file, &name, inner),
+                DeValue::Array(items) => self.set(&name, &value.get_ref().into(), place, &file.places(items)),
+                value => self.set(&name, &value.into(), place, &[]),
+            }
+        }
+    }
+
+    fn environment(&mut self, variables: &[(String, String)]) {
+        for (variable, key) in ENVIRONMENT {
+            let Some((_, text)) = variables.iter().find(|(name, text)| name == variable && !text.is_empty())
+            else {
+                continue;
+            };
+            let (value, source) = (Value::parse(text), Source::Environment(variable));
+            if *variable == "PORT" {
+                self.port(&value, source);
+            } else {
+                self.set(key, &value, source, &[]);
+            }
+        }
+    }
+
+    fn port(&mut self, value: &Value, source: Source) {
+        match parse::count(value, 0..=u16::MAX) {
+            Ok(port) => {
+                if let Some(first) = self.config.listen.first_mut() {
+                    first.set_port(port);
+                }
+                self.sources.insert("listen", source);
+            }
+            Err(problem) => self.reject("listen", problem.into(), &source, &[]),
+        }
+    }
+
+    /// Takes one value for one key. `items` are the places of a list's items, where they have their own.
+    fn set(&mut self, name: &str, value: &Value, source: Source, items: &[Source]) {
+        let Some(key) = keys::find(name) else {
+            self.errors.push(unknown(name, value, source));
+            return;
+        };
+        match (key.read)(&mut self.config, value) {
+            Ok(()) => {
+                self.sources.insert(key.name, source);
+            }
+            Err(problems) => self.reject(key.name, problems, &source, items),
+        }
+    }
+
+    fn reject(&mut self, key: &'static str, problems: Problems, source: &Source, items: &[Source]) {
+        self.failed.insert(key);
+        self.errors.extend(problems.0.into_iter().map(|Problem { item, what, allowed }| {
+            ConfigError::Value {
+                place: item.and_then(|index| items.get(index)).unwrap_or(source).clone(),
+                key: key.to_owned(),
+                problem: what,
+                allowed,
+            }
+        }));
+    }
+}
+
+fn unknown(name: &str, value: &Value, place: Source) -> ConfigError {
+    let key = name.to_owned();
+    if keys::is_section(name) {
+        let (problem, allowed) = (format!("{value} is not a section"), format!("[{name}] and its keys"));
+        return ConfigError::Value { place, key, problem, allowed };
+    }
+    ConfigError::UnknownKey { place, suggestion: keys::nearest(name), key }
+}
+
+/// The dotted name of a key. A dot inside the key itself is quoted, as TOML does, so that it is not one of ours.
+fn name(section: &str, key: &str) -> String {
+    let key = if key.contains('.') { format!("\"{key}\"") } else { key.to_owned() };
+    if section.is_empty() { key } else { format!("{section}.{key}") }
+}
+
+/// The file being read, to turn offsets into lines.
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn place(&self, offset: usize) -> Source {
+        let before = self.text.as_bytes().iter().take(offset);
+        Source::file(self.path, 1 + before.filter(|byte| **byte == b'\n').count())
+    }
+
+    fn places(&self, items: &[Spanned<DeValue<'_>>]) -> Vec<Source> {
+        items.iter().map(|item| self.place(item.span().start)).collect()
+    }
+}

@@ -1,0 +1,152 @@
+//! Addresses, networks, origins, paths and the names of applications.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::{Problem, Problems, list};
+use crate::config::{App, Value};
+
+const ADDRESS_ALLOWED: &str = "ADDRESS:PORT, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
+
+fn address(value: &Value) -> Result<SocketAddr, Problem> {
+    let parsed = match value {
+        Value::Text(text) => text.parse().ok(),
+        _ => None,
+    };
+    parsed.ok_or_else(|| Problem::new(format!("{value} is not an address with a port"), ADDRESS_ALLOWED))
+}
+
+/// At least one address.
+pub(in crate::config) fn listen(value: &Value) -> Result<Vec<SocketAddr>, Problems> {
+    let addresses = list(value, address)?;
+    if addresses.is_empty() {
+        return Err(Problem::new("no address", format!("one or a list of {ADDRESS_ALLOWED}")).into());
+    }
+    Ok(addresses)
+}
+
+/// An address, or the empty string for none.
+pub(in crate::config) fn optional_address(value: &Value) -> Result<Option<SocketAddr>, Problem> {
+    if *value == Value::text("") {
+        return Ok(None);
+    }
+    address(value)
+        .map(Some)
+        .map_err(|problem| Problem { allowed: format!("{ADDRESS_ALLOWED}, or \"\" for off"), ..problem })
+}
+
+/// Networks; a bare address is the network of that one address.
+pub(in crate::config) fn networks(value: &Value) -> Result<Vec<IpNet>, Problems> {
+    list(value, network)
+}
+
+fn network(value: &Value) -> Result<IpNet, Problem> {
+    let parsed = match value {
+        Value::Text(text) => text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)),
+        _ => None,
+    };
+    let Some(network) = parsed else {
+        return Err(Problem::new(
+            format!("{value} is not a network"),
+            "an address or a CIDR, such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        ));
+    };
+    // Cutting the bits off silently would trust or exempt more than was written.
+    if network == network.trunc() {
+        Ok(network)
+    } else {
+        Err(Problem::new(
+            format!("{value} has address bits beyond its prefix"),
+            format!("\"{}\", or \"{}\" for the one address", network.trunc(), network.addr()),
+        ))
+    }
+}
+
+/// Origins as browsers serialise them (RFC 6454, section 6.2).
+pub(in crate::config) fn origins(value: &Value) -> Result<Vec<String>, Problems> {
+    list(value, origin)
+}
+
+fn origin(value: &Value) -> Result<String, Problem> {
+    let problem = || {
+        Problem::new(
+            format!("{value} is not an origin"),
+            "SCHEME://HOST or SCHEME://HOST:PORT without a path, such as \"https://example.org\", or \"null\"",
+        )
+    };
+    let Value::Text(text) = value else { return Err(problem()) };
+    if text == "null" {
+        return Ok(text.clone());
+    }
+    let origin = text.to_ascii_lowercase();
+    let (scheme, authority) = origin.split_once("://").ok_or_else(problem)?;
+    let scheme_fits = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let authority_fits = authority.starts_with(|c: char| c != ':')
+        && authority.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
+    if !scheme_fits || !authority_fits {
+        return Err(problem());
+    }
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    Ok(origin.strip_suffix(default_port).unwrap_or(&origin).to_owned())
+}
+
+/// The path of upgrade requests, without a slash at its end.
+pub(in crate::config) fn path(value: &Value) -> Result<String, Problem> {
+    match value {
+        Value::Text(text)
+            if text.starts_with('/')
+                && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#') =>
+        {
+            let trimmed = text.trim_end_matches('/');
+            Ok(if trimmed.is_empty() { "/" } else { trimmed }.to_owned())
+        }
+        _ => Err(Problem::new(
+            format!("{value} is not a request path"),
+            "a path that starts with \"/\", as it stands in the request: no spaces, no query",
+        )),
+    }
+}
+
+/// The longest socket path that fits `sockaddr_un` with its terminating zero is 107 bytes; this leaves room for
+/// `/supervisor.sock`.
+const RUN_DIR_BYTES: usize = 107 - "/supervisor.sock".len();
+
+/// A directory, or the empty string for the usual places.
+pub(in crate::config) fn run_dir(value: &Value) -> Result<Option<PathBuf>, Problem> {
+    let allowed = || format!("a directory of at most {RUN_DIR_BYTES} bytes, or \"\" for the usual places");
+    match value {
+        Value::Text(text) if text.is_empty() => Ok(None),
+        Value::Text(text) if text.contains('\0') => {
+            Err(Problem::new(format!("{value} contains a zero byte"), allowed()))
+        }
+        Value::Text(text) if text.len() > RUN_DIR_BYTES => {
+            Err(Problem::new(format!("{} bytes are too long for the sockets in it", text.len()), allowed()))
+        }
+        Value::Text(text) => Ok(Some(PathBuf::from(text))),
+        _ => Err(Problem::new(format!("{value} is not a directory"), allowed())),
+    }
+}
+
+pub(in crate::config) fn show_run_dir(run_dir: Option<&Path>) -> Value {
+    Value::text(run_dir.map_or_else(String::new, |path| path.display().to_string()))
+}
+
+pub(in crate::config) fn app(value: &Value) -> Result<App, Problem> {
+    match value {
+        Value::Text(text) if text == "echo" => Ok(App::Echo),
+        _ => Err(Problem::new(format!("{value} is not an application"), "\"echo\"")),
+    }
+}
+
+pub(in crate::config) fn show_app(app: App) -> Value {
+    match app {
+        App::Echo => Value::text("echo"),
+    }
+}

@@ -1,0 +1,307 @@
+//! The configuration as types, with its defaults. Knows neither how values are spelled nor where they came from.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The most connections `max_connections = "auto"` ever stands for.
+pub const AUTO_MAX_CONNECTIONS: u32 = 100_000;
+
+/// Everything a start of Holdfast can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Public addresses; never empty. Port 0 lets the kernel choose.
+    pub listen: Vec<SocketAddr>,
+    /// How many slots to run.
+    pub workers: Workers,
+    /// Length of each listener's accept queue; the kernel cuts it to `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Where control socket and pid file go; `None` means the first writable of the usual places.
+    pub run_dir: Option<PathBuf>,
+    /// The application that answers messages.
+    pub app: App,
+    /// Who is let in, and how much one connection may use.
+    pub limits: Limits,
+    /// The deadlines of a connection.
+    pub timeouts: Timeouts,
+    /// What an upgrade request must look like.
+    pub security: Security,
+    /// Whose word about a client's address is believed.
+    pub proxy: Proxy,
+    /// The read-only address for metrics and health.
+    pub admin: Admin,
+    /// How a stop treats open connections.
+    pub drain: Drain,
+}
+
+/// How many workers to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Workers {
+    /// One per CPU this process may use.
+    Auto,
+    /// Exactly this many, at least one.
+    Count(u16),
+}
+
+/// The embedded applications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum App {
+    /// Sends every message back.
+    Echo,
+}
+
+/// Limits on admission and on what one connection may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The cluster-wide cap.
+    pub max_connections: MaxConnections,
+    /// Above it the server is `degraded`.
+    pub soft_connections: Portion,
+    /// Above it the server is in `warning`.
+    pub warning_connections: Portion,
+    /// How far below the edge where it was entered a level is left.
+    pub hysteresis: Portion,
+    /// Over all workers; `None` means no limit.
+    pub max_connections_per_address: Option<NonZeroU32>,
+    /// IPv6 clients are counted per prefix of this many bits, 1 to 128.
+    pub ipv6_prefix: u8,
+    /// Networks without a per-address cap.
+    pub exempt_addresses: Vec<IpNet>,
+    /// Unfinished handshakes over all workers.
+    pub max_pending_handshakes: u32,
+    /// Longest message taken from a client, in bytes.
+    pub max_message_size: usize,
+    /// Most output queued for one connection, in bytes.
+    pub max_queued_output: usize,
+    /// What a refused client is told to wait, before jitter.
+    pub retry_after: Duration,
+}
+
+/// The cluster-wide cap as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MaxConnections {
+    /// As many as descriptors and memory carry, up to [`AUTO_MAX_CONNECTIONS`].
+    Auto,
+    /// Exactly this many, at least one.
+    Count(u32),
+}
+
+impl MaxConnections {
+    /// The most it can stand for.
+    #[must_use]
+    pub fn ceiling(self) -> u32 {
+        match self {
+            Self::Auto => AUTO_MAX_CONNECTIONS,
+            Self::Count(count) => count,
+        }
+    }
+}
+
+/// A part of the cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Portion {
+    /// This many connections.
+    Count(u32),
+    /// This many hundredths of `max_connections`, 0 to 100.
+    Percent(u8),
+}
+
+impl Portion {
+    /// In connections, when the cap is `max`. Rounds up, so that only 0 % is nothing.
+    #[must_use]
+    pub fn of(self, max: u32) -> u32 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => {
+                let share = (u64::from(max) * u64::from(percent)).div_ceil(100);
+                u32::try_from(share).unwrap_or(u32::MAX)
+            }
+        }
+    }
+}
+
+/// The limits that levels are computed from, in connections: `warning <= soft <= max`, `hysteresis <= warning`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedLimits {
+    /// The cap.
+    pub max: u32,
+    /// `degraded` above it.
+    pub soft: u32,
+    /// `warning` above it.
+    pub warning: u32,
+    /// A level is left this far below the edge where it was entered.
+    pub hysteresis: u32,
+}
+
+impl Limits {
+    /// The level limits once the cap is known to be `max`. An `"auto"` cap may turn out below a soft limit that
+    /// was given as a number; then the lower limits give way.
+    #[must_use]
+    pub fn resolve(&self, max: u32) -> ResolvedLimits {
+        let soft = self.soft_connections.of(max).min(max);
+        let warning = self.warning_connections.of(max).min(soft);
+        let hysteresis = self.hysteresis.of(max).min(warning);
+        ResolvedLimits { max, soft, warning, hysteresis }
+    }
+}
+
+/// Deadlines of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// From accept to the end of the upgrade request and its verdict.
+    pub handshake: Duration,
+    /// Between pings; `None` sends none.
+    pub ping_interval: Option<Duration>,
+    /// From a ping to any sign of life.
+    pub pong: Duration,
+    /// Without a data frame; `None` means never.
+    pub idle: Option<Duration>,
+    /// From our close frame to the client's.
+    pub close: Duration,
+}
+
+/// What an upgrade request must look like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    /// Origins as browsers send them (lower case, no default port); empty allows any and none.
+    pub allowed_origins: Vec<String>,
+    /// Upgrades are allowed at this path and below it. No slash at the end, except for `/` itself.
+    pub path: String,
+}
+
+/// Whose word about a client's address is believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Networks whose forwarding headers are believed.
+    pub trusted: Vec<IpNet>,
+}
+
+/// The read-only address for metrics and health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admin {
+    /// `None` is off.
+    pub listen: Option<SocketAddr>,
+}
+
+/// How a stop treats open connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Closes are spread over this time; zero closes all at once.
+    pub duration: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080)],
+            workers: Workers::Auto,
+            backlog: 65_535,
+            run_dir: None,
+            app: App::Echo,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            security: Security::default(),
+            proxy: Proxy::default(),
+            admin: Admin::default(),
+            drain: Drain::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: MaxConnections::Auto,
+            soft_connections: Portion::Percent(80),
+            warning_connections: Portion::Percent(70),
+            hysteresis: Portion::Percent(5),
+            max_connections_per_address: NonZeroU32::new(100),
+            ipv6_prefix: 64,
+            exempt_addresses: Vec::new(),
+            max_pending_handshakes: 10_000,
+            max_message_size: 1024 * 1024,
+            max_queued_output: 1024 * 1024,
+            retry_after: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            ping_interval: Some(Duration::from_secs(30)),
+            pong: Duration::from_secs(30),
+            idle: Some(Duration::from_secs(60)),
+            close: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Self { allowed_origins: Vec::new(), path: "/".to_owned() }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404)) }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(30) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn defaults_resolve_to_eighty_and_seventy_percent() {
+        let resolved = Limits::default().resolve(100_000);
+        assert_eq!(
+            resolved,
+            ResolvedLimits { max: 100_000, soft: 80_000, warning: 70_000, hysteresis: 5_000 }
+        );
+    }
+
+    #[test]
+    fn a_cap_of_one_is_not_degraded_from_the_start() {
+        assert_eq!(
+            Limits::default().resolve(1),
+            ResolvedLimits { max: 1, soft: 1, warning: 1, hysteresis: 1 }
+        );
+    }
+
+    fn portion() -> impl Strategy<Value = Portion> {
+        prop_oneof![any::<u32>().prop_map(Portion::Count), (0..=100u8).prop_map(Portion::Percent)]
+    }
+
+    proptest! {
+        #[test]
+        fn resolved_limits_are_ordered(
+            max in any::<u32>(), soft in portion(), warning in portion(), hysteresis in portion(),
+        ) {
+            let limits = Limits {
+                soft_connections: soft,
+                warning_connections: warning,
+                hysteresis,
+                ..Limits::default()
+            };
+            let resolved = limits.resolve(max);
+            prop_assert!(resolved.soft <= resolved.max);
+            prop_assert!(resolved.warning <= resolved.soft);
+            prop_assert!(resolved.hysteresis <= resolved.warning);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Any valid configuration, spelled out by its entries, reads back as the same one.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_shared::config::{
+    Admin, App, Config, Drain, Effective, FlagValue, Inputs, Limits, MaxConnections, Portion, Proxy,
+    Security, Timeouts, Value, Workers, changes, load, load_text, reload,
+};
+use ipnet::IpNet;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+fn duration(least: u64) -> impl Strategy<Value = Duration> {
+    (least..=86_400_000).prop_map(Duration::from_millis)
+}
+
+/// Public and admin addresses differ in port, so that none overlap.
+fn addresses(ports: std::ops::Range<u16>) -> impl Strategy<Value = Vec<SocketAddr>> {
+    proptest::collection::hash_map(ports, any::<IpAddr>(), 1..4)
+        .prop_map(|found| found.into_iter().map(|(port, ip)| SocketAddr::new(ip, port)).collect())
+}
+
+fn networks() -> impl Strategy<Value = Vec<IpNet>> {
+    let network = (any::<IpAddr>(), 0..=32u8).prop_map(|(ip, bits)| IpNet::new(ip, bits).unwrap().trunc());
+    vec(network, 0..3)
+}
+
+prop_compose! {
+    fn limits()(
+        cap in option::of(1..=100_000_000u32),
+        levels in (1..=100u8, 1..=100u8, 0..=100u8),
+        counts in any::<bool>(),
+        per_address in 0..=100_000_000u32,
+        ipv6_prefix in 1..=128u8,
+        exempt_addresses in networks(),
+        max_pending_handshakes in 1..=100_000_000u32,
+        max_message_size in 1..=1usize << 30,
+        max_queued_output in 1024..=1usize << 30,
+        retry_after in duration(1000),
+    ) -> Limits {
+        let max = cap.unwrap_or(100_000);
+        let mut percents = [levels.0, levels.1, levels.2];
+        percents.sort_unstable();
+        let [hysteresis, warning, soft] = percents.map(|percent| {
+            let portion = Portion::Percent(percent);
+            if counts { Portion::Count(portion.of(max)) } else { portion }
+        });
+        Limits {
+            max_connections: cap.map_or(MaxConnections::Auto, MaxConnections::Count),
+            soft_connections: soft,
+            warning_connections: warning,
+            hysteresis,
+            max_connections_per_address: NonZeroU32::new(per_address),
+            ipv6_prefix,
+            exempt_addresses,
+            max_pending_handshakes,
+            max_message_size,
+            max_queued_output,
+            retry_after,
+        }
+    }
+}
+
+prop_compose! {
+    fn timeouts()(
+        handshake in duration(10), ping_interval in option::of(duration(100)), pong in duration(10),
+        idle in option::of(duration(100)), close in duration(10),
+    ) -> Timeouts {
+        Timeouts { handshake, ping_interval, pong, idle, close }
+    }
+}
+
+prop_compose! {
+    fn config()(
+        listen in addresses(1..30_000),
+        admin in option::of(addresses(30_000..60_000)),
+        workers in option::of(1..=1024u16),
+        backlog in 1..=0x7fff_ffffu32,
+        run_dir in option::of("[^\0]{1,20}"),
+        limits in limits(),
+        timeouts in timeouts(),
+        allowed_origins in vec("[a-z]{1,5}://[a-z0-9.-]{1,9}(:[1-9][0-9]{3})?", 0..3),
+        path in "/|(/[!-\"$-.0->@-~]{1,8}){1,3}",
+        trusted in networks(),
+        drain in duration(0),
+    ) -> Config {
+        Config {
+            listen,
+            workers: workers.map_or(Workers::Auto, Workers::Count),
+            backlog,
+            run_dir: run_dir.map(PathBuf::from),
+            app: App::Echo,
+            limits,
+            timeouts,
+            security: Security { allowed_origins, path },
+            proxy: Proxy { trusted },
+            admin: Admin { listen: admin.and_then(|addresses| addresses.first().copied()) },
+            drain: Drain { duration: drain },
+        }
+    }
+}
+
+/// Spelled out as a file, through the changes that lead from the defaults to `config`.
+fn spell(config: &Config) -> String {
+    let mut text = String::new();
+    for change in changes(&Config::default(), config) {
+        writeln!(text, "{} = {}", change.key, change.new).unwrap();
+    }
+    text
+}
+
+fn flags(effective: &Effective) -> Vec<FlagValue> {
+    effective
+        .entries()
+        .into_iter()
+        .map(|entry| FlagValue {
+            key: entry.key.to_owned(),
+            value: Value::parse(&entry.value.to_string()),
+            flag: format!("--set {}", entry.key),
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn a_config_spelled_out_reads_back(config in config()) {
+        let effective = load_text(&spell(&config), &Inputs::default());
+        let effective = effective.map_err(|errors| TestCaseError::fail(errors.to_string()))?;
+        prop_assert_eq!(&effective.config, &config);
+
+        let again = load(&Inputs { flags: flags(&effective), ..Inputs::default() });
+        prop_assert_eq!(again.map_err(|errors| TestCaseError::fail(errors.to_string()))?.config, config);
+    }
+
+    #[test]
+    fn a_reload_leaves_only_what_needs_a_restart(old in config(), new in config()) {
+        let read = |config| load_text(&spell(config), &Inputs::default()).unwrap();
+        let (next, reported) = reload(&read(&old), read(&new));
+        let left: Vec<_> = changes(&next.config, &new).into_iter().map(|change| change.key).collect();
+        let waiting: Vec<_> = reported
+            .into_iter()
+            .filter(|change| change.effect == holdfast_shared::config::Effect::NeedsRestart)
+            .map(|change| change.key)
+            .collect();
+        prop_assert_eq!(left, waiting);
+    }
+
+    #[test]
+    fn no_text_makes_reading_panic(text in any::<String>(), value in any::<String>()) {
+        let inputs = Inputs {
+            environment: vec![("PORT".into(), value.clone()), ("WORKERS".into(), value.clone())],
+            flags: vec![FlagValue { key: text.clone(), value: Value::parse(&value), flag: "--set".into() }],
+            ..Inputs::default()
+        };
+        // Either outcome is fine, and every refusal has something to say.
+        if let Err(errors) = load_text(&text, &inputs) {
+            prop_assert!(errors.iter().count() > 0);
+        }
+    }
+}
