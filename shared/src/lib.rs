@@ -11,13 +11,12 @@
 //! ```
 
 pub mod address;
+pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod id;
 pub mod ipc;
-pub mod backoff;
-pub mod id;
 pub mod level;
 pub mod reason;
 pub mod sys;
