@@ -23,9 +23,6 @@ const RECORD_SIZE: usize = size_of::<Record>();
 const _: () = assert!(size_of::<Header>() <= HEADER_SIZE);
 const _: () = assert!(RECORD_SIZE == 128);
 
-/// No record: the end of a list of records.
-pub const NO_RECORD: u32 = u32::MAX;
-
 /// What can be wrong with a table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -131,6 +128,9 @@ impl Flags {
     /// The write half was shut.
     pub const WRITE_SHUT: Self = Self(1 << 5);
 
+    /// Parked, and bytes wait in the kernel: their event has passed, so they must be read without one.
+    pub const INPUT_WAITS: Self = Self(1 << 6);
+
     /// Are all of `flags` set?
     #[must_use]
     pub fn contains(self, flags: Self) -> bool {
@@ -173,7 +173,7 @@ pub struct Record {
     reserved: u8,
     /// Key of the volatile half plus one; 0 is none. Means nothing to another worker.
     pub volatile: u32,
-    /// The timer wheel's links: next, previous, bucket. Mean nothing to another worker.
+    /// The timer wheel's link: next, previous, place; zeros are unarmed. Means nothing to another worker.
     pub timer: [u32; 3],
     /// The connection's name, unique in the cluster.
     pub id: u64,
@@ -223,22 +223,14 @@ impl Record {
     /// Makes the record that of a new connection, with a serial that differs from its predecessor's.
     pub fn begin(&mut self, id: u64, address: IpAddr, now_ms: u64) {
         let serial = self.serial.wrapping_add(1);
-        *self = Self {
-            serial,
-            id,
-            opened_ms: now_ms,
-            seen_ms: now_ms,
-            active_ms: now_ms,
-            timer: [NO_RECORD; 3],
-            ..Self::zeroed()
-        };
+        *self = Self { serial, id, opened_ms: now_ms, seen_ms: now_ms, active_ms: now_ms, ..Self::zeroed() };
         self.set_phase(Phase::Handshake);
         self.set_address(address);
     }
 
     /// Makes the record that of no connection, keeping only the serial.
     pub fn end(&mut self) {
-        *self = Self { serial: self.serial, timer: [NO_RECORD; 3], ..Self::zeroed() };
+        *self = Self { serial: self.serial, ..Self::zeroed() };
     }
 }
 
@@ -359,8 +351,7 @@ impl Table {
     }
 
     fn map(memory: BorrowedFd<'_>, rows: u32) -> Result<Self, TableError> {
-        let mapping =
-            Mapping::new(memory, size(rows)).map_err(|source| TableError::Map { rows, source })?;
+        let mapping = Mapping::new(memory, size(rows)).map_err(|source| TableError::Map { rows, source })?;
         Ok(Self { mapping })
     }
 }

@@ -1,5 +1,15 @@
-//! The Holdfast worker.
+//! The Holdfast worker: one event loop that serves a slot's connections, and the keeper that holds them for it.
 
-pub mod timer_wheel;
+mod admission;
+pub mod app;
 pub mod client_address;
+mod connection;
+mod drain;
+mod event_loop;
+pub mod keeper;
+mod link;
+mod listener;
+mod resume;
+pub mod run;
+pub mod timer_wheel;
 pub mod websocket;

@@ -143,10 +143,7 @@ mod tests {
             addresses: vec!["::1".parse().unwrap(); 10 * MAX_BATCH],
         };
         assert!(matches!(encode(&endless), Err(CodecError::TooLong { .. })));
-        assert!(matches!(
-            decode::<ToSupervisor>(&vec![0; MAX_MESSAGE + 1]),
-            Err(CodecError::TooLong { .. })
-        ));
+        assert!(matches!(decode::<ToSupervisor>(&vec![0; MAX_MESSAGE + 1]), Err(CodecError::TooLong { .. })));
     }
 
     proptest! {

@@ -60,7 +60,7 @@ pub struct Link<Tx, Rx> {
     socket: OwnedFd,
     queue: VecDeque<Vec<u8>>,
     buffer: Vec<u8>,
-    direction: PhantomData<(fn(Tx), fn() -> Rx)>,
+    direction: PhantomData<fn(Tx) -> Rx>,
 }
 
 /// Makes both ends of a slot's link; the slot's is still a bare descriptor, to be inherited.
@@ -82,7 +82,12 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
     /// The end whose nonblocking socket this is.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
-        Self { socket, queue: VecDeque::new(), buffer: vec![0; codec::MAX_MESSAGE + 1], direction: PhantomData }
+        Self {
+            socket,
+            queue: VecDeque::new(),
+            buffer: vec![0; codec::MAX_MESSAGE + 1],
+            direction: PhantomData,
+        }
     }
 
     /// Sends a message, or queues it behind those the other side has not read yet.
@@ -209,7 +214,8 @@ mod tests {
     fn garbage_is_an_error_and_the_next_message_still_arrives() {
         let (mut supervisor, slot) = pair().unwrap();
         send(slot.as_raw_fd(), b"garbage", MsgFlags::empty()).unwrap();
-        let message = codec::encode(&ToSupervisor::Started { incarnation: crate::id::Incarnation(1), pid: 2 });
+        let message =
+            codec::encode(&ToSupervisor::Started { incarnation: crate::id::Incarnation(1), pid: 2 });
         send(slot.as_raw_fd(), &message.unwrap(), MsgFlags::empty()).unwrap();
         assert!(matches!(supervisor.receive(), Err(LinkError::Codec(_))));
         assert!(matches!(supervisor.receive(), Ok(Some(ToSupervisor::Started { pid: 2, .. }))));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use socket2::SockAddr;
+use socket2::{SockAddr, SockAddrStorage};
 
 /// Takes one client off the listener's queue; `None` when there is none. The descriptor is nonblocking and *not*
 /// close-on-exec: it must survive the keeper's exec of a new binary.
@@ -14,19 +14,18 @@ use socket2::SockAddr;
 /// # Errors
 /// What `accept4` says: `EMFILE` and `ENFILE` mean that descriptors ran out.
 pub fn accept(listener: RawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
-    // SAFETY: the callback fills the storage and length as accept4 does, within the bounds it is given.
-    let accepted = unsafe {
-        SockAddr::try_init(|storage, length| {
-            let descriptor = libc::accept4(listener, storage.cast(), length, libc::SOCK_NONBLOCK);
-            Errno::result(descriptor).map_err(io::Error::from)
-        })
+    let accept4 = |storage: *mut SockAddrStorage, length: *mut libc::socklen_t| {
+        // SAFETY: both pointers come from `try_init`, `length` holding the size of `storage`; accept4 writes within it.
+        let descriptor = unsafe { libc::accept4(listener, storage.cast(), length, libc::SOCK_NONBLOCK) };
+        Errno::result(descriptor).map_err(io::Error::from)
     };
+    // SAFETY: on success the kernel has filled in an address and its length; on failure nothing is read.
+    let accepted = unsafe { SockAddr::try_init(accept4) };
     match accepted {
         Ok((descriptor, address)) => {
             // SAFETY: accept4 has just made it, so nobody else owns it.
             let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-            let address =
-                address.as_socket().ok_or_else(|| io::Error::other("a client that is not TCP"))?;
+            let address = address.as_socket().ok_or_else(|| io::Error::other("a client that is not TCP"))?;
             Ok(Some((descriptor, address)))
         }
         Err(error) => match error.raw_os_error() {

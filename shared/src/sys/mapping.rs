@@ -52,8 +52,7 @@ impl Mapping {
         }
         let size = std::num::NonZeroUsize::new(length)
             .ok_or_else(|| io::Error::other("an empty mapping is of no use"))?;
-        let protection =
-            nix::sys::mman::ProtFlags::PROT_READ.union(nix::sys::mman::ProtFlags::PROT_WRITE);
+        let protection = nix::sys::mman::ProtFlags::PROT_READ.union(nix::sys::mman::ProtFlags::PROT_WRITE);
         // SAFETY: no address is asked for, so no existing mapping is replaced; the file is long enough (checked
         // above) and never shrinks (see `resize`), so no access can fault.
         let start = unsafe {

@@ -14,3 +14,5 @@ pub mod refusal;
 pub mod request_head;
 mod utf8;
 pub mod violation;
+
+pub use message::{Message, MessageKind};

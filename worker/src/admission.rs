@@ -1,0 +1,79 @@
+//! Asking the supervisor to let clients in: tickets out, verdicts back. Decides nothing: the ledger does.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use holdfast_shared::id::Ticket;
+use holdfast_shared::ipc::message::{MAX_BATCH, Verdict};
+
+use crate::connection::Key;
+
+/// One client that waits for its verdict.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    key: Key,
+    address: IpAddr,
+    asked: Duration,
+}
+
+/// What a verdict means for this worker.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The client waits for it.
+    Deliver {
+        /// The client.
+        key: Key,
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// It was let in and has left meanwhile: its place is to be given back.
+    GiveBack(IpAddr),
+    /// Nothing to do.
+    Void,
+}
+
+/// All tickets without a verdict.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    waiting: HashMap<Ticket, Waiting>,
+    unsent: Vec<(Ticket, IpAddr)>,
+    last_ticket: u64,
+}
+
+impl Admission {
+    /// Asks for `key`, with the others of this turn.
+    pub(crate) fn ask(&mut self, key: Key, address: IpAddr, now: Duration) {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.waiting.insert(ticket, Waiting { key, address, asked: now });
+        self.unsent.push((ticket, address));
+    }
+
+    /// Tickets to be sent in one message, at most `MAX_BATCH`; to be called until empty, while the link takes messages.
+    pub(crate) fn take_batch(&mut self) -> Vec<(Ticket, IpAddr)> {
+        self.unsent.drain(..self.unsent.len().min(MAX_BATCH)).collect()
+    }
+
+    /// Is there a ticket to send?
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// A verdict came. `is_waiting` tells whether the connection still waits for one.
+    pub(crate) fn verdict(
+        &mut self,
+        ticket: Ticket,
+        verdict: Verdict,
+        now: Duration,
+        is_waiting: impl Fn(Key) -> bool,
+    ) -> Outcome {
+        let Some(waiting) = self.waiting.remove(&ticket) else { return Outcome::Void };
+        let waited = now.saturating_sub(waiting.asked);
+        match verdict {
+            _ if is_waiting(waiting.key) => Outcome::Deliver { key: waiting.key, waited },
+            Verdict::Granted => Outcome::GiveBack(waiting.address),
+            Verdict::Refused(_) => Outcome::Void,
+        }
+    }
+}

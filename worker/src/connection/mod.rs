@@ -1,0 +1,286 @@
+//! All connections of a worker: their records in the table, the volatile halves on the heap, their timers. The one place where
+//! a connection begins and ends, and so the one place that counts. Reads and writes nothing itself.
+
+mod input;
+mod outbox;
+mod output;
+mod timers;
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use holdfast_shared::id::{ConnectionId, SlotId};
+use holdfast_shared::reason::CloseReason;
+use holdfast_shared::table::{Flags, Phase, Record, Table};
+use mio::Token;
+use slab::Slab;
+
+use crate::timer_wheel::{Links, TimerLink, TimerWheel};
+use crate::websocket::engine::Engine;
+use crate::websocket::handshake::RequestReader;
+pub(crate) use outbox::Outbox;
+
+/// A connection, named so that a name kept too long misses: the descriptor may have been reused since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// The descriptor: the record's index.
+    pub(crate) row: u32,
+    /// The record's serial.
+    pub(crate) serial: u32,
+}
+
+impl Key {
+    /// The name as mio carries it: the serial above, the descriptor below.
+    pub(crate) fn token(self) -> Token {
+        // Descriptors fit into 31 bits; on 64-bit Linux a token has room for both halves.
+        Token(usize::try_from((u64::from(self.serial) << 32) | u64::from(self.row)).unwrap_or(usize::MAX))
+    }
+
+    /// The name in a token made by [`Key::token`].
+    pub(crate) fn from_token(token: Token) -> Self {
+        let bits = token.0 as u64;
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        Self { row: half(bits), serial: half(bits >> 32) }
+    }
+
+    /// The descriptor as system calls take it.
+    pub(crate) fn descriptor(self) -> RawFd {
+        RawFd::try_from(self.row).unwrap_or(-1)
+    }
+}
+
+/// What a connection has on the heap while something is under way. Dies with the worker.
+#[derive(Debug, Default)]
+pub(crate) struct Volatile {
+    /// The beginning of an upgrade request, or frames that came glued to it.
+    pub(crate) request: Vec<u8>,
+    /// How far the request was looked at.
+    pub(crate) reader: RequestReader,
+    /// Half a frame or half a message.
+    pub(crate) engine: Option<Box<Engine>>,
+    /// What the kernel did not take.
+    pub(crate) outbox: Outbox,
+}
+
+impl Volatile {
+    fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.engine.is_none() && self.outbox.is_empty()
+    }
+}
+
+/// All connections.
+pub(crate) struct Connections {
+    slot: SlotId,
+    pub(crate) table: Table,
+    volatile: Slab<Volatile>,
+    wheel: TimerWheel,
+    /// Addresses of admitted connections closed since the supervisor was last told.
+    pub(crate) released: Vec<IpAddr>,
+    admitted: u32,
+    pending: u32,
+    queued_bytes: u64,
+}
+
+impl Connections {
+    /// The connections in `table`: none of them counted or armed until [`Connections::take_over`].
+    pub(crate) fn new(slot: SlotId, table: Table, now_ms: u64) -> Self {
+        Self {
+            slot,
+            table,
+            volatile: Slab::new(),
+            wheel: TimerWheel::new(now_ms),
+            released: Vec::new(),
+            admitted: 0,
+            pending: 0,
+            queued_bytes: 0,
+        }
+    }
+
+    /// Admitted connections whose descriptors are open.
+    pub(crate) fn admitted(&self) -> u32 {
+        self.admitted
+    }
+
+    /// Connections on their way in or being turned away.
+    pub(crate) fn pending(&self) -> u32 {
+        self.pending
+    }
+
+    /// Descriptors open in the slot's table, as far as connections are concerned.
+    pub(crate) fn open_descriptors(&self) -> u32 {
+        self.admitted + self.pending
+    }
+
+    /// Bytes in all outboxes.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
+    }
+
+    /// Makes `descriptor` a connection in phase `Handshake`. `None`, and the descriptor closed, when the table has no row for it.
+    pub(crate) fn begin(&mut self, descriptor: OwnedFd, peer: IpAddr, now_ms: u64) -> Option<Key> {
+        let row = u32::try_from(descriptor.as_raw_fd()).ok()?;
+        let header = self.table.header_mut();
+        if row >= header.rows {
+            return None;
+        }
+        header.rows_used = header.rows_used.max(row + 1);
+        header.sequence += 1;
+        let id = ConnectionId::new(self.slot, header.sequence);
+        let record = &mut self.table.records_mut()[index(row)];
+        record.begin(id.0, peer, now_ms);
+        let serial = record.serial;
+        // From here on the record owns the descriptor, and `end` closes it.
+        let _ = descriptor.into_raw_fd();
+        self.pending += 1;
+        Some(Key { row, serial })
+    }
+
+    /// Counts a connection that an earlier worker left, as one of ours.
+    pub(crate) fn take_over(&mut self, row: u32) -> Key {
+        let record = &mut self.table.records_mut()[index(row)];
+        record.volatile = 0;
+        record.flags.set(Flags::UNSAVED.union(Flags::BUSY).union(Flags::FRAME_CUT), false);
+        record.timer = [0; 3];
+        let key = Key { row, serial: record.serial };
+        let (admitted, pending) = (record.flags.contains(Flags::ADMITTED), record.phase().is_pending());
+        self.admitted += u32::from(admitted);
+        self.pending += u32::from(pending);
+        key
+    }
+
+    /// The record of `key`, if that connection still exists.
+    pub(crate) fn get(&self, key: Key) -> Option<&Record> {
+        let record = self.table.records().get(index(key.row))?;
+        (record.serial == key.serial && record.phase() != Phase::Free).then_some(record)
+    }
+
+    /// The record of `key`, to be changed.
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Record> {
+        let record = self.table.records_mut().get_mut(index(key.row))?;
+        (record.serial == key.serial && record.phase() != Phase::Free).then_some(record)
+    }
+
+    /// The connection at `row`, if there is one.
+    pub(crate) fn key_at(&self, row: u32) -> Option<Key> {
+        let record = self.table.records().get(index(row))?;
+        (record.phase() != Phase::Free).then_some(Key { row, serial: record.serial })
+    }
+
+    /// Moves a connection to another phase, which ends at `deadline_ms`.
+    pub(crate) fn enter(&mut self, key: Key, phase: Phase, deadline_ms: u64) {
+        let Some(record) = self.get_mut(key) else { return };
+        let before = record.phase();
+        log::trace!("connection {}: {} -> {}", record.id, before.name(), phase.name());
+        record.set_phase(phase);
+        record.deadline_ms = deadline_ms;
+        match (before.is_pending(), phase.is_pending()) {
+            (true, false) => self.pending -= 1,
+            (false, true) => self.pending += 1,
+            (true, true) | (false, false) => {}
+        }
+        self.arm(key, deadline_ms);
+    }
+
+    /// The supervisor let this one in: it counts from now until [`Connections::end`].
+    pub(crate) fn mark_admitted(&mut self, key: Key) {
+        let Some(record) = self.get_mut(key) else { return };
+        record.flags.set(Flags::ADMITTED, true);
+        self.admitted += 1;
+        self.table.counters().accepted += 1;
+    }
+
+    /// Says why an established connection is ending, unless that was said before.
+    pub(crate) fn mark_ending(&mut self, key: Key, reason: CloseReason) {
+        if let Some(record) = self.get_mut(key)
+            && record.phase() == Phase::Open
+        {
+            record.ending = u8::try_from(reason.index()).unwrap_or(u8::MAX);
+        }
+    }
+
+    /// The connection is over: closes its descriptor, frees its record, counts it, remembers to release it. The one place
+    /// where this happens, so nothing is counted twice.
+    pub(crate) fn end(&mut self, key: Key, now_ms: u64) {
+        let Some(&record) = self.get(key) else { return };
+        self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
+        self.drop_volatile(key);
+        self.pending -= u32::from(record.phase().is_pending());
+        if record.flags.contains(Flags::ADMITTED) {
+            self.admitted -= 1;
+            self.released.push(record.address());
+            let reason = match record.phase() {
+                Phase::Open => CloseReason::Client,
+                _ => CloseReason::from_index(usize::from(record.ending)).unwrap_or(CloseReason::Error),
+            };
+            let lasted = Duration::from_millis(now_ms.saturating_sub(record.opened_ms));
+            self.table.counters().close(reason, lasted);
+        }
+        // Record first: should the worker die before the close, the next one closes what no record owns.
+        self.table.records_mut()[index(key.row)].end();
+        if let Err(error) = nix::unistd::close(key.descriptor()) {
+            log::error!("cannot close descriptor {}: {error}", key.row);
+        }
+    }
+
+    /// An event of this connection begins: should the worker die before [`Connections::settle`], its stream state is lost.
+    pub(crate) fn set_busy(&mut self, key: Key) {
+        if let Some(record) = self.get_mut(key) {
+            record.flags.set(Flags::BUSY, true);
+        }
+    }
+
+    /// The event is over: the record says again all there is to know, or that a volatile half exists.
+    pub(crate) fn settle(&mut self, key: Key) {
+        if self.volatile(key).is_some_and(|volatile| volatile.is_empty()) {
+            self.drop_volatile(key);
+        }
+        if let Some(record) = self.get_mut(key) {
+            record.flags.set(Flags::UNSAVED, record.volatile != 0);
+            record.flags.set(Flags::BUSY, false);
+        }
+    }
+
+    /// The volatile half, if there is one.
+    pub(crate) fn volatile(&mut self, key: Key) -> Option<&mut Volatile> {
+        let volatile = self.get(key)?.volatile;
+        self.volatile.get_mut(usize::try_from(volatile).ok()?.checked_sub(1)?)
+    }
+
+    /// The volatile half, made if there is none. `None` only when the connection is gone.
+    pub(crate) fn volatile_or_new(&mut self, key: Key) -> Option<&mut Volatile> {
+        if self.get(key)?.volatile == 0 {
+            let position = self.volatile.insert(Volatile::default());
+            self.get_mut(key)?.volatile = u32::try_from(position + 1).ok()?;
+        }
+        self.volatile(key)
+    }
+
+    fn drop_volatile(&mut self, key: Key) {
+        let Some(record) = self.get_mut(key) else { return };
+        let volatile = std::mem::take(&mut record.volatile);
+        if let Some(position) = usize::try_from(volatile).ok().and_then(|key| key.checked_sub(1))
+            && let Some(volatile) = self.volatile.try_remove(position)
+        {
+            self.queued_bytes -= volatile.outbox.len() as u64;
+        }
+    }
+}
+
+/// The timer wheel's links, which lie in the records.
+struct TableLinks<'a>(&'a mut Table);
+
+impl Links for TableLinks<'_> {
+    fn link(&self, row: u32) -> TimerLink {
+        let [next, previous, place] = self.0.records()[index(row)].timer;
+        TimerLink { next, previous, place: u16::try_from(place).unwrap_or(0) }
+    }
+
+    fn set_link(&mut self, row: u32, link: TimerLink) {
+        self.0.records_mut()[index(row)].timer = [link.next, link.previous, u32::from(link.place)];
+    }
+}
+
+fn index(row: u32) -> usize {
+    row as usize
+}

@@ -1,0 +1,208 @@
+//! Bytes to clients: written at once when the kernel takes them, queued within bounds when not. Also the ways to say goodbye,
+//! for each leaves its last bytes here.
+
+use std::time::Duration;
+
+use holdfast_shared::reason::CloseReason;
+use holdfast_shared::table::{Flags, Phase};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
+
+use crate::connection::Key;
+use crate::event_loop::Worker;
+use crate::websocket::frame;
+use crate::websocket::refusal::{Refusal, Status};
+
+impl Worker {
+    /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client that has more than
+    /// `max_queued_output` waiting already is a slow reader, and closed.
+    pub(crate) fn write(&mut self, key: Key, bytes: &[u8]) {
+        let queued = match self.connections.volatile(key) {
+            Some(volatile) => volatile.outbox.len(),
+            None => 0,
+        };
+        if queued == 0 {
+            match self.send(key, bytes) {
+                Some(sent) if sent < bytes.len() => {
+                    if let Some(record) = self.connections.get_mut(key) {
+                        record.flags.set(Flags::FRAME_CUT, sent > 0);
+                    }
+                    self.queue(key, &bytes[sent..]);
+                }
+                Some(_) | None => {}
+            }
+        } else if (queued + bytes.len()) as u64 > self.settings.max_queued_output {
+            // Nothing of these bytes is on the wire yet, so they can be left out and the stream stays whole.
+            self.close_slow_reader(key);
+        } else {
+            self.queue(key, bytes);
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(crate) fn flush(&mut self, key: Key) {
+        loop {
+            let Some(volatile) = self.connections.volatile(key) else { return };
+            if volatile.outbox.is_empty() {
+                return;
+            }
+            let waiting = std::mem::take(&mut volatile.outbox);
+            let sent = self.send(key, waiting.front());
+            let (Some(sent), Some(volatile)) = (sent, self.connections.volatile(key)) else { return };
+            volatile.outbox = waiting;
+            volatile.outbox.advance(sent);
+            let left = volatile.outbox.len();
+            self.connections.queued_bytes -= sent as u64;
+            if left == 0 {
+                self.outbox_ran_empty(key);
+            } else if sent == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Starts the closing handshake: sends a close frame and waits for the client's.
+    pub(crate) fn begin_close(&mut self, key: Key, code: CloseCode, text: &str, reason: CloseReason) {
+        if !self.is_in(key, Phase::Open) {
+            return;
+        }
+        self.connections.mark_ending(key, reason);
+        self.connections.enter(key, Phase::Closing, self.now_ms + self.close_timeout_ms());
+        self.write_close(key, code, text);
+    }
+
+    /// Nothing more will be said: sends a last close frame, shuts the write half when it is out, and waits for the client to go.
+    pub(crate) fn finish_close(
+        &mut self,
+        key: Key,
+        code: Option<CloseCode>,
+        text: &str,
+        reason: CloseReason,
+    ) {
+        let Some(phase) = self.connections.get(key).map(|record| record.phase()) else { return };
+        self.connections.mark_ending(key, reason);
+        self.connections.enter(key, Phase::Lingering, self.now_ms + self.close_timeout_ms());
+        if phase == Phase::Open {
+            match code {
+                Some(code) => self.write_close(key, code, text),
+                None => {
+                    self.out.clear();
+                    frame::append_frame(&mut self.out, OpCode::Control(Control::Close), &[]);
+                    self.write_out(key);
+                }
+            }
+        }
+        self.shut_when_flushed(key);
+    }
+
+    /// Turns a client away with a complete response, which it can read: the write half is shut behind it, the read half drained,
+    /// for closing a socket with unread bytes sends a reset that destroys what the client has not read yet.
+    pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
+        self.connections.table.counters().reject(refusal.rejection);
+        let retry_after = match refusal.status {
+            Status::ServiceUnavailable | Status::TooManyRequests => Some(self.jittered_retry_after()),
+            _ => None,
+        };
+        self.respond(key, &refusal.response(retry_after));
+    }
+
+    /// Sends a complete response and shuts the write half behind it.
+    pub(crate) fn respond(&mut self, key: Key, response: &[u8]) {
+        self.connections.enter(key, Phase::Refusing, self.now_ms + self.close_timeout_ms());
+        self.write(key, response);
+        self.shut_when_flushed(key);
+    }
+
+    /// Half less to half more than configured, so that a refused crowd does not come back in one second.
+    fn jittered_retry_after(&self) -> Duration {
+        self.settings.retry_after.mul_f64(0.5 + fastrand::f64())
+    }
+
+    /// Writes what is in `self.out`.
+    pub(crate) fn write_out(&mut self, key: Key) {
+        let out = std::mem::take(&mut self.out);
+        if !out.is_empty() {
+            self.write(key, &out);
+        }
+        self.out = out;
+    }
+
+    fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
+        self.out.clear();
+        frame::append_close(&mut self.out, code, text);
+        self.write_out(key);
+    }
+
+    fn close_slow_reader(&mut self, key: Key) {
+        if !self.is_in(key, Phase::Open) {
+            // It is being closed already, and does not read that either: its deadline will end it.
+            return;
+        }
+        self.connections.mark_ending(key, CloseReason::SlowReader);
+        self.connections.enter(key, Phase::Lingering, self.now_ms + self.close_timeout_ms());
+        let mut farewell = Vec::new();
+        frame::append_close(&mut farewell, CloseCode::Again, "Slow reader");
+        self.queue(key, &farewell);
+    }
+
+    fn queue(&mut self, key: Key, bytes: &[u8]) {
+        if let Some(volatile) = self.connections.volatile_or_new(key) {
+            volatile.outbox.push(bytes);
+            self.connections.queued_bytes += bytes.len() as u64;
+        }
+    }
+
+    /// What the kernel took; `None` when the connection is over.
+    fn send(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
+        loop {
+            match send(key.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL) {
+                Ok(sent) => {
+                    self.connections.table.counters().bytes_sent += sent as u64;
+                    return Some(sent);
+                }
+                Err(Errno::EAGAIN) => return Some(0),
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    self.fail(key, error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The socket is broken: the connection is over.
+    pub(crate) fn fail(&mut self, key: Key, error: Errno) {
+        log::debug!("connection on descriptor {}: {error}", key.row);
+        let reason = match error {
+            Errno::ECONNRESET | Errno::EPIPE => CloseReason::Client,
+            _ => CloseReason::Error,
+        };
+        self.connections.mark_ending(key, reason);
+        if self.is_in(key, Phase::Open) {
+            self.connections.enter(key, Phase::Lingering, self.now_ms);
+        }
+        self.connections.end(key, self.now_ms);
+    }
+
+    fn outbox_ran_empty(&mut self, key: Key) {
+        let Some(record) = self.connections.get_mut(key) else { return };
+        record.flags.set(Flags::FRAME_CUT, false);
+        self.shut_when_flushed(key);
+    }
+
+    fn shut_when_flushed(&mut self, key: Key) {
+        let flushed = self.connections.volatile(key).is_none_or(|volatile| volatile.outbox.is_empty());
+        let Some(record) = self.connections.get_mut(key) else { return };
+        let last = matches!(record.phase(), Phase::Refusing | Phase::Lingering);
+        if last && flushed && !record.flags.contains(Flags::WRITE_SHUT) {
+            record.flags.set(Flags::WRITE_SHUT, true);
+            // A peer that is gone already makes this fail; reading then says so.
+            let _ = shutdown(key.descriptor(), Shutdown::Write);
+        }
+    }
+
+    pub(crate) fn is_in(&self, key: Key, phase: Phase) -> bool {
+        self.connections.get(key).is_some_and(|record| record.phase() == phase)
+    }
+}

@@ -1,0 +1,160 @@
+//! When a connection has been quiet for too long, and what then. Timers are lazy: activity only writes a time into the record;
+//! when the wheel fires, the true deadline is computed, and the timer armed again if it is not reached.
+
+use std::time::Duration;
+
+use holdfast_shared::clock::milliseconds;
+use holdfast_shared::reason::{CloseReason, Rejection};
+use holdfast_shared::table::{Flags, Phase, Record};
+use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
+
+use crate::connection::{Connections, Key, TableLinks};
+use crate::event_loop::Worker;
+use crate::websocket::frame;
+use crate::websocket::refusal::{Refusal, Status};
+
+/// Timers handled in one turn; more wait for the next, which then comes at once.
+const EXPIRIES_PER_TURN: usize = 1024;
+
+/// The supervisor did not answer in time: it is not the client's fault, and may be over soon.
+pub(crate) const NO_VERDICT: Refusal = Refusal {
+    status: Status::ServiceUnavailable,
+    rejection: Rejection::HandshakeTimeout,
+    detail: "The server cannot admit anybody now",
+    head_only: false,
+};
+
+impl Connections {
+    /// Sets the connection's timer.
+    pub(crate) fn arm(&mut self, key: Key, deadline_ms: u64) {
+        self.wheel.arm(&mut TableLinks(&mut self.table), key.row, deadline_ms);
+    }
+
+    /// How long until a timer may fire.
+    pub(crate) fn next_timer(&self, now_ms: u64) -> Option<Duration> {
+        self.wheel.next_wakeup(now_ms)
+    }
+
+    fn pop_expired(&mut self, now_ms: u64) -> Option<Key> {
+        let row = self.wheel.pop_expired(&mut TableLinks(&mut self.table), now_ms)?;
+        self.key_at(row)
+    }
+}
+
+impl Worker {
+    /// Handles the timers that are due.
+    pub(crate) fn expire_timers(&mut self) {
+        for _ in 0..EXPIRIES_PER_TURN {
+            let Some(key) = self.connections.pop_expired(self.now_ms) else { return };
+            let Some(&record) = self.connections.get(key) else { continue };
+            let deadline_ms = self.deadline_ms(&record);
+            if deadline_ms > self.now_ms {
+                self.connections.arm(key, deadline_ms);
+            } else {
+                self.connections.set_busy(key);
+                self.expire(key, &record);
+                self.connections.settle(key);
+            }
+        }
+    }
+
+    /// Arms the timer of an open connection.
+    pub(crate) fn arm_open(&mut self, key: Key) {
+        if let Some(record) = self.connections.get(key) {
+            let deadline_ms = self.deadline_ms(record);
+            self.connections.arm(key, deadline_ms);
+        }
+    }
+
+    /// Settings changed: every timer is computed anew. Pings that would come later than the new interval are spread over it.
+    pub(crate) fn rearm_all(&mut self) {
+        for row in self.connections.table.used() {
+            let Some(key) = self.connections.key_at(row) else { continue };
+            let latest_ms = self.now_ms.saturating_add(self.random_ping_delay_ms());
+            let Some(record) = self.connections.get_mut(key) else { continue };
+            if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) {
+                record.ping_due_ms = record.ping_due_ms.min(latest_ms);
+            }
+            self.arm_open(key);
+        }
+    }
+
+    pub(crate) fn handshake_timeout_ms(&self) -> u64 {
+        milliseconds(self.settings.handshake_timeout)
+    }
+
+    pub(crate) fn close_timeout_ms(&self) -> u64 {
+        milliseconds(self.settings.close_timeout)
+    }
+
+    pub(crate) fn pong_timeout_ms(&self) -> u64 {
+        milliseconds(self.settings.pong_timeout)
+    }
+
+    /// Zero is never, as everywhere in the configuration; here that is the longest time there is.
+    pub(crate) fn ping_interval_ms(&self) -> u64 {
+        or_never(self.settings.ping_interval)
+    }
+
+    /// A random part of the ping interval: a crowd that came at once, or was resumed at once, is not pinged at once.
+    pub(crate) fn random_ping_delay_ms(&self) -> u64 {
+        fastrand::u64(1..=self.ping_interval_ms().max(1))
+    }
+
+    fn deadline_ms(&self, record: &Record) -> u64 {
+        match record.phase() {
+            Phase::Open => self.ping_due_ms(record).min(self.idle_ms(record)),
+            Phase::Free => u64::MAX,
+            Phase::Handshake | Phase::Parked | Phase::Refusing | Phase::Closing | Phase::Lingering => {
+                record.deadline_ms
+            }
+        }
+    }
+
+    fn ping_due_ms(&self, record: &Record) -> u64 {
+        if self.settings.ping_interval.is_zero() && !record.flags.contains(Flags::AWAITING_PONG) {
+            u64::MAX
+        } else {
+            record.ping_due_ms
+        }
+    }
+
+    /// Only data frames count: a client that answers pings is alive, not active.
+    fn idle_ms(&self, record: &Record) -> u64 {
+        record.active_ms.saturating_add(or_never(self.settings.idle_timeout))
+    }
+
+    fn expire(&mut self, key: Key, record: &Record) {
+        match record.phase() {
+            Phase::Free => {}
+            Phase::Handshake => self.refuse(key, &Refusal::admission(Rejection::HandshakeTimeout)),
+            Phase::Parked => self.refuse(key, &NO_VERDICT),
+            Phase::Refusing | Phase::Closing | Phase::Lingering => self.connections.end(key, self.now_ms),
+            Phase::Open if self.idle_ms(record) <= self.now_ms => {
+                self.begin_close(key, CloseCode::Normal, "Idle timeout", CloseReason::IdleTimeout);
+            }
+            Phase::Open if record.flags.contains(Flags::AWAITING_PONG) => {
+                // It has not answered; it will hardly answer a close frame, but may still read it.
+                self.begin_close(key, CloseCode::Away, "Ping timeout", CloseReason::PingTimeout);
+                self.connections.end(key, self.now_ms);
+            }
+            Phase::Open => self.ping(key),
+        }
+    }
+
+    fn ping(&mut self, key: Key) {
+        let due_ms = self.now_ms + self.pong_timeout_ms();
+        if let Some(record) = self.connections.get_mut(key) {
+            record.flags.set(Flags::AWAITING_PONG, true);
+            record.ping_due_ms = due_ms;
+        }
+        self.arm_open(key);
+        self.out.clear();
+        frame::append_frame(&mut self.out, OpCode::Control(Control::Ping), &[]);
+        self.write_out(key);
+    }
+}
+
+fn or_never(duration: Duration) -> u64 {
+    if duration.is_zero() { u64::MAX / 2 } else { milliseconds(duration) }
+}

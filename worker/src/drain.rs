@@ -1,0 +1,109 @@
+//! Leaving with grace: all connections are closed, spread evenly over a time, so that their clients do not come to the other
+//! servers as one crowd. Those who still come are told that this one is going.
+
+use std::time::Duration;
+
+use holdfast_shared::reason::CloseReason;
+use holdfast_shared::table::Phase;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::event_loop::{Flow, Worker};
+
+/// How often a drain makes a step.
+const STEP: Duration = Duration::from_millis(50);
+
+/// A drain under way.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    next_step: Duration,
+    /// When the last connection has been told.
+    told_by: Duration,
+    /// When those who do not leave are left behind.
+    ends: Duration,
+    /// The row after the last one told.
+    cursor: u32,
+}
+
+impl Drain {
+    /// A drain that begins now and has told everybody within `duration`.
+    pub(crate) fn new(now: Duration, duration: Duration, close_timeout: Duration) -> Self {
+        let told_by = now + duration;
+        Self { next_step: now, told_by, ends: told_by + close_timeout, cursor: 0 }
+    }
+
+    /// When there is something to do next.
+    pub(crate) fn next_step(&self) -> Duration {
+        self.next_step
+    }
+
+    /// How many of `remaining` are to be told in the step at `now`, so that the last is told in time.
+    fn share(&self, now: Duration, remaining: u32) -> u32 {
+        let steps = self.told_by.saturating_sub(now).as_millis() / STEP.as_millis() + 1;
+        remaining.div_ceil(u32::try_from(steps).unwrap_or(u32::MAX))
+    }
+}
+
+impl Worker {
+    /// Makes the step that is due, if any. Says when nobody is left.
+    pub(crate) fn continue_drain(&mut self) -> Flow {
+        let Some(drain) = &mut self.drain else { return Flow::Continue };
+        if self.now < drain.next_step {
+            return Flow::Continue;
+        }
+        drain.next_step = self.now + STEP;
+        let rows = drain.cursor..self.connections.table.used().end;
+        let is_open = |row: &u32| {
+            self.connections
+                .table
+                .records()
+                .get(*row as usize)
+                .is_some_and(|record| record.phase() == Phase::Open)
+        };
+        let remaining = u32::try_from(rows.clone().filter(is_open).count()).unwrap_or(u32::MAX);
+        let share = drain.share(self.now, remaining);
+        let told: Vec<u32> = rows.filter(is_open).take(share as usize).collect();
+        let nobody_left =
+            remaining == 0 && self.connections.admitted() == 0 && self.connections.pending() == 0;
+        if nobody_left || self.now >= drain.ends {
+            return Flow::Leave;
+        }
+        if let Some(last) = told.last() {
+            drain.cursor = last + 1;
+        }
+        for row in told {
+            if let Some(key) = self.connections.key_at(row) {
+                self.connections.set_busy(key);
+                self.begin_close(key, CloseCode::Away, "Server is shutting down", CloseReason::Drain);
+                self.connections.settle(key);
+            }
+        }
+        Flow::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_told_in_time_and_evenly() {
+        let mut remaining = 1000;
+        let mut now = Duration::ZERO;
+        let drain = Drain::new(now, Duration::from_secs(5), Duration::from_secs(1));
+        let mut largest = 0;
+        while now <= drain.told_by {
+            let share = drain.share(now, remaining);
+            largest = largest.max(share);
+            remaining -= share;
+            now += STEP;
+        }
+        assert_eq!(remaining, 0);
+        assert!(largest <= 10, "a step told {largest} of 1000 in 100 steps");
+    }
+
+    #[test]
+    fn no_time_means_at_once() {
+        let drain = Drain::new(Duration::from_secs(7), Duration::ZERO, Duration::ZERO);
+        assert_eq!(drain.share(Duration::from_secs(7), 12345), 12345);
+    }
+}

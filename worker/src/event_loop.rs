@@ -1,0 +1,288 @@
+//! The worker's loop. Readiness becomes an [`Event`], an event is one match arm, an arm is one method. After the batch, in fixed order:
+//! the link, new clients, unread input, timers, the drain, and what the supervisor is to be told.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use holdfast_shared::clock;
+use holdfast_shared::id::Incarnation;
+use holdfast_shared::ipc::link::SlotEnd;
+use holdfast_shared::ipc::settings::Settings;
+use mio::event::Event as Readiness;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::admission::Admission;
+use crate::app::App;
+use crate::connection::{Connections, Key};
+use crate::drain::Drain;
+use crate::listener::{AcceptPause, Listener};
+use crate::websocket::engine::EngineLimits;
+use crate::websocket::handshake::HandshakePolicy;
+
+const LINK: Token = Token(usize::MAX);
+const EVENTS_PER_TURN: usize = 1024;
+/// One read takes at most this much; larger messages take several.
+const SCRATCH_SIZE: usize = 64 * 1024;
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What readiness means.
+enum Event {
+    /// The supervisor said something, or reads again.
+    Link,
+    /// Clients are queued.
+    Listener(usize),
+    /// A connection has bytes, takes bytes, or ended.
+    Connection(Key),
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// It does.
+    Continue,
+    /// The worker was told to leave and has nothing left to do.
+    Leave,
+}
+
+/// Everything a worker has. What belongs together is a field of its own type; what is here is what the whole loop shares.
+pub(crate) struct Worker {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) poll: Poll,
+    /// `None` once the supervisor is gone.
+    pub(crate) link: Option<SlotEnd>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) table_memory: RawFd,
+    pub(crate) connections: Connections,
+    pub(crate) admission: Admission,
+    pub(crate) app: Box<dyn App>,
+    pub(crate) settings: Settings,
+    pub(crate) policy: HandshakePolicy,
+    pub(crate) engine_limits: EngineLimits,
+    pub(crate) accept_pause: AcceptPause,
+    /// Connections in the order they were accepted, finished handshakes among them until trimmed.
+    pub(crate) handshakes: VecDeque<Key>,
+    /// Connections that had more to read than one turn allows, and whether their end was announced.
+    pub(crate) unread: VecDeque<(Key, bool)>,
+    pub(crate) drain: Option<Drain>,
+    /// The cluster-wide cap is reached, as /health says.
+    pub(crate) cluster_full: bool,
+    /// The clock, read once a turn.
+    pub(crate) now: Duration,
+    pub(crate) now_ms: u64,
+    pub(crate) report_due: Duration,
+    pub(crate) longest_turn: Duration,
+    /// Where reads go.
+    pub(crate) scratch: Vec<u8>,
+    /// Where replies are gathered, so that a read is answered by one write.
+    pub(crate) out: Vec<u8>,
+    link_ready: bool,
+}
+
+/// What a worker starts from.
+pub(crate) struct Parts {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) link: SlotEnd,
+    pub(crate) listeners: Vec<RawFd>,
+    pub(crate) table_memory: RawFd,
+    pub(crate) connections: Connections,
+    pub(crate) settings: Settings,
+    pub(crate) app: Box<dyn App>,
+}
+
+impl Worker {
+    /// A worker that watches its link and listeners, and no connection yet.
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let now = clock::now();
+        let poll = Poll::new()?;
+        poll.registry().register(
+            &mut SourceFd(&parts.link.as_raw_fd()),
+            LINK,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        let listeners: Vec<Listener> =
+            parts.listeners.iter().map(|&descriptor| Listener { descriptor, ready: true }).collect();
+        for (position, listener) in listeners.iter().enumerate() {
+            let token = listener_token(position);
+            poll.registry().register(&mut SourceFd(&listener.descriptor), token, Interest::READABLE)?;
+        }
+        Ok(Self {
+            incarnation: parts.incarnation,
+            poll,
+            link: Some(parts.link),
+            listeners,
+            table_memory: parts.table_memory,
+            connections: parts.connections,
+            admission: Admission::default(),
+            app: parts.app,
+            policy: policy(&parts.settings),
+            engine_limits: engine_limits(&parts.settings),
+            settings: parts.settings,
+            accept_pause: AcceptPause::default(),
+            handshakes: VecDeque::new(),
+            unread: VecDeque::new(),
+            drain: None,
+            cluster_full: false,
+            now,
+            now_ms: clock::milliseconds(now),
+            // Spread, so that the reports of many workers do not come in step.
+            report_due: now + REPORT_INTERVAL.mul_f64(fastrand::f64()),
+            longest_turn: Duration::ZERO,
+            scratch: vec![0; SCRATCH_SIZE],
+            out: Vec::with_capacity(SCRATCH_SIZE),
+            link_ready: true,
+        })
+    }
+
+    /// Serves until told to leave.
+    ///
+    /// # Errors
+    /// When the kernel's readiness can no longer be had.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, self.timeout())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error);
+            }
+            self.read_clock();
+            let began = self.now;
+            for event in &events {
+                self.handle(event);
+            }
+            if self.after_batch() == Flow::Leave {
+                return Ok(());
+            }
+            self.longest_turn = self.longest_turn.max(clock::now().saturating_sub(began));
+        }
+    }
+
+    /// Watches a connection, for both directions at once: that is never changed again.
+    pub(crate) fn register(&self, key: Key) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&key.descriptor()), key.token(), interest)
+    }
+
+    /// Other settings hold from now on.
+    pub(crate) fn configure(&mut self, settings: Settings) {
+        self.policy = policy(&settings);
+        self.engine_limits = engine_limits(&settings);
+        self.settings = settings;
+        self.grow_table();
+        self.rearm_all();
+    }
+
+    pub(crate) fn read_clock(&mut self) {
+        self.now = clock::now();
+        self.now_ms = clock::milliseconds(self.now);
+    }
+
+    fn handle(&mut self, readiness: &Readiness) {
+        match self.name(readiness.token()) {
+            Event::Link => self.link_ready = true,
+            Event::Listener(position) => self.listeners[position].ready = true,
+            Event::Connection(key) => self.on_connection(key, readiness),
+        }
+    }
+
+    fn name(&self, token: Token) -> Event {
+        if token == LINK {
+            return Event::Link;
+        }
+        match LINK.0.checked_sub(1 + token.0) {
+            Some(position) if position < self.listeners.len() => Event::Listener(position),
+            _ => Event::Connection(Key::from_token(token)),
+        }
+    }
+
+    fn on_connection(&mut self, key: Key, readiness: &Readiness) {
+        if self.connections.get(key).is_none() {
+            return;
+        }
+        self.connections.set_busy(key);
+        if readiness.is_writable() {
+            self.flush(key);
+        }
+        if readiness.is_readable() || readiness.is_read_closed() || readiness.is_error() {
+            self.read(key, readiness.is_read_closed());
+        }
+        self.connections.settle(key);
+    }
+
+    fn after_batch(&mut self) -> Flow {
+        if std::mem::take(&mut self.link_ready) {
+            self.read_link();
+        }
+        self.accept_clients();
+        self.continue_reading();
+        self.expire_timers();
+        let flow = self.continue_drain();
+        self.trim_handshakes();
+        if !self.connections.released.is_empty() {
+            self.accept_pause.lift();
+        }
+        self.tell_supervisor();
+        flow
+    }
+
+    fn continue_reading(&mut self) {
+        for _ in 0..self.unread.len() {
+            let Some((key, read_closed)) = self.unread.pop_front() else { return };
+            self.connections.set_busy(key);
+            self.read(key, read_closed);
+            self.connections.settle(key);
+        }
+    }
+
+    fn tell_supervisor(&mut self) {
+        self.send_tickets();
+        self.send_releases();
+        if self.now >= self.report_due {
+            self.report_due = self.now + REPORT_INTERVAL;
+            self.send_report(None);
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.accept_is_due() || !self.unread.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let mut timeout = self.report_due.saturating_sub(self.now);
+        if let Some(timer) = self.connections.next_timer(self.now_ms) {
+            timeout = timeout.min(timer);
+        }
+        for moment in
+            [self.accept_pause.until(), self.drain.as_ref().map(Drain::next_step)].into_iter().flatten()
+        {
+            timeout = timeout.min(moment.saturating_sub(self.now));
+        }
+        Some(timeout)
+    }
+
+    fn grow_table(&mut self) {
+        let Some(memory) = holdfast_shared::sys::descriptor::borrow(self.table_memory) else { return };
+        if let Err(error) = self.connections.table.grow(memory, self.settings.rows) {
+            // Clients beyond the table wait in the accept queue; nobody who is in is touched.
+            log::error!("{error}; going on with {} rows", self.connections.table.header().rows);
+        }
+    }
+}
+
+fn listener_token(position: usize) -> Token {
+    Token(LINK.0 - 1 - position)
+}
+
+fn policy(settings: &Settings) -> HandshakePolicy {
+    HandshakePolicy {
+        path: settings.path.clone(),
+        allowed_origins: settings.allowed_origins.clone(),
+        trusted_proxies: settings.trusted_proxies.clone(),
+    }
+}
+
+fn engine_limits(settings: &Settings) -> EngineLimits {
+    EngineLimits { max_message_size: usize::try_from(settings.max_message_size).unwrap_or(usize::MAX) }
+}

@@ -1,0 +1,128 @@
+//! The worker's end of the link: one exhaustive match over what the supervisor says, and the senders of what it is told.
+
+use std::time::Duration;
+
+use holdfast_shared::ipc::link::LinkError;
+use holdfast_shared::ipc::message::{MAX_BATCH, Report, ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::table::Phase;
+use mio::unix::SourceFd;
+use std::os::fd::AsRawFd;
+
+use crate::admission::{Admission, Outcome};
+use crate::drain::Drain;
+use crate::event_loop::Worker;
+use crate::websocket::refusal::Refusal;
+
+impl Worker {
+    /// Reads all that the supervisor has said.
+    pub(crate) fn read_link(&mut self) {
+        while let Some(link) = &mut self.link {
+            let received = link.flush().and_then(|()| link.receive());
+            match received {
+                Ok(Some(message)) => self.on_message(message),
+                Ok(None) => return,
+                Err(LinkError::Closed) => return self.lose_supervisor(),
+                Err(error) => log::error!("{error}; the message is ignored"),
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Configure { generation, settings } => {
+                self.configure(*settings);
+                self.tell(&ToSupervisor::Applied { incarnation: self.incarnation, generation });
+            }
+            ToWorker::Verdicts { incarnation, verdicts } => {
+                if incarnation == self.incarnation {
+                    for (ticket, verdict) in verdicts {
+                        self.on_verdict(ticket, verdict);
+                    }
+                }
+            }
+            ToWorker::ReportNow { request } => self.send_report(Some(request)),
+            ToWorker::State { full } => self.cluster_full = full,
+            ToWorker::Drain { duration } => {
+                log::info!("draining {} connections over {duration:?}", self.connections.admitted());
+                self.drain = Some(Drain::new(self.now, duration, self.settings.close_timeout));
+            }
+        }
+    }
+
+    fn on_verdict(&mut self, ticket: holdfast_shared::id::Ticket, verdict: Verdict) {
+        let connections = &self.connections;
+        let outcome = self.admission.verdict(ticket, verdict, self.now, |key| {
+            connections.get(key).is_some_and(|record| record.phase() == Phase::Parked)
+        });
+        match (outcome, verdict) {
+            (Outcome::Deliver { key, waited }, verdict) => {
+                self.connections.table.counters().admission(waited);
+                match verdict {
+                    Verdict::Granted => self.admit(key),
+                    Verdict::Refused(reason) => {
+                        self.connections.set_busy(key);
+                        self.refuse(key, &Refusal::admission(reason));
+                        self.connections.settle(key);
+                    }
+                }
+            }
+            (Outcome::GiveBack(address), _) => self.connections.released.push(address),
+            (Outcome::Void, _) => {}
+        }
+    }
+
+    /// Asks for admission of all who came with a valid request in this turn.
+    pub(crate) fn send_tickets(&mut self) {
+        while self.admission.has_unsent() && self.link_has_room() {
+            let tickets = self.admission.take_batch();
+            self.tell(&ToSupervisor::Admit { incarnation: self.incarnation, tickets });
+        }
+    }
+
+    /// Gives back the places of all who left in this turn. Never lost: what the link does not take waits here.
+    pub(crate) fn send_releases(&mut self) {
+        while !self.connections.released.is_empty() && self.link_has_room() {
+            let released = &mut self.connections.released;
+            let addresses = released.drain(..released.len().min(MAX_BATCH)).collect();
+            self.tell(&ToSupervisor::Release { incarnation: self.incarnation, addresses });
+        }
+    }
+
+    /// Reports the counts of this moment. What was counted is told first, so that a report and the ledger agree.
+    pub(crate) fn send_report(&mut self, request: Option<u64>) {
+        self.send_releases();
+        let report = Report {
+            connections: self.connections.admitted(),
+            pending_handshakes: self.connections.pending(),
+            queued_bytes: self.connections.queued_bytes(),
+            loop_lag: std::mem::replace(&mut self.longest_turn, Duration::ZERO),
+            open_descriptors: self.connections.open_descriptors(),
+            counters: *self.connections.table.counters(),
+        };
+        self.tell(&ToSupervisor::Report { incarnation: self.incarnation, request, report: Box::new(report) });
+    }
+
+    pub(crate) fn tell(&mut self, message: &ToSupervisor) {
+        let Some(link) = &mut self.link else { return };
+        match link.send(message) {
+            Ok(()) => {}
+            Err(LinkError::Closed) => self.lose_supervisor(),
+            Err(error) => log::error!("{error}"),
+        }
+    }
+
+    fn link_has_room(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.has_room())
+    }
+
+    /// The supervisor is gone. Those who are in stay and are served; nobody can be let in, for nobody counts any more.
+    fn lose_supervisor(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        log::error!(
+            "the supervisor is gone: going on with {} connections, refusing new ones",
+            self.connections.admitted()
+        );
+        let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
+        self.admission = Admission::default();
+    }
+}

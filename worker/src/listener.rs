@@ -1,0 +1,161 @@
+//! Taking clients off the accept queues: so many a turn, and none while descriptors are short. Every client that reaches a slot
+//! comes through here.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use holdfast_shared::clock::milliseconds;
+use holdfast_shared::reason::Rejection;
+use holdfast_shared::sys::listener::accept;
+use holdfast_shared::table::Phase;
+
+use crate::connection::Key;
+use crate::event_loop::Worker;
+use crate::websocket::refusal::Refusal;
+
+/// Accepts of one listener in one turn, so that a storm of connects does not starve those who are in.
+const ACCEPTS_PER_TURN: usize = 128;
+
+/// How long accepting rests when descriptors ran out. A close within that time wakes it too.
+const PAUSE: Duration = Duration::from_millis(100);
+
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// One listening socket of the slot. Not owned: it outlives this worker.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) descriptor: RawFd,
+    /// The queue may hold clients. Readiness is edge-triggered: once told, remember until the queue was seen empty.
+    pub(crate) ready: bool,
+}
+
+/// Whether accepting rests because descriptors are short.
+#[derive(Debug, Default)]
+pub(crate) struct AcceptPause {
+    until: Option<Duration>,
+    last_logged: Option<Duration>,
+}
+
+impl AcceptPause {
+    /// When accepting goes on by itself.
+    pub(crate) fn until(&self) -> Option<Duration> {
+        self.until
+    }
+
+    /// A descriptor was closed.
+    pub(crate) fn lift(&mut self) {
+        self.until = None;
+    }
+}
+
+impl Worker {
+    /// Accepts what the budget of this turn allows.
+    pub(crate) fn accept_clients(&mut self) {
+        if self.accept_pause.until.is_some_and(|until| self.now < until) {
+            return;
+        }
+        self.accept_pause.until = None;
+        for position in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.listeners[position].ready || self.accept_pause.until.is_some() {
+                    break;
+                }
+                self.accept_one(position);
+            }
+        }
+    }
+
+    /// Is there a client to accept in the next turn, without a new event?
+    pub(crate) fn accept_is_due(&self) -> bool {
+        self.accept_pause.until.is_none() && self.listeners.iter().any(|listener| listener.ready)
+    }
+
+    fn accept_one(&mut self, position: usize) {
+        match accept(self.listeners[position].descriptor) {
+            Ok(None) => self.listeners[position].ready = false,
+            Ok(Some((descriptor, peer))) => {
+                let row = descriptor.as_raw_fd();
+                match self.connections.begin(descriptor, peer.ip(), self.now_ms) {
+                    Some(key) => self.welcome(key),
+                    None => self.pause(&format!("descriptor {row} is beyond the connection table")),
+                }
+            }
+            Err(error) => match error.raw_os_error() {
+                // The client left while it was queued, or a firewall refused it: accept(2) passes such errors on.
+                Some(
+                    libc_errno::ECONNABORTED
+                    | libc_errno::EINTR
+                    | libc_errno::EPERM
+                    | libc_errno::EPROTO
+                    | libc_errno::ENETDOWN
+                    | libc_errno::EHOSTDOWN
+                    | libc_errno::EHOSTUNREACH
+                    | libc_errno::ENETUNREACH,
+                ) => {}
+                _ => self.pause(&error.to_string()),
+            },
+        }
+    }
+
+    fn welcome(&mut self, key: Key) {
+        if self.connections.pending() > self.settings.max_pending_handshakes {
+            self.evict_oldest_handshake();
+        }
+        if let Err(error) = self.register(key) {
+            self.connections.end(key, self.now_ms);
+            return self.pause(&format!("cannot watch a new connection: {error}"));
+        }
+        self.handshakes.push_back(key);
+        self.connections.enter(key, Phase::Handshake, self.now_ms + self.handshake_timeout_ms());
+    }
+
+    /// Too many unfinished handshakes: whoever has been silent longest makes room, so that somebody who speaks gets in however
+    /// many are silent. It gets its refusal, and no time to read it: lingering would keep the place.
+    fn evict_oldest_handshake(&mut self) {
+        while let Some(key) = self.handshakes.pop_front() {
+            if self.is_in(key, Phase::Handshake) {
+                self.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
+                self.connections.end(key, self.now_ms);
+                return;
+            }
+        }
+    }
+
+    /// Forgets handshakes that are finished, once they are many.
+    pub(crate) fn trim_handshakes(&mut self) {
+        if self.handshakes.len() > 64 + 2 * self.connections.pending() as usize {
+            let connections = &self.connections;
+            self.handshakes
+                .retain(|&key| connections.get(key).is_some_and(|record| record.phase() == Phase::Handshake));
+        }
+    }
+
+    /// Descriptors, or memory for them, ran out. Readiness will not be told again, so a timer or a close resumes accepting.
+    fn pause(&mut self, cause: &str) {
+        self.accept_pause.until = Some(self.now + PAUSE);
+        self.connections.table.counters().accept_pauses += 1;
+        if self.accept_pause.last_logged.is_none_or(|last| self.now >= last + LOG_INTERVAL) {
+            self.accept_pause.last_logged = Some(self.now);
+            log::warn!(
+                "accepting pauses for {} ms at a time: {cause}; {} connections are open and new clients wait in the kernel's queue. \
+                 Raise the descriptor limit of the service (LimitNOFILE) or lower limits.max_connections",
+                milliseconds(PAUSE),
+                self.connections.admitted(),
+            );
+        }
+    }
+}
+
+/// Error numbers, by the names of accept(2).
+mod libc_errno {
+    use nix::errno::Errno;
+
+    pub(super) const ECONNABORTED: i32 = Errno::ECONNABORTED as i32;
+    pub(super) const EINTR: i32 = Errno::EINTR as i32;
+    pub(super) const EPERM: i32 = Errno::EPERM as i32;
+    pub(super) const EPROTO: i32 = Errno::EPROTO as i32;
+    pub(super) const ENETDOWN: i32 = Errno::ENETDOWN as i32;
+    pub(super) const EHOSTDOWN: i32 = Errno::EHOSTDOWN as i32;
+    pub(super) const EHOSTUNREACH: i32 = Errno::EHOSTUNREACH as i32;
+    pub(super) const ENETUNREACH: i32 = Errno::ENETUNREACH as i32;
+}

@@ -1,0 +1,139 @@
+//! A worker's life from its first instruction to its last: meet the supervisor, take over the table, serve, leave.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use holdfast_shared::clock;
+use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_shared::ipc::link::{LinkError, SlotEnd};
+use holdfast_shared::ipc::message::{DeathCause, ToSupervisor, ToWorker};
+use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::sys::descriptor;
+use holdfast_shared::table::{Table, TableError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::app::Echo;
+use crate::connection::Connections;
+use crate::event_loop::{Parts, Worker};
+use crate::resume;
+
+/// Exit status of a worker that was told to leave and did.
+pub const LEFT: i32 = 0;
+/// Exit status of a worker that could not serve.
+pub const CANNOT_START: i32 = 1;
+/// Exit status of a worker that has no settings and nobody to give them.
+pub const NO_SUPERVISOR: i32 = 3;
+
+/// What a worker is handed.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The place it fills.
+    pub slot: SlotId,
+    /// Which of the slot's workers it is.
+    pub incarnation: Incarnation,
+    /// Its end of the link.
+    pub link: SlotEnd,
+    /// The connection table's memory.
+    pub table: RawFd,
+    /// The slot's listening sockets.
+    pub listeners: Vec<RawFd>,
+    /// Other descriptors that are the keeper's and must stay open.
+    pub kept: Vec<RawFd>,
+    /// How the slot's last worker died; `None` for the first.
+    pub cause: Option<DeathCause>,
+}
+
+/// Why a worker could not serve, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The table handed over cannot be used.
+    #[error("worker of slot {slot}: {source}")]
+    Table {
+        /// The slot.
+        slot: SlotId,
+        /// What is wrong with it.
+        source: TableError,
+    },
+    /// The link failed before settings came.
+    #[error("worker of slot {slot} got no settings from the supervisor: {source}")]
+    Meet {
+        /// The slot.
+        slot: SlotId,
+        /// What is wrong.
+        source: LinkError,
+    },
+    /// The kernel refused something the loop cannot do without.
+    #[error("worker of slot {slot}, {doing}: {source}")]
+    Kernel {
+        /// The slot.
+        slot: SlotId,
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Serves until told to leave.
+///
+/// # Errors
+/// See [`WorkerError`]. The connections stay open whatever happens here: their descriptors are the keeper's too.
+pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
+    let Assignment { slot, incarnation, mut link, table: table_memory, listeners, kept, cause } = assignment;
+    let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
+    let met = |source| WorkerError::Meet { slot, source };
+
+    let pid = i32::try_from(std::process::id()).unwrap_or(0);
+    link.send(&ToSupervisor::Hello { incarnation, pid }).map_err(met)?;
+    let memory = descriptor::borrow(table_memory)
+        .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
+    let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
+
+    let standard = [0, 1, 2, link.as_raw_fd(), table_memory];
+    let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).chain(kept).collect();
+    let open = resume::close_strays(&owned, table.records()).map_err(kernel("listing its descriptors"))?;
+
+    let (generation, settings) = wait_for_settings(&mut link).map_err(met)?;
+    table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
+    let connections = Connections::new(slot, table, clock::now_ms());
+    let app = Box::new(Echo);
+    let parts = Parts { incarnation, link, listeners, table_memory, connections, settings, app };
+    let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
+    worker.tell(&ToSupervisor::Applied { incarnation, generation });
+    worker.resume(&open, cause);
+    worker.run().map_err(kernel("waiting for events"))
+}
+
+/// What the keeper is told by the way its worker ends; whatever went wrong is logged here.
+#[must_use]
+pub fn to_exit_status(result: Result<(), WorkerError>) -> i32 {
+    let Err(error) = result else { return LEFT };
+    log::error!("{error}");
+    match error {
+        WorkerError::Meet { source: LinkError::Closed, .. } => NO_SUPERVISOR,
+        WorkerError::Meet { .. } | WorkerError::Table { .. } | WorkerError::Kernel { .. } => CANNOT_START,
+    }
+}
+
+/// Reads the link until the supervisor has answered `Hello`. What else is there is meant for a dead worker.
+fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
+    loop {
+        link.flush()?;
+        match link.receive()? {
+            Some(ToWorker::Configure { generation, settings }) => return Ok((generation, *settings)),
+            Some(
+                ToWorker::Verdicts { .. }
+                | ToWorker::ReportNow { .. }
+                | ToWorker::State { .. }
+                | ToWorker::Drain { .. },
+            ) => {}
+            None => {
+                if let Some(socket) = descriptor::borrow(link.as_raw_fd()) {
+                    let mut wanted = [PollFd::new(socket, PollFlags::POLLIN)];
+                    // An interrupted wait is only a reason to look again.
+                    let _ = poll(&mut wanted, PollTimeout::NONE);
+                }
+            }
+        }
+    }
+}
