@@ -139,7 +139,14 @@ fn requests_that_are_no_handshake_are_told_what_is_expected() {
         assert_status(&request_with("GET", &line), Status::MethodNotAllowed);
         assert_status(&head(&[&line, "Host: h", "Content-Length: 3"]), Status::MethodNotAllowed);
     }
+    assert_status(&head(&["OPTIONS * HTTP/1.1", "Host: h"]), Status::MethodNotAllowed);
+}
+
+#[test]
+fn refused_head_requests_get_no_body() {
     assert!(refusal(&request_with("GET", "HEAD / HTTP/1.1"), &anything()).head_only);
+    assert!(refusal(&head(&["HEAD /health HTTP/1.1"]), &anything()).head_only);
+    assert!(!refusal(&head(&["GET /health HTTP/1.1"]), &anything()).head_only);
 }
 
 #[test]

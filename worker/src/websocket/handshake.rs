@@ -70,7 +70,9 @@ impl RequestReader {
     pub fn read(&mut self, bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
         match self.head.scan(bytes) {
             Ok(None) => Progress::Incomplete,
-            Ok(Some(length)) => judge(&bytes[..length], peer, policy).unwrap_or_else(Progress::Refused),
+            Ok(Some(length)) => judge(&bytes[..length], peer, policy).unwrap_or_else(|refusal| {
+                Progress::Refused(Refusal { head_only: bytes.starts_with(b"HEAD "), ..refusal })
+            }),
             Err(error) => Progress::Refused(error.into()),
         }
     }
@@ -97,16 +99,16 @@ fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress
     let is_http_1_1 = request.version == Some(1);
     let headers = Headers(request.headers);
 
-    let path = path_of(target).ok_or_else(|| bad("The request target is neither a path nor a URL"))?;
+    let path = path_of(target);
+    let wants_websocket = headers.lists("upgrade", "websocket");
+    let is_health = path == Some(HEALTH_PATH) && !wants_websocket && matches!(method, "GET" | "HEAD");
+    if method != "GET" && !is_health {
+        return Err(Refusal::of_request(Status::MethodNotAllowed, "Only GET is allowed"));
+    }
+    let path = path.ok_or_else(|| bad("The request target is neither a path nor a URL"))?;
     let host = headers.single("host").map_err(|()| bad("More than one Host header"))?;
     if is_http_1_1 && host.is_none() {
         return Err(bad("The Host header is missing"));
-    }
-    let wants_websocket = headers.lists("upgrade", "websocket");
-    let is_health = path == HEALTH_PATH && !wants_websocket && matches!(method, "GET" | "HEAD");
-    if method != "GET" && !is_health {
-        let refusal = Refusal::of_request(Status::MethodNotAllowed, "Only GET is allowed");
-        return Err(Refusal { head_only: method == "HEAD", ..refusal });
     }
     if headers.announce_body() {
         return Err(bad("The request has a body"));
