@@ -223,6 +223,13 @@ fn what_is_not_toml_is_named_by_line() {
 }
 
 #[test]
+fn each_line_that_is_not_toml_is_named_once() {
+    let errors = errors("workers = 1\nbacklog = = 2\n[limits\nfoo\n", &inputs(&[], &[]));
+    let lines: Vec<_> = errors.iter().map(|error| error.split(": not TOML: ").next()).collect();
+    assert_eq!(lines, [Some("h.toml:2"), Some("h.toml:3"), Some("h.toml:4")]);
+}
+
+#[test]
 fn errors_of_all_layers_come_together_in_order() {
     let inputs = inputs(
         &[("PORT", "http"), ("MAX_CONNECTIONS", "-5"), ("MAX_PER_IP", ""), ("HOME", "/nowhere")],

@@ -83,9 +83,15 @@ impl Layers {
             return;
         }
         self.unread = true;
-        self.errors.extend(errors.iter().map(|error| ConfigError::Syntax {
-            place: file.place(error.span().map_or(0, |span| span.start)),
-            message: error.message().trim().replace('\n', ", "),
+        let mut complaints: Vec<_> = errors
+            .iter()
+            .map(|error| (file.place(error.span().map_or(0, |span| span.start)), error.message()))
+            .collect();
+        // The parser goes on after a mistake; what it then says about the same line helps nobody.
+        complaints.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        self.errors.extend(complaints.into_iter().map(|(place, message)| ConfigError::Syntax {
+            place,
+            message: message.trim().replace('\n', ", "),
         }));
     }
 
