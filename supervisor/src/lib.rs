@@ -1,1 +1,4 @@
 //! The Holdfast supervisor.
+
+pub mod check;
+pub mod cli;

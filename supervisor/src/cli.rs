@@ -1,0 +1,321 @@
+//! The command line of `holdfast`: which roles there are and what each takes. Parses and explains; does nothing.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
+use holdfast_shared::id::SlotId;
+
+/// What the process is asked to be.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Start the server in the foreground (the default)
+    Run(RunArguments),
+    /// Hold one slot's descriptors; started by the supervisor only
+    #[command(hide = true)]
+    Keeper(KeeperArguments),
+    /// Validate the configuration: exit 0, or 2 with every error
+    Check(CheckArguments),
+    /// Ask or steer the running server
+    Ctl(CtlArguments),
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "holdfast",
+    version,
+    about = "A pre-fork WebSocket server whose clients do not notice operations",
+    after_help = "Without a configuration file everything has a working default. Flags win over the environment \
+                  (PORT, WORKERS, BACKLOG, MAX_CONNECTIONS, MAX_PER_IP), which wins over the file.\n\n\
+                  Exit codes: 0 clean, 1 failure at run time, 2 bad usage or configuration.",
+    args_conflicts_with_subcommands = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// Arguments of `holdfast run`. Values stay text: the configuration reads, checks and reports them, together
+/// with those of file and environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct RunArguments {
+    /// Configuration file (TOML); without one the defaults hold
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to serve; may be repeated [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<String>,
+    /// Number of workers, or "auto" for one per CPU [default: auto]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<String>,
+    /// Most connections over all workers, or "auto" for what the host carries up to 100000 [default: auto]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<String>,
+    /// Most connections of one client address, 0 for no limit [default: 100]
+    #[arg(long, value_name = "N")]
+    pub max_connections_per_address: Option<String>,
+    /// Directory of the control socket [default: /run/holdfast, else $XDG_RUNTIME_DIR/holdfast, else
+    /// /tmp/holdfast-UID]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<String>,
+    /// Address for metrics and health, or "" for off [default: 127.0.0.1:8404]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<String>,
+    /// Set any key of the configuration, such as timeouts.idle=5m; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+}
+
+/// Arguments of `holdfast keeper`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct KeeperArguments {
+    /// The slot to hold
+    #[arg(long, value_name = "N", value_parser = slot)]
+    pub slot: SlotId,
+}
+
+/// Arguments of `holdfast check`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct CheckArguments {
+    /// Configuration file (TOML); without one the environment alone is checked
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `holdfast ctl`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct CtlArguments {
+    /// Directory of the control socket [default: /run/holdfast, else $XDG_RUNTIME_DIR/holdfast, else
+    /// /tmp/holdfast-UID]
+    // clap hands global arguments up to the parent by id, where `run` has a --run-dir of its own.
+    #[arg(id = "ctl_run_dir", long = "run-dir", value_name = "DIR", global = true)]
+    pub run_dir: Option<PathBuf>,
+    /// Answer in JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to ask or do.
+    #[command(subcommand)]
+    pub request: CtlRequest,
+}
+
+/// What `holdfast ctl` can ask or do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum CtlRequest {
+    /// Show connections, messages and refusals over all workers
+    Totals,
+    /// Show each worker
+    Workers,
+    /// Show the configuration in effect and where each value came from
+    Config,
+    /// Show the limits in effect
+    Limits,
+    /// Show whether the server takes connections
+    Health,
+    /// Show the metrics as Prometheus reads them
+    Metrics,
+    /// Read the configuration again and apply it
+    Reload,
+    /// Stop accepting, close connections over drain.duration, then exit
+    Drain,
+    /// Close all connections and exit at once
+    Stop,
+}
+
+/// What this process was asked to be. Bad usage, `--help` and `--version` print and exit here (2, 0, 0).
+#[must_use]
+pub fn parse() -> Command {
+    parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+/// As [`parse`], from `arguments`, of which the first is the program's name.
+///
+/// # Errors
+/// Bad usage, and `--help` and `--version`: clap's error knows what to print and how to exit.
+pub fn parse_from<A>(arguments: impl IntoIterator<Item = A>) -> Result<Command, clap::Error>
+where
+    A: Into<OsString> + Clone,
+{
+    let CommandLine { command, run } = CommandLine::try_parse_from(arguments)?;
+    Ok(command.unwrap_or(Command::Run(run)))
+}
+
+/// What the configuration is made from, for `holdfast run` in this process's environment.
+#[must_use]
+pub fn inputs(arguments: &RunArguments) -> Inputs {
+    Inputs { file: arguments.config.clone(), environment: environment(), flags: flags(arguments) }
+}
+
+/// What the configuration is made from, for `holdfast check` in this process's environment.
+#[must_use]
+pub fn check_inputs(arguments: &CheckArguments) -> Inputs {
+    Inputs { file: arguments.config.clone(), environment: environment(), flags: Vec::new() }
+}
+
+fn environment() -> Vec<(String, String)> {
+    let set = |name: &str| Some((name.to_owned(), std::env::var_os(name)?.to_string_lossy().into_owned()));
+    ENVIRONMENT.iter().filter_map(|(name, _)| set(name)).collect()
+}
+
+fn flags(arguments: &RunArguments) -> Vec<FlagValue> {
+    let flag = |key: &str, value, flag: &str| FlagValue { key: key.to_owned(), value, flag: flag.to_owned() };
+    let text = |given: &Option<String>| given.as_deref().map(Value::text);
+    let number = |given: &Option<String>| given.as_deref().map(Value::parse);
+    let listen = (!arguments.listen.is_empty())
+        .then(|| Value::List(arguments.listen.iter().map(|address| Value::text(&**address)).collect()));
+    let named = [
+        ("listen", listen, "--listen"),
+        ("workers", number(&arguments.workers), "--workers"),
+        ("run_dir", text(&arguments.run_dir), "--run-dir"),
+        ("limits.max_connections", number(&arguments.max_connections), "--max-connections"),
+        (
+            "limits.max_connections_per_address",
+            number(&arguments.max_connections_per_address),
+            "--max-connections-per-address",
+        ),
+        ("admin.listen", text(&arguments.admin), "--admin"),
+    ];
+    let named = named.into_iter().filter_map(|(key, value, name)| Some(flag(key, value?, name)));
+    let set =
+        arguments.set.iter().map(|(key, value)| flag(key, Value::parse(value), &format!("--set {key}")));
+    named.chain(set).collect()
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE, such as timeouts.idle=5m".to_owned()),
+    }
+}
+
+fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {
+    text.parse().map(SlotId)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+    use holdfast_shared::config::{MaxConnections, Workers, load};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        parse_from(std::iter::once("holdfast").chain(line.split_whitespace()))
+    }
+
+    fn run(line: &str) -> RunArguments {
+        match parse(line) {
+            Ok(Command::Run(arguments)) => arguments,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn flags_alone(line: &str) -> Inputs {
+        Inputs { flags: flags(&run(line)), ..Inputs::default() }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_the_default() {
+        assert_eq!(run(""), RunArguments::default());
+        let line = "--config a.toml --listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --set app=echo";
+        assert_eq!(run(line), run(&format!("run {line}")));
+        assert_eq!(run(line).listen, ["127.0.0.1:1", "[::1]:2"]);
+    }
+
+    #[test]
+    fn ctl_options_stand_before_or_after_the_request() {
+        let expected = Command::Ctl(CtlArguments {
+            run_dir: Some(PathBuf::from("/x")),
+            json: true,
+            request: CtlRequest::Totals,
+        });
+        for line in [
+            "ctl --run-dir /x --json totals",
+            "ctl totals --json --run-dir /x",
+            "ctl --json totals --run-dir=/x",
+        ] {
+            assert_eq!(parse(line).unwrap(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_request_has_its_word() {
+        for (word, request) in [
+            ("totals", CtlRequest::Totals),
+            ("workers", CtlRequest::Workers),
+            ("config", CtlRequest::Config),
+            ("limits", CtlRequest::Limits),
+            ("health", CtlRequest::Health),
+            ("metrics", CtlRequest::Metrics),
+            ("reload", CtlRequest::Reload),
+            ("drain", CtlRequest::Drain),
+            ("stop", CtlRequest::Stop),
+        ] {
+            let expected = Command::Ctl(CtlArguments { run_dir: None, json: false, request });
+            assert_eq!(parse(&format!("ctl {word}")).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn keeper_takes_its_slot_and_stays_out_of_the_help() {
+        assert_eq!(parse("keeper --slot 3").unwrap(), Command::Keeper(KeeperArguments { slot: SlotId(3) }));
+        assert!(parse("keeper").is_err());
+        assert!(!CommandLine::command().render_long_help().to_string().contains("keeper"));
+    }
+
+    #[test]
+    fn bad_usage_exits_with_two() {
+        for line in [
+            "--frobnicate",
+            "ctl",
+            "ctl dance",
+            "--set workers",
+            "--set =4",
+            "--workers",
+            "--workers 2 check",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+        assert_eq!(parse("--help").unwrap_err().kind(), ErrorKind::DisplayHelp);
+        assert_eq!(parse("--version").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn flags_reach_the_configuration_under_their_names() {
+        let effective = load(&flags_alone(
+            "--listen 127.0.0.1:0 --workers auto --max-connections 500 --max-connections-per-address 0 \
+             --run-dir 2026 --admin= --set timeouts.idle=0s --set workers=2",
+        ))
+        .unwrap();
+        let config = &effective.config;
+        assert_eq!(config.listen, ["127.0.0.1:0".parse().unwrap()]);
+        assert_eq!(config.workers, Workers::Count(2));
+        assert_eq!(config.limits.max_connections, MaxConnections::Count(500));
+        assert_eq!(config.limits.max_connections_per_address, None);
+        assert_eq!(config.run_dir, Some(PathBuf::from("2026")));
+        assert_eq!(config.admin.listen, None);
+        assert_eq!(config.timeouts.idle, None);
+        assert_eq!(effective.source("limits.max_connections").to_string(), "flag --max-connections");
+        assert_eq!(effective.source("workers").to_string(), "flag --set workers");
+    }
+
+    #[test]
+    fn a_bad_flag_is_named_in_the_error() {
+        let error = load(&flags_alone("--workers many --set limits.soft_connection=4")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "flag --set limits.soft_connection: limits.soft_connection: unknown key; did you mean \
+             limits.soft_connections?\nflag --workers: workers: \"many\" is not a whole number; allowed: \"auto\" \
+             or a whole number from 1 to 1024"
+        );
+    }
+}
