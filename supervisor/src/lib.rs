@@ -2,3 +2,6 @@
 
 pub mod check;
 pub mod cli;
+pub mod ledger;
+pub mod level;
+pub mod slot;
