@@ -18,6 +18,7 @@ pub mod counters;
 pub mod id;
 pub mod ipc;
 pub mod level;
+pub mod metric;
 pub mod reason;
 pub mod sys;
 pub mod table;

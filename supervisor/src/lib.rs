@@ -5,3 +5,6 @@ pub mod cli;
 pub mod ledger;
 pub mod level;
 pub mod slot;
+pub mod control;
+pub mod ctl;
+pub mod metrics;

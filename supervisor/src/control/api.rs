@@ -1,0 +1,379 @@
+//! What is asked and answered over the control socket: the vocabulary of the supervisor's loop, of the HTTP side
+//! and of `holdfast ctl`. Field names are what scripts rely on: add, never rename.
+//! Plain data; nothing here talks to anyone. [`super::request`] carries it to the loop.
+//!
+//! Structs that are read back take defaults for missing fields, so that `ctl` and a supervisor of another version
+//! understand each other.
+
+use std::collections::BTreeMap;
+
+use holdfast_shared::reason::{CloseReason, Rejection};
+use serde::{Deserialize, Serialize};
+
+use super::histogram::Histogram;
+
+/// A count for each reason. Every known reason is present from the start, so that a series begins at 0 and not at
+/// its first event; reasons are strings here because a reader may be older than the writer.
+pub type ByReason = BTreeMap<String, u64>;
+
+/// Refusals by reason, from counters indexed by [`Rejection::index`].
+#[must_use]
+pub fn rejections(counts: &[u64; Rejection::COUNT]) -> ByReason {
+    Rejection::ALL.iter().zip(counts).map(|(reason, count)| (reason.name().to_owned(), *count)).collect()
+}
+
+/// Ended connections by reason, from counters indexed by [`CloseReason::index`].
+#[must_use]
+pub fn closes(counts: &[u64; CloseReason::COUNT]) -> ByReason {
+    CloseReason::ALL.iter().zip(counts).map(|(reason, count)| (reason.name().to_owned(), *count)).collect()
+}
+
+/// What the loop answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To `Totals`.
+    Totals(Totals),
+    /// To `Workers`: every slot, in order, silent ones included.
+    Workers(Vec<WorkerRow>),
+    /// To `Config`: every key, in the order of the documentation.
+    Config(Vec<ConfigEntry>),
+    /// To `Limits`.
+    Limits(LimitsView),
+    /// To `Health`.
+    Health(Health),
+    /// To `Metrics`; boxed because it is much larger than the rest.
+    Metrics(Box<Snapshot>),
+    /// To `Reload`, when the new config is in force.
+    Reload(ReloadReport),
+    /// To `Drain` and `Stop`, as soon as they have begun.
+    Done(Report),
+}
+
+/// A request that was not carried out; nothing has changed. The body is `{"error": ...}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// The HTTP status, 4xx or 5xx.
+    #[serde(skip)]
+    pub status: u16,
+    /// What went wrong, where, and what to do; several lines where there are several errors.
+    pub error: String,
+}
+
+impl Failure {
+    /// A failure with an HTTP `status`.
+    pub fn new(status: u16, error: impl Into<String>) -> Self {
+        Self { status, error: error.into() }
+    }
+}
+
+/// What the service is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// Admitting clients, limits permitting.
+    #[default]
+    Running,
+    /// Admitting nobody; open connections are being closed or waited for.
+    Draining,
+}
+
+impl ServiceState {
+    /// The word users see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// How full the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LevelName {
+    /// Below every limit.
+    #[default]
+    Normal,
+    /// Above `warning_connections`.
+    Warning,
+    /// Above `soft_connections`.
+    Degraded,
+    /// At `max_connections`.
+    Full,
+}
+
+impl LevelName {
+    /// The word users see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Warning => "warning",
+            Self::Degraded => "degraded",
+            Self::Full => "full",
+        }
+    }
+
+    /// The value of the metric `holdfast_level`.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The whole server in figures, all of one instant.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Admitted and not yet closed.
+    pub connections: u64,
+    /// The cluster-wide cap.
+    pub max_connections: u64,
+    /// `connections / max_connections`, 0 to 1.
+    pub utilization: f64,
+    /// How full the server is.
+    pub level: LevelName,
+    /// What the service is doing.
+    pub state: ServiceState,
+    /// Slots wanted.
+    pub workers: u64,
+    /// Slots whose worker has said Hello and lives.
+    pub workers_ready: u64,
+    /// Slots whose worker did not answer in time: their figures here are those of their last report.
+    pub silent_workers: Vec<u16>,
+    /// Connections admitted.
+    pub accepted_total: u64,
+    /// Connection attempts refused, by reason.
+    pub rejected_total: ByReason,
+    /// Connections ended, by reason.
+    pub closed_total: ByReason,
+    /// Workers replaced.
+    pub restarts_total: u64,
+    /// Connections taken over by a new worker.
+    pub resumed_total: u64,
+    /// Connections closed because their worker died in the middle of their data.
+    pub lost_total: u64,
+    /// Messages from workers that contradicted the supervisor's count; any is a defect.
+    pub anomalies_total: u64,
+    /// Data messages from clients.
+    pub messages_received_total: u64,
+    /// Data messages to clients.
+    pub messages_sent_total: u64,
+    /// Bytes from clients.
+    pub bytes_received_total: u64,
+    /// Bytes to clients.
+    pub bytes_sent_total: u64,
+    /// Clients whose handshake is not finished.
+    pub pending_handshakes: u64,
+    /// Seconds since the supervisor started.
+    pub uptime_seconds: f64,
+    /// The supervisor's version.
+    pub version: String,
+}
+
+/// One slot and its worker. Values that need a living process are absent without one.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerRow {
+    /// The slot.
+    pub slot: u16,
+    /// The worker's process.
+    pub pid: Option<u32>,
+    /// Its keeper's process.
+    pub keeper_pid: Option<u32>,
+    /// How many workers the slot has had, this one included.
+    pub incarnation: u32,
+    /// The slot's state: starting, ready, draining, backing_off.
+    pub state: String,
+    /// The worker did not answer in time: its figures are those of its last report.
+    pub silent: bool,
+    /// How the last worker of this slot ended, if one has.
+    pub last_death: Option<String>,
+    /// Workers replaced in this slot, by the cause of the predecessor's end.
+    pub restarts_total: BTreeMap<String, u64>,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections admitted.
+    pub accepted_total: u64,
+    /// Connection attempts refused.
+    pub rejected_total: u64,
+    /// Data messages from clients.
+    pub messages_received_total: u64,
+    /// Data messages to clients.
+    pub messages_sent_total: u64,
+    /// Output waiting for clients to read it.
+    pub queued_bytes: u64,
+    /// Longest recent turn of the event loop.
+    pub loop_lag_seconds: f64,
+    /// Clients the kernel has queued on the slot's listeners.
+    pub accept_queue: u64,
+    /// How many it may queue.
+    pub accept_queue_max: u64,
+    /// Open descriptors of the worker.
+    pub open_descriptors: Option<u64>,
+    /// Most descriptors the worker may open.
+    pub max_descriptors: Option<u64>,
+    /// Resident memory of the worker.
+    pub resident_bytes: Option<u64>,
+    /// Seconds since the worker started.
+    pub uptime_seconds: f64,
+    /// The worker's version.
+    pub version: String,
+}
+
+/// One key of the effective config.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigEntry {
+    /// The key with its section: `limits.max_connections`.
+    pub key: String,
+    /// Its value, as JSON.
+    pub value: serde_json::Value,
+    /// Where it came from: `default`, `file holdfast.toml:12`, `environment PORT`, `flag --listen`.
+    pub source: String,
+}
+
+/// The limits in force.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsView {
+    /// The cluster-wide cap.
+    pub max_connections: u64,
+    /// Degraded above.
+    pub soft_connections: u64,
+    /// Warning above.
+    pub warning_connections: u64,
+    /// Connections one address may hold; 0 = no limit.
+    pub max_connections_per_address: u64,
+    /// Unfinished handshakes.
+    pub max_pending_handshakes: u64,
+    /// Longest message, in bytes.
+    pub max_message_size: u64,
+    /// Unread output per connection, in bytes.
+    pub max_queued_output: u64,
+    /// How full the server is.
+    pub level: LevelName,
+    /// Most descriptors one worker may open.
+    pub descriptors_per_worker: u64,
+}
+
+/// Whether a load balancer should send clients here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// Yes: 200.
+    #[default]
+    Ok,
+    /// No, it is shutting down: 503.
+    Draining,
+    /// Not now, every slot is taken: 503.
+    Full,
+}
+
+impl HealthStatus {
+    /// The word users see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Draining => "draining",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// The answer to a health check.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Whether to send clients here.
+    pub status: HealthStatus,
+    /// Admitted and not yet closed.
+    pub connections: u64,
+    /// The cluster-wide cap.
+    pub max_connections: u64,
+    /// How full the server is.
+    pub level: LevelName,
+    /// Slots wanted.
+    pub workers: u64,
+    /// Slots whose worker has said Hello and lives.
+    pub workers_ready: u64,
+}
+
+/// What a reload made of one changed key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// In force now.
+    #[serde(rename = "applied")]
+    Applied,
+    /// In force after `holdfast ctl upgrade`.
+    #[serde(rename = "needs upgrade")]
+    NeedsUpgrade,
+    /// In force after a stop and start.
+    #[serde(rename = "needs restart")]
+    NeedsRestart,
+}
+
+impl Effect {
+    /// The words users see.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::NeedsUpgrade => "needs upgrade",
+            Self::NeedsRestart => "needs restart",
+        }
+    }
+}
+
+/// One key that a reload found changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The key with its section.
+    pub key: String,
+    /// The value before, as JSON.
+    pub old: serde_json::Value,
+    /// The value in the new config, as JSON.
+    pub new: serde_json::Value,
+    /// What became of it.
+    pub effect: Effect,
+}
+
+/// What a successful reload did. A refused one is a [`Failure`] with 422 and every error, one a line.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadReport {
+    /// Every changed key; empty if nothing changed.
+    pub changes: Vec<Change>,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// One sentence for people.
+    pub message: String,
+    /// Connections open when it began.
+    pub connections: u64,
+}
+
+/// Everything `/metrics` shows, all of one instant.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Snapshot {
+    /// The whole server.
+    pub totals: Totals,
+    /// Every slot.
+    pub workers: Vec<WorkerRow>,
+    /// The limits in force.
+    pub limits: LimitsView,
+    /// How long connections were open, in seconds.
+    pub connection_duration: Histogram,
+    /// Time from a worker's end until its successor served, in seconds.
+    pub resume: Histogram,
+    /// Time upgrade requests waited for a verdict, in seconds.
+    pub admission_wait: Histogram,
+    /// TcpExt ListenDrops of /proc/net/netstat, if it could be read.
+    pub listen_drops: Option<u64>,
+}

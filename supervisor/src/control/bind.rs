@@ -1,0 +1,112 @@
+//! Makes the two listening sockets of the control side. Accepts nothing.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+
+/// Name of the control socket in the run directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// Where the control socket of the supervisor in `run_dir` is.
+#[must_use]
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join(SOCKET_NAME)
+}
+
+/// Binds the control socket in `run_dir`, mode 0600, in place of one that a dead supervisor may have left.
+/// The caller holds the run directory's lock, so that no living supervisor can be disowned.
+///
+/// bind(2) takes the mode from the umask, which belongs to the whole process, and a chmod afterwards leaves a moment in
+/// which anybody could connect. So the socket is made in a directory only we may enter and moved out when its mode is right.
+/// rename(2) also means that at no time there is no socket.
+///
+/// # Errors
+/// The directory or socket cannot be made: no right to write, or a path longer than `sun_path` (107 bytes).
+pub fn bind_control(run_dir: &Path) -> Result<UnixListener, Error> {
+    let path = socket_path(run_dir);
+    let nursery = run_dir.join(".new");
+    // Left by a supervisor that died between the steps below.
+    let _ = fs::remove_dir_all(&nursery);
+    let listener = bind_private(&nursery, &path);
+    let _ = fs::remove_dir_all(&nursery);
+    listener.map_err(|source| Error::BindControl { path, source })
+}
+
+/// Removes the control socket of `run_dir`; the last thing a supervisor does before it gives up the directory's lock.
+pub fn remove_control(run_dir: &Path) {
+    let path = socket_path(run_dir);
+    if let Err(error) = fs::remove_file(&path) {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
+/// Binds the admin address; port 0 takes any free port.
+///
+/// # Errors
+/// The address is taken, not of this host, or its port is reserved.
+pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|source| Error::BindAdmin { address, source })
+}
+
+fn bind_private(nursery: &Path, path: &Path) -> io::Result<UnixListener> {
+    DirBuilder::new().mode(0o700).create(nursery)?;
+    let newborn = nursery.join("s");
+    let listener = UnixListener::bind(&newborn)?;
+    listener.set_nonblocking(true)?;
+    fs::set_permissions(&newborn, Permissions::from_mode(0o600))?;
+    fs::rename(&newborn, path)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_control_socket_is_private_and_replaces_a_stale_one() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(bind_control(dir.path()).unwrap());
+        let path = socket_path(dir.path());
+        assert!(UnixStream::connect(&path).is_err(), "the first one is stale");
+
+        fs::create_dir(dir.path().join(".new")).unwrap();
+        let _listener = bind_control(dir.path()).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let metadata = fs::metadata(&path).unwrap();
+        assert!(metadata.file_type().is_socket());
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_run_directory_that_cannot_hold_it_is_named() {
+        let error = bind_control(Path::new("/nonexistent/holdfast")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/holdfast/control.sock"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let error = bind_control(&deep).unwrap_err();
+        assert!(error.to_string().contains("control.sock"), "{error}");
+    }
+
+    #[test]
+    fn an_admin_address_in_use_is_named() {
+        let first = bind_admin("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind_admin(address).unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

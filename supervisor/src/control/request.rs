@@ -1,0 +1,121 @@
+//! How a request reaches the supervisor's loop and how its answer comes back.
+//! Also the one list of commands with their method, path and deadline, from which routes and `holdfast ctl` are made.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::api::{Answer, Failure};
+
+/// What an operator or a monitoring system can ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// The whole server in figures.
+    Totals,
+    /// Every slot.
+    Workers,
+    /// The effective config and where each value came from.
+    Config,
+    /// The limits in force.
+    Limits,
+    /// Whether a load balancer should send clients here.
+    Health,
+    /// Everything for Prometheus.
+    Metrics,
+    /// Read the config again.
+    Reload,
+    /// Admit nobody any more and close what is open, paced; the server stays up.
+    Drain,
+    /// Drain, then exit.
+    Stop,
+}
+
+impl Command {
+    /// All of them, as the documentation lists them.
+    pub const ALL: &[Self] = &[
+        Self::Totals,
+        Self::Workers,
+        Self::Config,
+        Self::Limits,
+        Self::Health,
+        Self::Metrics,
+        Self::Reload,
+        Self::Drain,
+        Self::Stop,
+    ];
+
+    /// Its path on the control socket.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Totals => "/totals",
+            Self::Workers => "/workers",
+            Self::Config => "/config",
+            Self::Limits => "/limits",
+            Self::Health => "/health",
+            Self::Metrics => "/metrics",
+            Self::Reload => "/reload",
+            Self::Drain => "/drain",
+            Self::Stop => "/stop",
+        }
+    }
+
+    /// Whether it changes something: such commands are POST, logged with who asked, and never on the admin address.
+    #[must_use]
+    pub fn is_change(self) -> bool {
+        match self {
+            Self::Totals | Self::Workers | Self::Config | Self::Limits | Self::Health | Self::Metrics => {
+                false
+            }
+            Self::Reload | Self::Drain | Self::Stop => true,
+        }
+    }
+
+    /// `GET` or `POST`.
+    #[must_use]
+    pub fn method(self) -> &'static str {
+        if self.is_change() { "POST" } else { "GET" }
+    }
+
+    /// How long the loop may take to answer before the client hears 504.
+    #[must_use]
+    pub fn deadline(self) -> Duration {
+        Duration::from_secs(if self.is_change() { 60 } else { 5 })
+    }
+}
+
+/// One question to the loop.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked.
+    pub command: Command,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+impl Request {
+    /// A request and the end at which its answer arrives.
+    #[must_use]
+    pub fn new(command: Command) -> (Self, oneshot::Receiver<Result<Answer, Failure>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { command, reply: Reply(sender) }, receiver)
+    }
+}
+
+/// The way back to whoever asked. Dropping it unused tells them so (500).
+#[derive(Debug)]
+pub struct Reply(oneshot::Sender<Result<Answer, Failure>>);
+
+impl Reply {
+    /// Answers. Never blocks, and does nothing if nobody waits any more.
+    pub fn send(self, answer: Result<Answer, Failure>) {
+        // An error here is the value coming back because the client has gone: nobody is left to tell.
+        let _ = self.0.send(answer);
+    }
+
+    /// Whether whoever asked has gone or has run out of patience, so that there is no point in working on it.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.0.is_closed()
+    }
+}
