@@ -2,6 +2,7 @@
 //! What a request means is the business of `routes`.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 
@@ -48,6 +49,17 @@ impl Access {
     /// The access of a peer of the control socket. Its mode 0600 says the same, but a mode is easily widened by hand.
     pub fn of_peer(uid: u32, pid: Option<i32>, own_uid: u32) -> Self {
         if uid == 0 || uid == own_uid { Self::Everything { uid, pid } } else { Self::Nothing }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything { uid, pid: Some(pid) } => write!(f, "uid {uid}, pid {pid}"),
+            Self::Everything { uid, pid: None } => write!(f, "uid {uid}"),
+            Self::Reads => f.write_str("a reader"),
+            Self::Nothing => f.write_str("a stranger"),
+        }
     }
 }
 

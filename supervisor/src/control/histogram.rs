@@ -2,7 +2,7 @@
 //! Knows nothing of Prometheus; `metrics` makes the cumulative text of it.
 
 /// Observations counted in buckets by upper bound, inclusive.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     bounds: &'static [f64],
     counts: Vec<u64>,
@@ -56,6 +56,13 @@ impl Histogram {
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.sum
+    }
+}
+
+impl Default for Histogram {
+    /// Without bounds: only the sum and the count.
+    fn default() -> Self {
+        Self::new(&[])
     }
 }
 

@@ -89,7 +89,7 @@ async fn carry_out(supervisor: &Loop, command: Command, access: Access) -> Resul
         return supervisor.ask(command).await.map(respond);
     }
     let path = command.path();
-    log::info!("control: {path} asked for by {access:?}");
+    log::info!("control: {path} asked for by {access}");
     let outcome = supervisor.ask(command).await;
     match &outcome {
         Ok(_) => log::info!("control: {path} done"),

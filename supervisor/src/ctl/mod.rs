@@ -65,24 +65,34 @@ pub enum CtlError {
 /// # Errors
 /// See [`CtlError`]; its text is for standard error.
 pub fn run(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
+    let (text, health) = ask(run_dir, json, command)?;
+    print(&text)?;
+    match health {
+        HealthStatus::Ok => Ok(()),
+        HealthStatus::Draining | HealthStatus::Full => Err(CtlError::Unhealthy(health)),
+    }
+}
+
+/// What [`run`] prints, and whether a health check said no.
+pub(crate) fn ask(
+    run_dir: &Path,
+    json: bool,
+    command: CtlCommand,
+) -> Result<(String, HealthStatus), CtlError> {
     let path = socket_path(run_dir);
     let response = client::exchange(&path, command)?;
-    let understand =
-        |error: serde_json::Error| CtlError::Understand { path: path.clone(), reason: error.to_string() };
     let health = match judge(command, &response) {
         Verdict::Answer => HealthStatus::Ok,
         Verdict::Health(status) => status,
         Verdict::Failure(error) => return Err(CtlError::Refused { status: response.status, error }),
     };
-    print(&if json {
+    let text = if json {
         response.body
     } else {
-        tables::render(command, &response.body).map_err(understand)?
-    })?;
-    match health {
-        HealthStatus::Ok => Ok(()),
-        HealthStatus::Draining | HealthStatus::Full => Err(CtlError::Unhealthy(health)),
-    }
+        tables::render(command, &response.body)
+            .map_err(|error| CtlError::Understand { path, reason: error.to_string() })?
+    };
+    Ok((text, health))
 }
 
 /// What kind of answer a response is.
