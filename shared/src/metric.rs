@@ -85,6 +85,8 @@ metrics! {
         "Clients the kernel has queued for the worker.";
     LISTEN_DROPS: Counter "holdfast_listen_drops_total" []
         "Connection attempts the kernel dropped at listeners of this network namespace (TcpExt ListenDrops).";
+    ACCEPT_PAUSES: Counter "holdfast_accept_pauses_total" []
+        "Times a worker paused accepting because it had run out of descriptors.";
     ANOMALIES: Counter "holdfast_anomalies_total" []
         "Messages from workers that contradicted the supervisor's count; any is a defect.";
     QUEUED_BYTES: Gauge "holdfast_queued_bytes" ["worker"]
@@ -99,15 +101,8 @@ metrics! {
         "Always 1; the version is in the label.";
 }
 
-/// Upper bounds of [`CONNECTION_DURATION`], in seconds.
-pub const CONNECTION_DURATION_BUCKETS: [f64; 10] =
-    [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
-
-/// Upper bounds of [`RESUME`], in seconds.
+/// Upper bounds of [`RESUME`], in seconds. Those of the other histograms are in [`crate::counters`], with the counts.
 pub const RESUME_BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-
-/// Upper bounds of [`ADMISSION_WAIT`], in seconds.
-pub const ADMISSION_WAIT_BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 #[cfg(test)]
 mod tests {
@@ -135,8 +130,6 @@ mod tests {
 
     #[test]
     fn buckets_ascend() {
-        for buckets in [&CONNECTION_DURATION_BUCKETS[..], &RESUME_BUCKETS, &ADMISSION_WAIT_BUCKETS] {
-            assert!(buckets.is_sorted_by(|a, b| a < b));
-        }
+        assert!(RESUME_BUCKETS.is_sorted_by(|a, b| a < b));
     }
 }

@@ -2,9 +2,9 @@
 
 pub mod check;
 pub mod cli;
-pub mod ledger;
-pub mod level;
-pub mod slot;
 pub mod control;
 pub mod ctl;
+pub mod ledger;
+pub mod level;
 pub mod metrics;
+pub mod slot;

@@ -1,32 +1,45 @@
 //! A histogram as plain data: counts per bucket, and the sum.
 //! Knows nothing of Prometheus; `metrics` makes the cumulative text of it.
 
+use holdfast_shared::counters::{self, ADMISSION_EDGES_MICROSECONDS, DURATION_EDGES_SECONDS};
+
+/// In a second.
+const MICROSECONDS: f64 = 1e6;
+
 /// Observations counted in buckets by upper bound, inclusive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
-    bounds: &'static [f64],
+    bounds: Vec<f64>,
+    /// One for each bound, and one for what is above all of them.
     counts: Vec<u64>,
     sum: f64,
 }
 
 impl Histogram {
-    /// An empty histogram with ascending upper `bounds`, such as those of `holdfast_shared::metric`.
+    /// An empty histogram with ascending upper `bounds`.
     #[must_use]
-    pub fn new(bounds: &'static [f64]) -> Self {
-        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    pub fn new(bounds: &[f64]) -> Self {
+        Self { bounds: bounds.to_vec(), counts: vec![0; bounds.len() + 1], sum: 0.0 }
     }
 
-    /// A histogram counted elsewhere: one count per bound and one for what is above all of them; `sum` is of the
-    /// observations. Missing counts are 0, and what exceeds the buckets counts as above all bounds.
+    /// How long connections were open, in seconds, as the workers counted it.
     #[must_use]
-    pub fn from_counts(bounds: &'static [f64], counts: &[u64], sum: f64) -> Self {
-        let mut histogram = Self::new(bounds);
-        for (index, count) in counts.iter().enumerate() {
-            let bucket = &mut histogram.counts[index.min(bounds.len())];
-            *bucket = bucket.saturating_add(*count);
+    pub fn durations(counted: &counters::Histogram) -> Self {
+        Self::counted(counted, &DURATION_EDGES_SECONDS, 1.0)
+    }
+
+    /// How long upgrade requests waited, in seconds, as the workers counted it.
+    #[must_use]
+    pub fn admission_waits(counted: &counters::Histogram) -> Self {
+        Self::counted(counted, &ADMISSION_EDGES_MICROSECONDS, MICROSECONDS)
+    }
+
+    fn counted(counted: &counters::Histogram, edges: &[u64; 10], edges_per_second: f64) -> Self {
+        Self {
+            bounds: edges.iter().map(|edge| *edge as f64 / edges_per_second).collect(),
+            counts: counted.buckets.to_vec(),
+            sum: counted.sum_microseconds as f64 / MICROSECONDS,
         }
-        histogram.sum = sum;
-        histogram
     }
 
     /// Counts one observation.
@@ -68,6 +81,11 @@ impl Default for Histogram {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use holdfast_shared::counters::Counters;
+    use holdfast_shared::reason::CloseReason;
+
     use super::*;
 
     #[test]
@@ -81,13 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn counts_of_another_length_lose_nothing() {
-        let longer = Histogram::from_counts(&[1.0], &[1, 2, 3], 9.0);
-        assert_eq!((longer.cumulative().collect::<Vec<_>>(), longer.count()), (vec![(1.0, 1)], 6));
-        let shorter = Histogram::from_counts(&[1.0, 5.0], &[1], 0.5);
-        assert_eq!(
-            (shorter.cumulative().collect::<Vec<_>>(), shorter.count()),
-            (vec![(1.0, 1), (5.0, 1)], 1)
-        );
+    fn the_workers_counts_are_shown_in_seconds() {
+        let mut counters = Counters::default();
+        counters.close(CloseReason::Client, Duration::from_millis(1500));
+        counters.admission(Duration::from_micros(120));
+        let durations = Histogram::durations(&counters.duration);
+        assert_eq!(durations.cumulative().take(2).collect::<Vec<_>>(), [(1.0, 0), (5.0, 1)]);
+        assert_eq!((durations.count(), durations.sum()), (1, 1.5));
+        let waits = Histogram::admission_waits(&counters.admission_wait);
+        assert_eq!(waits.cumulative().take(2).collect::<Vec<_>>(), [(0.0001, 0), (0.000_25, 1)]);
+        assert_eq!((waits.count(), waits.sum()), (1, 0.000_12));
     }
 }

@@ -57,6 +57,7 @@ fn totals(totals: &Totals) -> String {
         ("worker restarts", human::count(totals.restarts_total)),
         ("connections resumed", human::count(totals.resumed_total)),
         ("connections lost", human::count(totals.lost_total)),
+        ("accept pauses", human::count(totals.accept_pauses_total)),
         ("anomalies", human::count(totals.anomalies_total)),
     ])
 }
@@ -155,9 +156,10 @@ fn reload(report: &ReloadReport) -> String {
     if report.changes.is_empty() {
         return "reloaded; nothing has changed".to_owned();
     }
-    let rows = report.changes.iter().map(|change| {
-        [change.key.clone(), plain(&change.old), plain(&change.new), change.effect.name().to_owned()]
-    });
+    let rows = report
+        .changes
+        .iter()
+        .map(|change| [change.key.clone(), plain(&change.old), plain(&change.new), change.effect.clone()]);
     table(["KEY", "OLD", "NEW", "EFFECT"], rows).trim_fmt()
 }
 

@@ -57,7 +57,7 @@ fn limits(out: &mut Exposition, snapshot: &Snapshot) {
     family.sample(&["warning"], limits.warning_connections);
     family.sample(&["per_address"], limits.max_connections_per_address);
     family.sample(&["pending_handshakes"], limits.max_pending_handshakes);
-    out.family(&metric::LEVEL).sample(&[], u64::from(snapshot.totals.level.number()));
+    out.family(&metric::LEVEL).sample(&[], snapshot.totals.level as u64);
 }
 
 fn restarts(out: &mut Exposition, snapshot: &Snapshot) {
@@ -79,6 +79,7 @@ fn health(out: &mut Exposition, snapshot: &Snapshot) {
     if let Some(drops) = snapshot.listen_drops {
         out.family(&metric::LISTEN_DROPS).sample(&[], drops);
     }
+    out.family(&metric::ACCEPT_PAUSES).sample(&[], snapshot.totals.accept_pauses_total);
     out.family(&metric::ANOMALIES).sample(&[], snapshot.totals.anomalies_total);
     per_worker(out, &metric::QUEUED_BYTES, snapshot, |row| row.queued_bytes);
 }

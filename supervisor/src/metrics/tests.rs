@@ -1,11 +1,14 @@
 //! The exposition as a whole, against a golden file; the format's corners are tested in [`super::text`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use holdfast_shared::counters::Counters;
+use holdfast_shared::level::Level;
 use holdfast_shared::reason::{CloseReason, Rejection};
 
 use super::*;
-use crate::control::api::{LevelName, LimitsView, Totals, closes, rejections};
+use crate::control::api::{LimitsView, Totals, closes, rejections};
 use crate::control::histogram::Histogram;
 
 /// To accept a wanted change: `HOLDFAST_BLESS=1 cargo test -p holdfast metrics`, then read the difference.
@@ -30,17 +33,20 @@ fn row(slot: u16, alive: bool) -> WorkerRow {
 }
 
 fn snapshot() -> Snapshot {
-    let mut rejected = [0; Rejection::COUNT];
-    rejected[Rejection::MaxConnections.index()] = 9;
-    let mut closed = [0; CloseReason::COUNT];
-    closed[CloseReason::Client.index()] = 180;
+    let mut counters = Counters::default();
+    counters.reject(Rejection::MaxConnections);
+    for seconds in [1, 30, 4000] {
+        counters.close(CloseReason::Client, Duration::from_secs(seconds));
+    }
+    counters.admission(Duration::from_micros(90));
+    counters.admission(Duration::from_millis(2));
     let mut resume = Histogram::new(&metric::RESUME_BUCKETS);
     resume.observe(0.03);
     Snapshot {
         totals: Totals {
-            level: LevelName::Warning,
-            rejected_total: rejections(&rejected),
-            closed_total: closes(&closed),
+            level: Level::Warning,
+            rejected_total: rejections(&counters.rejected),
+            closed_total: closes(&counters.closed),
             messages_received_total: 1000,
             messages_sent_total: 999,
             bytes_received_total: 64_000,
@@ -58,13 +64,9 @@ fn snapshot() -> Snapshot {
             max_pending_handshakes: 10_000,
             ..LimitsView::default()
         },
-        connection_duration: Histogram::from_counts(
-            &metric::CONNECTION_DURATION_BUCKETS,
-            &[1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 4],
-            20_000.5,
-        ),
+        connection_duration: Histogram::durations(&counters.duration),
         resume,
-        admission_wait: Histogram::new(&metric::ADMISSION_WAIT_BUCKETS),
+        admission_wait: Histogram::admission_waits(&counters.admission_wait),
         listen_drops: Some(7),
     }
 }

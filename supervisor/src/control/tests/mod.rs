@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use super::api::*;
+use super::api::{Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, Totals, WorkerRow};
 use super::*;
 
 /// So that a test that waits for what never comes fails instead of hanging.

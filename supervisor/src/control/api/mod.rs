@@ -5,10 +5,15 @@
 //! Structs that are read back take defaults for missing fields, so that `ctl` and a supervisor of another version
 //! understand each other.
 
+mod config;
+
 use std::collections::BTreeMap;
 
+use holdfast_shared::level::Level;
 use holdfast_shared::reason::{CloseReason, Rejection};
 use serde::{Deserialize, Serialize};
+
+pub use config::{Change, ConfigEntry, ReloadReport};
 
 use super::histogram::Histogram;
 
@@ -18,14 +23,16 @@ pub type ByReason = BTreeMap<String, u64>;
 
 /// Refusals by reason, from counters indexed by [`Rejection::index`].
 #[must_use]
-pub fn rejections(counts: &[u64; Rejection::COUNT]) -> ByReason {
-    Rejection::ALL.iter().zip(counts).map(|(reason, count)| (reason.name().to_owned(), *count)).collect()
+pub fn rejections(counts: &[u64]) -> ByReason {
+    let count = |reason: &Rejection| counts.get(reason.index()).copied().unwrap_or(0);
+    Rejection::ALL.iter().map(|reason| (reason.name().to_owned(), count(reason))).collect()
 }
 
 /// Ended connections by reason, from counters indexed by [`CloseReason::index`].
 #[must_use]
-pub fn closes(counts: &[u64; CloseReason::COUNT]) -> ByReason {
-    CloseReason::ALL.iter().zip(counts).map(|(reason, count)| (reason.name().to_owned(), *count)).collect()
+pub fn closes(counts: &[u64]) -> ByReason {
+    let count = |reason: &CloseReason| counts.get(reason.index()).copied().unwrap_or(0);
+    CloseReason::ALL.iter().map(|reason| (reason.name().to_owned(), count(reason))).collect()
 }
 
 /// What the loop answers.
@@ -89,40 +96,6 @@ impl ServiceState {
     }
 }
 
-/// How full the server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LevelName {
-    /// Below every limit.
-    #[default]
-    Normal,
-    /// Above `warning_connections`.
-    Warning,
-    /// Above `soft_connections`.
-    Degraded,
-    /// At `max_connections`.
-    Full,
-}
-
-impl LevelName {
-    /// The word users see.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Warning => "warning",
-            Self::Degraded => "degraded",
-            Self::Full => "full",
-        }
-    }
-
-    /// The value of the metric `holdfast_level`.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        self as u8
-    }
-}
-
 /// The whole server in figures, all of one instant.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -134,7 +107,7 @@ pub struct Totals {
     /// `connections / max_connections`, 0 to 1.
     pub utilization: f64,
     /// How full the server is.
-    pub level: LevelName,
+    pub level: Level,
     /// What the service is doing.
     pub state: ServiceState,
     /// Slots wanted.
@@ -157,13 +130,15 @@ pub struct Totals {
     pub lost_total: u64,
     /// Messages from workers that contradicted the supervisor's count; any is a defect.
     pub anomalies_total: u64,
+    /// Times a worker had to pause accepting because descriptors ran out.
+    pub accept_pauses_total: u64,
     /// Data messages from clients.
     pub messages_received_total: u64,
     /// Data messages to clients.
     pub messages_sent_total: u64,
-    /// Bytes from clients.
+    /// Bytes from clients, framing included.
     pub bytes_received_total: u64,
-    /// Bytes to clients.
+    /// Bytes to clients, framing included.
     pub bytes_sent_total: u64,
     /// Clients whose handshake is not finished.
     pub pending_handshakes: u64,
@@ -223,18 +198,6 @@ pub struct WorkerRow {
     pub version: String,
 }
 
-/// One key of the effective config.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ConfigEntry {
-    /// The key with its section: `limits.max_connections`.
-    pub key: String,
-    /// Its value, as JSON.
-    pub value: serde_json::Value,
-    /// Where it came from: `default`, `file holdfast.toml:12`, `environment PORT`, `flag --listen`.
-    pub source: String,
-}
-
 /// The limits in force.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -254,7 +217,7 @@ pub struct LimitsView {
     /// Unread output per connection, in bytes.
     pub max_queued_output: u64,
     /// How full the server is.
-    pub level: LevelName,
+    pub level: Level,
     /// Most descriptors one worker may open.
     pub descriptors_per_worker: u64,
 }
@@ -295,58 +258,11 @@ pub struct Health {
     /// The cluster-wide cap.
     pub max_connections: u64,
     /// How full the server is.
-    pub level: LevelName,
+    pub level: Level,
     /// Slots wanted.
     pub workers: u64,
     /// Slots whose worker has said Hello and lives.
     pub workers_ready: u64,
-}
-
-/// What a reload made of one changed key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Effect {
-    /// In force now.
-    #[serde(rename = "applied")]
-    Applied,
-    /// In force after `holdfast ctl upgrade`.
-    #[serde(rename = "needs upgrade")]
-    NeedsUpgrade,
-    /// In force after a stop and start.
-    #[serde(rename = "needs restart")]
-    NeedsRestart,
-}
-
-impl Effect {
-    /// The words users see.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::NeedsUpgrade => "needs upgrade",
-            Self::NeedsRestart => "needs restart",
-        }
-    }
-}
-
-/// One key that a reload found changed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Change {
-    /// The key with its section.
-    pub key: String,
-    /// The value before, as JSON.
-    pub old: serde_json::Value,
-    /// The value in the new config, as JSON.
-    pub new: serde_json::Value,
-    /// What became of it.
-    pub effect: Effect,
-}
-
-/// What a successful reload did. A refused one is a [`Failure`] with 422 and every error, one a line.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ReloadReport {
-    /// Every changed key; empty if nothing changed.
-    pub changes: Vec<Change>,
 }
 
 /// What a command did.
