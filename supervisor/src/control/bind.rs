@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -59,6 +59,8 @@ pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn bind_private(nursery: &Path, path: &Path) -> io::Result<UnixListener> {
+    // The name it is born with is shorter: without this a socket could be made that nobody can name in connect(2).
+    SocketName::from_pathname(path)?;
     DirBuilder::new().mode(0o700).create(nursery)?;
     let newborn = nursery.join("s");
     let listener = UnixListener::bind(&newborn)?;
@@ -96,10 +98,12 @@ mod tests {
         let error = bind_control(Path::new("/nonexistent/holdfast")).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/holdfast/control.sock"), "{error}");
         let dir = tempfile::tempdir().unwrap();
-        let deep = dir.path().join("d".repeat(120));
-        fs::create_dir(&deep).unwrap();
-        let error = bind_control(&deep).unwrap_err();
-        assert!(error.to_string().contains("control.sock"), "{error}");
+        let named = dir.path().as_os_str().len() + "//control.sock".len();
+        for (length, fits) in [(107, true), (108, false)] {
+            let deep = dir.path().join("d".repeat(length - named));
+            fs::create_dir(&deep).unwrap();
+            assert_eq!(bind_control(&deep).is_ok(), fits, "{length} bytes");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! client <- connection <- routes <- oneshot <----------------- Reply::send -----------'
 //! ```
 //!
-//! Whatever clients do here (stall, flood, send garbage, go away) costs this thread at most [`server::MAX_CONNECTIONS`]
+//! Whatever clients do here (stall, flood, send garbage, go away) costs this thread at most [`MAX_CONNECTIONS`]
 //! connections per listener and the loop at most [`QUEUE`] requests.
 
 pub mod api;
@@ -32,6 +32,7 @@ use mio::Waker;
 
 pub use bind::{SOCKET_NAME, bind_control, remove_control, socket_path};
 pub use request::{Command, Reply, Request};
+pub use server::MAX_CONNECTIONS;
 
 use bind::bind_admin;
 use routes::Loop;

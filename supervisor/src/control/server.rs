@@ -101,10 +101,14 @@ impl Server {
             let mut accepting_control = Accepting::start(Some(control), &control_site);
             let mut accepting_admin = Accepting::start(admin, &admin_site);
             while let Some(Message::Admin(listener, done)) = inbox.recv().await {
-                accepting_admin.end().await;
-                let listener = listener.map(TcpListener::from_std).transpose();
-                let outcome =
-                    listener.map(|listener| accepting_admin = Accepting::start(listener, &admin_site));
+                let outcome = match listener.map(TcpListener::from_std).transpose() {
+                    Ok(listener) => {
+                        accepting_admin.end().await;
+                        accepting_admin = Accepting::start(listener, &admin_site);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                };
                 // Only fails if the supervisor has stopped waiting.
                 let _ = done.send(outcome);
             }
