@@ -161,6 +161,18 @@ fn holdings_of_the_dead_stay_counted_until_the_report_is_finished() {
 }
 
 #[test]
+fn a_worker_begins_its_report_once() {
+    let mut ledger = serving(limits(3, 0), 1);
+    let client = address("192.0.2.1");
+    assert_eq!(ledger.admit(SLOT, FIRST, client), Admission::Granted);
+    ledger.resync_begin(SLOT, FIRST);
+    ledger.resync_finish(SLOT, FIRST);
+    assert_eq!((ledger.connections(), ledger.anomalies()), (1, 2));
+    ledger.release(SLOT, FIRST, client);
+    assert_eq!((ledger.connections(), ledger.anomalies()), (0, 2));
+}
+
+#[test]
 fn a_forgotten_slot_gives_back_once_and_stays_vacant_until_the_next_report() {
     let mut ledger = serving(limits(2, 0), 2);
     let client = address("192.0.2.1");

@@ -163,6 +163,16 @@ fn holdings_are_forgotten_only_when_link_keeper_and_worker_are_gone() {
 }
 
 #[test]
+fn an_orphan_may_be_reaped_before_its_keeper() {
+    let life = Life { keeper: KEEPER, since: NOW, worker: Some(worker(11)) };
+    let mut slot = in_state(State::Ready(life));
+    assert_eq!(slot.step(Event::OrphanReaped { pid: Pid::from_raw(11) }, NOW), []);
+    assert_eq!(slot.step(Event::KeeperReaped { cause: KILLED }, NOW), []);
+    let lost = Action::KeeperLost { cause: KILLED, pause: Duration::ZERO };
+    assert_eq!(slot.step(Event::LinkClosed, NOW), [Action::ForgetHoldings, lost, Action::SpawnKeeper]);
+}
+
+#[test]
 fn a_worker_that_comes_up_while_draining_is_told_to_drain() {
     let mut slot = in_state(State::WorkerDown(Life { keeper: KEEPER, since: NOW, worker: None }));
     assert_eq!(slot.step(Event::Drain, NOW), []);
