@@ -6,7 +6,7 @@
 //! Memory, for connections from distinct addresses: a leaf of std's B-tree has room for 11 entries and is at
 //! least half full (6 of them plus one in the parent when addresses come in ascending order, the worst case). An
 //! IPv6 entry is 18 + 4 bytes, so a leaf is 272 bytes with the allocator's header and a seventh of it, with its
-//! share of the inner nodes, is at most 47 bytes per connection; an IPv4 entry is 8 + 4 bytes and at most 29.
+//! share of the inner nodes, is at most 48 bytes per connection; an IPv4 entry is 6 + 4 bytes and at most 27.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
