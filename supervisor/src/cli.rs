@@ -1,11 +1,14 @@
 //! The command line of `holdfast`: which roles there are and what each takes. Parses and explains; does nothing.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
-use holdfast_shared::id::SlotId;
+use holdfast_shared::id::{Incarnation, SlotId};
+
+use crate::control::Command as CtlRequest;
 
 /// What the process is asked to be.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -70,11 +73,26 @@ pub struct RunArguments {
 }
 
 /// Arguments of `holdfast keeper`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct KeeperArguments {
     /// The slot to hold
     #[arg(long, value_name = "N", value_parser = slot)]
     pub slot: SlotId,
+    /// The last worker the slot had
+    #[arg(long, value_name = "N", value_parser = incarnation)]
+    pub last_incarnation: Incarnation,
+    /// Descriptor of the link
+    #[arg(long, value_name = "FD")]
+    pub link: RawFd,
+    /// Descriptor of the connection table
+    #[arg(long, value_name = "FD")]
+    pub table: RawFd,
+    /// Descriptor of the run directory's lock
+    #[arg(long, value_name = "FD")]
+    pub lock: RawFd,
+    /// Descriptor of a listening socket
+    #[arg(long = "listener", value_name = "FD")]
+    pub listeners: Vec<RawFd>,
 }
 
 /// Arguments of `holdfast check`.
@@ -99,29 +117,6 @@ pub struct CtlArguments {
     /// What to ask or do.
     #[command(subcommand)]
     pub request: CtlRequest,
-}
-
-/// What `holdfast ctl` can ask or do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
-pub enum CtlRequest {
-    /// Show connections, messages and refusals over all workers
-    Totals,
-    /// Show each worker
-    Workers,
-    /// Show the configuration in effect and where each value came from
-    Config,
-    /// Show the limits in effect
-    Limits,
-    /// Show whether the server takes connections
-    Health,
-    /// Show the metrics as Prometheus reads them
-    Metrics,
-    /// Read the configuration again and apply it
-    Reload,
-    /// Stop accepting, close connections over drain.duration, then exit
-    Drain,
-    /// Close all connections and exit at once
-    Stop,
 }
 
 /// What this process was asked to be. Bad usage, `--help` and `--version` print and exit here (2, 0, 0).
@@ -188,6 +183,10 @@ fn assignment(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err("expected KEY=VALUE, such as timeouts.idle=5m".to_owned()),
     }
+}
+
+fn incarnation(text: &str) -> Result<Incarnation, std::num::ParseIntError> {
+    text.parse().map(Incarnation)
 }
 
 fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {

@@ -1,10 +1,27 @@
-//! The Holdfast supervisor.
+//! The Holdfast supervisor: policy. Configuration, admission, totals, the control socket; which slots there are and whether they live.
+//! Reads no client byte.
 
+pub mod capacity;
 pub mod check;
 pub mod cli;
 pub mod control;
 pub mod ctl;
+pub mod host;
 pub mod ledger;
 pub mod level;
+mod link;
+pub mod listeners;
+pub mod logging;
 pub mod metrics;
+mod notify;
+mod pool;
+mod reload;
+pub mod run_dir;
+mod seat;
+mod settings;
+mod signals;
 pub mod slot;
+pub mod spawn;
+pub mod start;
+pub mod supervisor;
+mod totals;

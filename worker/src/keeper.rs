@@ -24,6 +24,8 @@ use crate::run::{self, Assignment};
 pub struct Handover {
     /// The place it keeps.
     pub slot: SlotId,
+    /// The last worker the slot had, under an earlier keeper.
+    pub last_incarnation: Incarnation,
     /// The slot's end of the link.
     pub link: RawFd,
     /// The connection table's memory.
@@ -66,7 +68,7 @@ pub fn run(handover: &Handover) -> Result<(), KeeperError> {
     ignore_group_signals().map_err(|source| KeeperError::Signals { slot, source })?;
 
     let keeper = getpid();
-    let mut incarnation = Incarnation::default();
+    let mut incarnation = handover.last_incarnation;
     let mut backoff = Backoff::default();
     let mut cause = None;
     loop {
@@ -84,7 +86,10 @@ pub fn run(handover: &Handover) -> Result<(), KeeperError> {
             }
         };
         match end {
-            DeathCause::Exit(run::LEFT) => return Ok(()),
+            DeathCause::Exit(run::LEFT) => {
+                tell(&mut link, &ToSupervisor::Left { incarnation });
+                return Ok(());
+            }
             DeathCause::Exit(run::NO_SUPERVISOR) => {
                 log::error!(
                     "slot {slot}: the supervisor and the worker are gone, nobody can serve its connections"

@@ -11,6 +11,5 @@ mod link;
 mod listener;
 mod resume;
 pub mod run;
-pub mod client_address;
 pub mod timer_wheel;
 pub mod websocket;

@@ -91,6 +91,11 @@ pub enum ToSupervisor {
         /// The generation, as in `Configure`.
         generation: u64,
     },
+    /// The keeper's worker has left as it was told; the keeper leaves too. Not answered.
+    Left {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+    },
 }
 
 /// From the supervisor to a slot's worker.

@@ -34,3 +34,30 @@ pub fn accept(listener: RawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         },
     }
 }
+
+/// A listening socket's accept queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AcceptQueue {
+    /// Clients that wait in it.
+    pub length: u32,
+    /// How many may.
+    pub limit: u32,
+}
+
+/// How many clients wait on a listening socket.
+///
+/// # Errors
+/// What the kernel says.
+pub fn accept_queue(listener: RawFd) -> io::Result<AcceptQueue> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
+    // SAFETY: `info` has `length` bytes; the kernel writes at most that many.
+    let result = unsafe {
+        libc::getsockopt(listener, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    Errno::result(result)?;
+    // SAFETY: all of it was zeroed, and zeros are valid for these integers; the kernel overwrote a prefix.
+    let info = unsafe { info.assume_init() };
+    // For a listening socket the kernel puts the queue's length and bound here (tcp_get_info in net/ipv4/tcp.c).
+    Ok(AcceptQueue { length: info.tcpi_unacked, limit: info.tcpi_sacked })
+}

@@ -7,26 +7,26 @@ use tokio::sync::oneshot;
 
 use super::api::{Answer, Failure};
 
-/// What an operator or a monitoring system can ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an operator or a monitoring system can ask. The sentences are also the help of `holdfast ctl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// The whole server in figures.
+    /// Show connections, messages and refusals over all workers
     Totals,
-    /// Every slot.
+    /// Show each worker
     Workers,
-    /// The effective config and where each value came from.
+    /// Show the configuration in effect and where each value came from
     Config,
-    /// The limits in force.
+    /// Show the limits in effect
     Limits,
-    /// Whether a load balancer should send clients here.
+    /// Show whether the server takes connections
     Health,
-    /// Everything for Prometheus.
+    /// Show the metrics as Prometheus reads them
     Metrics,
-    /// Read the config again.
+    /// Read the configuration again and apply it
     Reload,
-    /// Admit nobody any more and close what is open, paced; the server stays up.
+    /// Let nobody in any more, close connections over drain.duration, then exit
     Drain,
-    /// Drain, then exit.
+    /// Close all connections and exit at once
     Stop,
 }
 

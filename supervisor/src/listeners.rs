@@ -1,0 +1,187 @@
+//! The listening sockets: for each address a SO_REUSEPORT group with one socket per slot. Made once, before any worker, and never closed
+//! between workers: closing the last copy of one would reset the clients queued on it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use holdfast_shared::sys::listener::{AcceptQueue, accept_queue};
+use nix::sys::socket::{Backlog, listen};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else does.
+    #[error(
+        "cannot listen on {address}: the port is taken; `ss -ltnp 'sport = :{}'` names who has it. \
+         Stop that, or listen elsewhere (listen, --listen or PORT)", address.port()
+    )]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Ports below 1024 are privileged.
+    #[error(
+        "cannot listen on {address}: no right to use a port below 1024; grant CAP_NET_BIND_SERVICE \
+         (AmbientCapabilities= in the systemd unit) or listen on a higher port (listen, --listen or PORT)"
+    )]
+    Forbidden {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The machine does not have the address.
+    #[error("cannot listen on {address}: this machine has no such address; `ip address` lists those it has")]
+    NoSuchAddress {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Other {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// All listening sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    addresses: Vec<SocketAddr>,
+    /// By slot, then by address.
+    sockets: Vec<Vec<Socket>>,
+}
+
+impl Listeners {
+    /// Listens on every address, with one socket for each of `slots`.
+    ///
+    /// # Errors
+    /// See [`ListenError`]; nothing stays behind.
+    pub fn bind(addresses: &[SocketAddr], slots: u16, backlog: u32) -> Result<Self, ListenError> {
+        let mut bound = Vec::new();
+        let mut sockets: Vec<Vec<Socket>> = (0..slots).map(|_| Vec::new()).collect();
+        for &address in addresses {
+            let explain = |source| explain(address, source);
+            refuse_if_taken(address).map_err(explain)?;
+            // With port 0 the first socket learns the port, and the others join it there.
+            let mut address = address;
+            for of_slot in &mut sockets {
+                let socket = bind_one(address, backlog).map_err(explain)?;
+                if let Some(actual) = socket.local_addr().map_err(explain)?.as_socket() {
+                    address = actual;
+                }
+                of_slot.push(socket);
+            }
+            bound.push(address);
+        }
+        Ok(Self { addresses: bound, sockets })
+    }
+
+    /// The addresses, with the ports the kernel chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The sockets of one slot.
+    pub fn of_slot(&self, slot: usize) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.get(slot).into_iter().flatten().map(|socket| socket.as_fd())
+    }
+
+    /// How many clients wait on a slot's listeners, and how many may.
+    #[must_use]
+    pub fn accept_queue(&self, slot: usize) -> AcceptQueue {
+        let queues = self.of_slot(slot).filter_map(|socket| accept_queue(socket.as_raw_fd()).ok());
+        queues.fold(AcceptQueue::default(), |sum, queue| AcceptQueue {
+            length: sum.length + queue.length,
+            limit: sum.limit + queue.limit,
+        })
+    }
+
+    /// Sets how many clients each socket may queue, on the living sockets.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_backlog(&self, backlog: u32) -> io::Result<()> {
+        for socket in self.sockets.iter().flatten() {
+            listen(socket, kernel_backlog(backlog))?;
+        }
+        Ok(())
+    }
+}
+
+/// A socket of ours would join the group of another server of the same user instead of failing. One without SO_REUSEPORT fails
+/// whenever anybody listens there.
+fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let probe = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    probe.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        probe.set_only_v6(true)?;
+    }
+    probe.bind(&address.into())
+}
+
+fn bind_one(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Accepted sockets inherit it: replies leave at once, and nobody has to set it for each connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    listen(&socket, kernel_backlog(backlog))?;
+    Ok(socket)
+}
+
+/// The kernel cuts it to net.core.somaxconn by itself.
+fn kernel_backlog(backlog: u32) -> Backlog {
+    i32::try_from(backlog).ok().and_then(|backlog| Backlog::new(backlog).ok()).unwrap_or(Backlog::MAXALLOWABLE)
+}
+
+fn explain(address: SocketAddr, source: io::Error) -> ListenError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::Taken { address },
+        io::ErrorKind::PermissionDenied => ListenError::Forbidden { address },
+        io::ErrorKind::AddrNotAvailable => ListenError::NoSuchAddress { address },
+        _ => ListenError::Other { address, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY_PORT: &str = "127.0.0.1:0";
+
+    #[test]
+    fn all_slots_share_the_port_the_kernel_chose() {
+        let listeners = Listeners::bind(&[ANY_PORT.parse().unwrap()], 3, 16).unwrap();
+        assert_ne!(listeners.addresses()[0].port(), 0);
+        assert_eq!(listeners.sockets.len(), 3);
+        assert_eq!(listeners.accept_queue(0), AcceptQueue { length: 0, limit: 16 });
+        listeners.set_backlog(8).unwrap();
+        assert_eq!(listeners.accept_queue(2).limit, 8);
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_even_when_its_owner_would_share_it() {
+        let first = Listeners::bind(&[ANY_PORT.parse().unwrap()], 1, 16).unwrap();
+        let error = Listeners::bind(first.addresses(), 1, 16).unwrap_err();
+        assert!(matches!(error, ListenError::Taken { .. }));
+        assert!(error.to_string().contains("ss -ltnp"), "{error}");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named() {
+        let error = Listeners::bind(&["192.0.2.1:0".parse().unwrap()], 1, 16).unwrap_err();
+        assert!(matches!(error, ListenError::NoSuchAddress { .. }));
+    }
+}

@@ -1,0 +1,27 @@
+//! Telling the service manager where we stand (Type=notify-reload). Without one, nothing happens.
+
+use holdfast_shared::clock;
+use sd_notify::NotifyState;
+
+/// Every slot serves.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The config is being read again; `ready` follows.
+pub fn reloading() {
+    // The manager compares this with its own clock to tell this reload from an earlier one.
+    let microseconds = i128::try_from(clock::now().as_micros()).unwrap_or_default();
+    send(&[NotifyState::Reloading, NotifyState::MonotonicUsec(microseconds)]);
+}
+
+/// The end has begun.
+pub fn stopping(status: &str) {
+    send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("cannot tell the service manager {states:?}: {error}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Slots in motion: feeds the state machines and does what they ask for. What is to be done is decided in `slot`; here are the
+//! processes and links it is done with.
+
+use holdfast_shared::ipc::message::ToWorker;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::slot::{Action, Cause, Event, Slot};
+use crate::spawn::{Order, spawn_keeper};
+use crate::supervisor::{Stage, Supervisor, SupervisorError};
+
+impl Supervisor {
+    /// One event for one slot, and all that follows from it.
+    pub(crate) fn step(&mut self, position: usize, event: Event) {
+        let actions = self.seats[position].machine.step(event, self.now);
+        for action in actions {
+            self.act(position, action);
+        }
+    }
+
+    /// Collects every child that has ended: keepers, and workers whose keeper died before them, which are ours since we are their
+    /// subreaper.
+    pub(crate) fn reap(&mut self) {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(status) => {
+                    if let (Some(pid), Some(cause)) = (status.pid(), cause_of(status)) {
+                        self.on_reaped(pid, cause);
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    log::error!("cannot wait for children: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_reaped(&mut self, pid: Pid, cause: Cause) {
+        let keeper = self.seats.iter().position(|seat| seat.machine.state().keeper() == Some(pid));
+        let worker = self
+            .seats
+            .iter()
+            .position(|seat| seat.machine.state().worker().is_some_and(|worker| worker.pid == pid));
+        match (keeper, worker) {
+            (Some(position), _) => {
+                // What the keeper said last is on the link still.
+                self.on_link(position);
+                self.step(position, Event::KeeperReaped { cause });
+            }
+            (None, Some(position)) => {
+                self.on_link(position);
+                self.step(position, Event::OrphanReaped { pid });
+            }
+            (None, None) => log::debug!("child {pid} ended ({cause}); nobody here knows it"),
+        }
+    }
+
+    fn act(&mut self, position: usize, action: Action) {
+        let slot = self.seats[position].id;
+        match action {
+            Action::SpawnKeeper => self.spawn(position),
+            Action::KillKeeper(pid) => send_kill(pid),
+            Action::KillWorker(pid) => self.kill_orphan(position, pid),
+            Action::DrainWorker => {
+                let duration = match self.stage {
+                    // What is left of the drain's time, for a worker that came in the middle of it.
+                    Stage::Draining { until } => {
+                        until.saturating_sub(self.now).min(self.effective.config.drain.duration)
+                    }
+                    _ => self.effective.config.drain.duration,
+                };
+                self.tell(position, &ToWorker::Drain { duration });
+            }
+            Action::ForgetHoldings => {
+                let lost = self.seats[position].bury();
+                let returned = self.ledger.forget(slot);
+                log::debug!("slot {slot}: {returned} holdings given back, {lost} connections died with it");
+            }
+            Action::BecameReady(worker) => {
+                log::info!("slot {slot}: worker {} (pid {}) is ready", worker.incarnation, worker.pid);
+            }
+            Action::WorkerLost { cause, pause } => {
+                self.seats[position].worker_died(cause, self.now);
+                log::debug!("slot {slot}: worker died of {cause}, the next one comes in {pause:?}");
+            }
+            Action::KeeperLost { cause, pause } => {
+                self.seats[position].worker_died(cause, self.now);
+                log::error!(
+                    "slot {slot}: keeper died of {cause}, and the slot's connections with it; the next one comes in {pause:?}"
+                );
+            }
+            Action::StartFailed { cause } => {
+                self.failure =
+                    Some(SupervisorError::Start { slot, attempts: Slot::START_ATTEMPTS, cause });
+                self.stop();
+            }
+            Action::Unexpected(event) => {
+                log::error!("slot {slot}: {event:?} cannot happen in {:?}", self.seats[position].machine.state());
+            }
+        }
+    }
+
+    fn spawn(&mut self, position: usize) {
+        let order = Order {
+            slot: self.seats[position].id,
+            last: self.seats[position].worker.incarnation,
+            rows: self.capacity.rows,
+            listeners: self.listeners.of_slot(position).collect(),
+            lock: self.run_dir.lock_descriptor(),
+        };
+        let event = match spawn_keeper(&order) {
+            Ok(spawned) => {
+                let keeper = spawned.keeper;
+                self.seats[position].occupy(spawned);
+                if let Err(error) = self.watch_link(position) {
+                    log::error!("slot {}: cannot watch its link: {error}", self.seats[position].id);
+                }
+                Event::Spawned { keeper }
+            }
+            Err(error) => {
+                log::error!("slot {}: {error}", self.seats[position].id);
+                Event::SpawnFailed
+            }
+        };
+        self.step(position, event);
+    }
+
+    /// A worker without its keeper. Its pid may be anybody's by now unless it is our child.
+    fn kill_orphan(&mut self, position: usize, pid: Pid) {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => send_kill(pid),
+            Ok(_) | Err(_) => self.step(position, Event::OrphanReaped { pid }),
+        }
+    }
+}
+
+/// The end of a process, with no chance to object.
+pub(crate) fn send_kill(pid: Pid) {
+    match kill(pid, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => log::error!("cannot kill process {pid}: {error}"),
+    }
+}
+
+fn cause_of(status: WaitStatus) -> Option<Cause> {
+    match status {
+        WaitStatus::Exited(_, status) => Some(Cause::Exit(status)),
+        WaitStatus::Signaled(_, signal, _) => Some(Cause::Signal(signal as i32)),
+        _ => None,
+    }
+}

@@ -1,0 +1,123 @@
+//! One slot with everything the supervisor has for it: the state machine, our end of the link, the table's memory, what was last
+//! reported. Bookkeeping only; what to do about it is decided in `slot`, and done in `supervisor`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use holdfast_shared::counters::Counters;
+use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_shared::ipc::link::SupervisorEnd;
+use holdfast_shared::ipc::message::Report;
+use holdfast_shared::reason::CloseReason;
+use holdfast_shared::table::{Flags, Table};
+use nix::unistd::Pid;
+
+use crate::slot::{Cause, Slot, Worker};
+use crate::spawn::Spawned;
+
+/// A slot's seat at the supervisor's table.
+#[derive(Debug)]
+pub struct Seat {
+    /// Which slot.
+    pub id: SlotId,
+    /// Where it stands.
+    pub machine: Slot,
+    /// Our end of its link, while there is one.
+    pub link: Option<SupervisorEnd>,
+    /// The newest worker heard of.
+    pub worker: Worker,
+    /// When that worker was ready.
+    pub ready_since: Option<Duration>,
+    /// When the last worker was reported dead, until the next one is ready.
+    pub died_at: Option<Duration>,
+    /// What it last reported.
+    pub report: Report,
+    /// Requests it has not answered yet.
+    pub unanswered: BTreeSet<u64>,
+    /// The generation of settings it said it applies.
+    pub applied_generation: u64,
+    /// Workers replaced, by the cause of the end.
+    pub restarts: BTreeMap<String, u64>,
+    /// How the last one ended.
+    pub last_death: Option<String>,
+    /// What was counted under earlier keepers, whose tables are gone.
+    base: Counters,
+    table: Option<OwnedFd>,
+}
+
+impl Seat {
+    /// A slot that has never run.
+    #[must_use]
+    pub fn new(id: SlotId) -> Self {
+        Self {
+            id,
+            machine: Slot::default(),
+            link: None,
+            worker: Worker { pid: Pid::from_raw(0), incarnation: Incarnation::default() },
+            ready_since: None,
+            died_at: None,
+            report: Report::default(),
+            unanswered: BTreeSet::new(),
+            applied_generation: 0,
+            restarts: BTreeMap::new(),
+            last_death: None,
+            base: Counters::default(),
+            table: None,
+        }
+    }
+
+    /// A new keeper has it.
+    pub fn occupy(&mut self, spawned: Spawned) {
+        self.link = Some(spawned.link);
+        self.table = Some(spawned.table);
+    }
+
+    /// Everything the slot has counted, over all its workers and keepers.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.base;
+        counters.add(&self.report.counters);
+        counters
+    }
+
+    /// The worker is gone, another one comes: what it was asked will not be answered.
+    pub fn worker_died(&mut self, cause: Cause, now: Duration) {
+        let cause = cause.to_string();
+        *self.restarts.entry(cause.clone()).or_default() += 1;
+        self.last_death = Some(cause);
+        self.died_at = Some(now);
+        self.ready_since = None;
+        self.unanswered.clear();
+    }
+
+    /// The slot's descriptors are all closed. Counts what its table says to the end, and the connections that died with it.
+    /// Returns how many those were.
+    pub fn bury(&mut self) -> u64 {
+        self.link = None;
+        self.ready_since = None;
+        self.unanswered.clear();
+        let report = std::mem::take(&mut self.report);
+        let Some(memory) = self.table.take() else { return 0 };
+        match Table::open(memory.as_fd()) {
+            Ok(table) => {
+                let held = table.records().iter().filter(|record| record.flags.contains(Flags::ADMITTED)).count() as u64;
+                self.base.add(&table.header().counters);
+                self.base.closed[CloseReason::WorkerLost.index()] += held;
+                self.base.lost += held;
+                held
+            }
+            Err(error) => {
+                log::error!("slot {}: {error}; what was counted since its last report is lost", self.id);
+                self.base.add(&report.counters);
+                0
+            }
+        }
+    }
+
+    /// Workers replaced so far.
+    #[must_use]
+    pub fn restarts_total(&self) -> u64 {
+        self.restarts.values().sum()
+    }
+}

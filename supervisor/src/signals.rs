@@ -1,0 +1,53 @@
+//! Signals as readiness, and what each means. Handlers only note; the loop acts.
+
+use std::io;
+
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals as Pending;
+
+use crate::supervisor::Supervisor;
+
+/// The signals this process takes.
+pub struct Signals(Pending);
+
+impl Signals {
+    /// Takes them over from their defaults.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self(Pending::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM])?))
+    }
+}
+
+impl Source for Signals {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.0.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.0.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.0.deregister(registry)
+    }
+}
+
+impl Supervisor {
+    /// Acts on every signal that has come.
+    pub(crate) fn on_signals(&mut self) {
+        let pending: Vec<i32> = self.signals.0.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGHUP => self.reload(None),
+                SIGINT | SIGTERM if self.stage.is_ending() => self.stop(),
+                SIGINT | SIGTERM => self.drain(),
+                // Children are reaped each turn.
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Starting the service: everything that can be wrong is found out here, in the order an operator would want to hear of it, before any process is
+//! made. A start that cannot work stops at once, with the reason and the remedy.
+
+use std::num::NonZero;
+
+use holdfast_shared::config::{Effective, Inputs, Workers};
+use nix::sys::prctl;
+
+use crate::listeners::Listeners;
+use crate::run_dir::RunDir;
+use crate::supervisor::{Foundation, Supervisor, SupervisorError};
+use crate::{capacity, host, reload};
+
+/// Prepares the service that `effective` describes; `inputs` is where it came from, to be read again on reload.
+///
+/// # Errors
+/// See [`SupervisorError`]; nothing stays behind.
+pub fn prepare(inputs: Inputs, effective: Effective) -> Result<Supervisor, SupervisorError> {
+    let config = &effective.config;
+    let slots = workers(config.workers);
+    let descriptors = host::raise_descriptor_limit()
+        .map_err(|error| SupervisorError::Kernel { doing: "raise the descriptor limit", source: error.into() })?;
+    let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
+    let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
+    let run_dir = RunDir::acquire(config.run_dir.as_deref())?;
+    let listeners = Listeners::bind(&config.listen, slots, config.backlog)?;
+    // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors are closed.
+    prctl::set_child_subreaper(true)
+        .map_err(|error| SupervisorError::Kernel { doing: "become the reaper of orphaned workers", source: error.into() })?;
+    log::info!(
+        "holdfast {}: {slots} workers, {descriptors} descriptors each, up to {} connections",
+        env!("CARGO_PKG_VERSION"),
+        capacity.max_connections
+    );
+    Supervisor::new(Foundation { inputs, effective, descriptors, capacity, run_dir, listeners, slots })
+}
+
+fn workers(configured: Workers) -> u16 {
+    match configured {
+        Workers::Count(count) => count,
+        Workers::Auto => {
+            let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+            u16::try_from(cpus).unwrap_or(u16::MAX)
+        }
+    }
+}
+
+/// What is said when the process ends with a failure.
+#[must_use]
+pub fn explain(error: &SupervisorError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+

@@ -1,0 +1,340 @@
+//! The supervisor's loop and what all of it shares. Readiness becomes an [`Event`], an event is one match arm, an arm is one method.
+//! After the batch, in fixed order: the dead are reaped, slots take their turn, the level is looked at, what was waited for is answered.
+//!
+//! It reads no client byte and blocks on nothing.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use holdfast_shared::clock;
+use holdfast_shared::config::{Effective, Inputs};
+use holdfast_shared::id::SlotId;
+use holdfast_shared::ipc::message::ToWorker;
+use holdfast_shared::level::Level;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::capacity::{Capacity, Unreachable};
+use crate::control::histogram::Histogram;
+use crate::control::{self, Control, Request};
+use crate::ledger::Ledger;
+use crate::level::LevelEdges;
+use crate::listeners::{ListenError, Listeners};
+use crate::reload::PendingReload;
+use crate::run_dir::{RunDir, RunDirError};
+use crate::seat::Seat;
+use crate::signals::Signals;
+use crate::totals::Gather;
+use crate::{notify, settings, slot};
+
+const SIGNALS: Token = Token(usize::MAX);
+const REQUESTS: Token = Token(usize::MAX - 1);
+const EVENTS_PER_TURN: usize = 256;
+/// The longest the loop sleeps: whatever event might be missed, wanted and alive are compared this often.
+const TICK: Duration = Duration::from_secs(1);
+/// After a drain's own time, how long stragglers get before they are killed.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the supervisor could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The run directory.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The listening sockets.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The control socket or the admin address.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// The configured cap.
+    #[error(transparent)]
+    Capacity(#[from] Unreachable),
+    /// No slot can be made to serve.
+    #[error("slot {slot} could not start in {attempts} attempts, the last ended with {cause}; the log says why")]
+    Start {
+        /// Which slot.
+        slot: SlotId,
+        /// How often it was tried.
+        attempts: u32,
+        /// How the last attempt ended.
+        cause: slot::Cause,
+    },
+    /// Something the loop cannot do without.
+    #[error("cannot {doing}: {source}")]
+    Kernel {
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What readiness means.
+enum Event {
+    /// A signal arrived.
+    Signals,
+    /// The control thread has requests.
+    Requests,
+    /// A slot said something, or reads again.
+    Link(usize),
+}
+
+/// Where the whole service is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Not every slot has served yet.
+    Starting,
+    /// All slots have served.
+    Running,
+    /// Nobody is let in, connections are being closed; stragglers are killed at the deadline.
+    Draining { until: Duration },
+    /// Everything is being killed.
+    Stopping,
+}
+
+impl Stage {
+    pub(crate) fn is_ending(self) -> bool {
+        matches!(self, Self::Draining { .. } | Self::Stopping)
+    }
+}
+
+/// What a supervisor starts from: all that can fail has been done.
+pub(crate) struct Foundation {
+    pub(crate) inputs: Inputs,
+    pub(crate) effective: Effective,
+    pub(crate) descriptors: u32,
+    pub(crate) capacity: Capacity,
+    pub(crate) run_dir: RunDir,
+    pub(crate) listeners: Listeners,
+    pub(crate) slots: u16,
+}
+
+/// Everything the supervisor has.
+pub struct Supervisor {
+    pub(crate) poll: Poll,
+    pub(crate) signals: Signals,
+    pub(crate) control: Control,
+    pub(crate) requests: Receiver<Request>,
+    pub(crate) inputs: Inputs,
+    pub(crate) effective: Effective,
+    pub(crate) descriptors: u32,
+    pub(crate) capacity: Capacity,
+    pub(crate) run_dir: RunDir,
+    pub(crate) listeners: Listeners,
+    pub(crate) ledger: Ledger,
+    pub(crate) edges: LevelEdges,
+    pub(crate) level: Level,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) stage: Stage,
+    /// Counts up with each change of the workers' settings.
+    pub(crate) generation: u64,
+    pub(crate) gathers: Vec<Gather>,
+    pub(crate) reloads: Vec<PendingReload>,
+    pub(crate) last_request: u64,
+    pub(crate) resume_seconds: Histogram,
+    pub(crate) started: Duration,
+    /// The clock, read once a turn.
+    pub(crate) now: Duration,
+    /// Why it ends with a failure, if it does.
+    pub(crate) failure: Option<SupervisorError>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(foundation: Foundation) -> Result<Self, SupervisorError> {
+        let kernel = |doing| move |source| SupervisorError::Kernel { doing, source };
+        let Foundation { inputs, effective, descriptors, capacity, run_dir, listeners, slots } = foundation;
+        let poll = Poll::new().map_err(kernel("make an event loop"))?;
+        let mut signals = Signals::install().map_err(kernel("install signal handlers"))?;
+        let watched = poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
+        watched.map_err(kernel("watch signals"))?;
+        let waker = Waker::new(poll.registry(), REQUESTS).map_err(kernel("make a waker"))?;
+        let socket = control::bind_control(run_dir.path())?;
+        let (control, requests) = Control::start(socket, effective.config.admin.listen, Arc::new(waker))?;
+        let now = clock::now();
+        Ok(Self {
+            poll,
+            signals,
+            control,
+            requests,
+            ledger: Ledger::new(settings::for_ledger(&effective.config, &capacity)),
+            edges: settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
+            level: Level::default(),
+            inputs,
+            effective,
+            descriptors,
+            capacity,
+            run_dir,
+            listeners,
+            seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
+            stage: Stage::Starting,
+            generation: 1,
+            gathers: Vec::new(),
+            reloads: Vec::new(),
+            last_request: 0,
+            resume_seconds: Histogram::new(&holdfast_shared::metric::RESUME_BUCKETS),
+            started: now,
+            now,
+            failure: None,
+        })
+    }
+
+    /// Runs until the service has ended.
+    ///
+    /// # Errors
+    /// When it could not start, or the kernel's readiness can no longer be had.
+    pub fn run(mut self) -> Result<(), SupervisorError> {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        loop {
+            self.after_batch();
+            if self.has_ended() {
+                return self.end();
+            }
+            if let Err(source) = self.poll.poll(&mut events, Some(self.timeout()))
+                && source.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(SupervisorError::Kernel { doing: "wait for events", source });
+            }
+            self.now = clock::now();
+            for event in &events {
+                match self.name(event.token()) {
+                    Event::Signals => self.on_signals(),
+                    Event::Requests => self.on_requests(),
+                    Event::Link(position) => self.on_link(position),
+                }
+            }
+        }
+    }
+
+    /// Watches a slot's link.
+    pub(crate) fn watch_link(&self, position: usize) -> io::Result<()> {
+        let Some(link) = self.seats.get(position).and_then(|seat| seat.link.as_ref()) else { return Ok(()) };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&link.as_raw_fd()), Token(position), interest)
+    }
+
+    /// Tells every worker that listens.
+    pub(crate) fn tell_all(&mut self, message: &ToWorker) {
+        for position in 0..self.seats.len() {
+            self.tell(position, message);
+        }
+    }
+
+    /// Lets nobody in any more, closes everybody over `drain.duration`, and ends.
+    pub(crate) fn drain(&mut self) {
+        if self.stage.is_ending() {
+            return;
+        }
+        let config = &self.effective.config;
+        let until = self.now + config.drain.duration + config.timeouts.close + DRAIN_GRACE;
+        self.stage = Stage::Draining { until };
+        self.ledger.set_draining(true);
+        let connections = self.ledger.connections();
+        log::info!("draining: {connections} connections are closed over {:?}", config.drain.duration);
+        notify::stopping("draining");
+        for position in 0..self.seats.len() {
+            self.step(position, slot::Event::Drain);
+        }
+    }
+
+    /// Ends at once: connections are cut.
+    pub(crate) fn stop(&mut self) {
+        if self.stage == Stage::Stopping {
+            return;
+        }
+        log::info!("stopping: {} connections are cut", self.ledger.connections());
+        notify::stopping("stopping");
+        self.stage = Stage::Stopping;
+        self.ledger.set_draining(true);
+        for position in 0..self.seats.len() {
+            self.step(position, slot::Event::Stop);
+        }
+    }
+
+    fn name(&self, token: Token) -> Event {
+        match token {
+            SIGNALS => Event::Signals,
+            REQUESTS => Event::Requests,
+            Token(position) => Event::Link(position),
+        }
+    }
+
+    fn after_batch(&mut self) {
+        self.reap();
+        for position in 0..self.seats.len() {
+            self.step(position, slot::Event::Tick);
+        }
+        if let Stage::Draining { until } = self.stage
+            && self.now >= until
+        {
+            log::warn!("the drain's time is over");
+            self.stop();
+        }
+        self.watch_level();
+        self.announce_ready();
+        self.finish_gathers();
+        self.finish_reloads();
+    }
+
+    fn announce_ready(&mut self) {
+        if self.stage == Stage::Starting && self.seats.iter().all(|seat| seat.ready_since.is_some()) {
+            self.stage = Stage::Running;
+            let listen: Vec<String> = self.listeners.addresses().iter().map(ToString::to_string).collect();
+            let admin = self.control.admin_address().map_or_else(|| "off".to_owned(), |address| address.to_string());
+            log::info!(
+                "ready listen={} admin={admin} workers={} max_connections={} run_dir={}",
+                listen.join(","),
+                self.seats.len(),
+                self.capacity.max_connections,
+                self.run_dir.path().display()
+            );
+            notify::ready(&format!("serving on {}", listen.join(", ")));
+        }
+    }
+
+    fn watch_level(&mut self) {
+        let connections = self.ledger.connections();
+        let level = self.edges.next(self.level, connections);
+        if level == self.level {
+            return;
+        }
+        let max = self.capacity.max_connections;
+        log::log!(
+            if level > self.level { log::Level::Warn } else { log::Level::Info },
+            "level {} -> {}: {connections} of {max} connections",
+            self.level.name(),
+            level.name()
+        );
+        self.level = level;
+        self.tell_all(&ToWorker::State { full: level == Level::Full });
+    }
+
+    fn timeout(&self) -> Duration {
+        let slots = self.seats.iter().filter_map(|seat| seat.machine.wakeup());
+        let gathers = self.gathers.iter().map(|gather| gather.deadline);
+        let reloads = self.reloads.iter().map(|reload| reload.deadline);
+        let next = slots.chain(gathers).chain(reloads).min();
+        next.map_or(TICK, |moment| moment.saturating_sub(self.now)).min(TICK)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.seats.iter().all(|seat| matches!(seat.machine.state(), slot::State::Left))
+    }
+
+    fn end(self) -> Result<(), SupervisorError> {
+        drop(self.requests);
+        self.control.stop();
+        control::remove_control(self.run_dir.path());
+        self.run_dir.clear();
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => {
+                log::info!("stopped");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Answering questions with figures of one moment: every worker is asked, and the answer is put together when all have reported. One that does not
+//! report in time is named, and its last figures stand; no figure is ever reset while it is being collected.
+
+use std::time::Duration;
+
+use holdfast_shared::counters::Counters;
+use holdfast_shared::ipc::message::ToWorker;
+use holdfast_shared::level::Level;
+
+use crate::control::api::{
+    self, Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, ServiceState, Snapshot, Totals, WorkerRow,
+};
+use crate::control::histogram::Histogram;
+use crate::control::{Command, Reply, Request};
+use crate::host;
+use crate::seat::Seat;
+use crate::slot::State;
+use crate::supervisor::Supervisor;
+
+/// How long a worker may take to report before it is called silent.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A question whose answer needs the workers' reports.
+#[derive(Debug)]
+pub struct Gather {
+    /// When it is answered, whether or not all have reported.
+    pub(crate) deadline: Duration,
+    request: u64,
+    command: Command,
+    reply: Reply,
+}
+
+impl Supervisor {
+    /// Takes every request the control thread has put into the channel.
+    pub(crate) fn on_requests(&mut self) {
+        while let Ok(Request { command, reply }) = self.requests.try_recv() {
+            match command {
+                Command::Totals | Command::Workers | Command::Metrics => self.gather(command, reply),
+                Command::Config => reply.send(Ok(Answer::Config(self.config_entries()))),
+                Command::Limits => reply.send(Ok(Answer::Limits(self.limits_view()))),
+                Command::Health => reply.send(Ok(Answer::Health(self.health()))),
+                Command::Reload if self.stage.is_ending() => {
+                    reply.send(Err(Failure::new(409, "the service is shutting down")));
+                }
+                Command::Reload => self.reload(Some(reply)),
+                Command::Drain => {
+                    self.drain();
+                    reply.send(Ok(self.done("draining: connections are being closed, then the service exits")));
+                }
+                Command::Stop => {
+                    reply.send(Ok(self.done("stopping: connections are cut, the service exits")));
+                    self.stop();
+                }
+            }
+        }
+    }
+
+    /// Answers the questions that all workers have reported for, or that have waited long enough.
+    pub(crate) fn finish_gathers(&mut self) {
+        let now = self.now;
+        let seats = &self.seats;
+        let is_due = |gather: &mut Gather| {
+            now >= gather.deadline || !seats.iter().any(|seat| seat.unanswered.contains(&gather.request))
+        };
+        let due: Vec<Gather> = self.gathers.extract_if(.., is_due).collect();
+        for Gather { request, command, reply, .. } in due {
+            let answer = match command {
+                Command::Workers => Answer::Workers(self.worker_rows(request)),
+                Command::Metrics => Answer::Metrics(Box::new(self.snapshot(request))),
+                _ => Answer::Totals(self.totals(request)),
+            };
+            reply.send(Ok(answer));
+            for seat in &mut self.seats {
+                seat.unanswered.remove(&request);
+            }
+        }
+    }
+
+    fn gather(&mut self, command: Command, reply: Reply) {
+        self.last_request += 1;
+        let request = self.last_request;
+        for position in 0..self.seats.len() {
+            let seat = &mut self.seats[position];
+            if seat.ready_since.is_some() && seat.link.is_some() {
+                seat.unanswered.insert(request);
+                self.tell(position, &ToWorker::ReportNow { request });
+            }
+        }
+        self.gathers.push(Gather { deadline: self.now + PATIENCE, request, command, reply });
+    }
+
+    fn totals(&self, request: u64) -> Totals {
+        let counters = self.counters();
+        let connections = self.ledger.connections();
+        let max = self.capacity.max_connections;
+        Totals {
+            connections,
+            max_connections: max.into(),
+            utilization: fraction(connections, max.into()),
+            level: self.level,
+            state: if self.stage.is_ending() { ServiceState::Draining } else { ServiceState::Running },
+            workers: self.seats.len() as u64,
+            workers_ready: self.ready_seats(),
+            silent_workers: self.seats.iter().filter(|seat| is_silent(seat, request)).map(|seat| seat.id.0).collect(),
+            accepted_total: counters.accepted,
+            rejected_total: api::rejections(&counters.rejected),
+            closed_total: api::closes(&counters.closed),
+            restarts_total: self.seats.iter().map(Seat::restarts_total).sum(),
+            resumed_total: counters.resumed,
+            lost_total: counters.lost,
+            accept_pauses_total: counters.accept_pauses,
+            anomalies_total: self.ledger.anomalies(),
+            messages_received_total: counters.messages_received,
+            messages_sent_total: counters.messages_sent,
+            bytes_received_total: counters.bytes_received,
+            bytes_sent_total: counters.bytes_sent,
+            pending_handshakes: self.seats.iter().map(|seat| u64::from(seat.report.pending_handshakes)).sum(),
+            uptime_seconds: self.now.saturating_sub(self.started).as_secs_f64(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn worker_rows(&self, request: u64) -> Vec<WorkerRow> {
+        self.seats.iter().enumerate().map(|(position, seat)| self.worker_row(position, seat, request)).collect()
+    }
+
+    fn worker_row(&self, position: usize, seat: &Seat, request: u64) -> WorkerRow {
+        let state = seat.machine.state();
+        let worker = state.worker();
+        let counters = seat.counters();
+        let queue = self.listeners.accept_queue(position);
+        let pid = |pid: nix::unistd::Pid| u32::try_from(pid.as_raw()).ok();
+        WorkerRow {
+            slot: seat.id.0,
+            pid: worker.and_then(|worker| pid(worker.pid)),
+            keeper_pid: state.keeper().and_then(pid),
+            incarnation: seat.worker.incarnation.0,
+            state: state.name().to_owned(),
+            silent: is_silent(seat, request),
+            last_death: seat.last_death.clone(),
+            restarts_total: seat.restarts.clone(),
+            connections: self.ledger.held_by(seat.id),
+            accepted_total: counters.accepted,
+            rejected_total: counters.rejected_total(),
+            messages_received_total: counters.messages_received,
+            messages_sent_total: counters.messages_sent,
+            queued_bytes: seat.report.queued_bytes,
+            loop_lag_seconds: seat.report.loop_lag.as_secs_f64(),
+            accept_queue: queue.length.into(),
+            accept_queue_max: queue.limit.into(),
+            open_descriptors: worker.map(|_| seat.report.open_descriptors.into()),
+            max_descriptors: worker.map(|_| self.descriptors.into()),
+            resident_bytes: worker.and_then(|worker| host::resident_bytes(worker.pid)),
+            uptime_seconds: seat.ready_since.map_or(0.0, |since| self.now.saturating_sub(since).as_secs_f64()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn snapshot(&self, request: u64) -> Snapshot {
+        let counters = self.counters();
+        Snapshot {
+            totals: self.totals(request),
+            workers: self.worker_rows(request),
+            limits: self.limits_view(),
+            connection_duration: Histogram::durations(&counters.duration),
+            resume: self.resume_seconds.clone(),
+            admission_wait: Histogram::admission_waits(&counters.admission_wait),
+            listen_drops: host::listen_drops(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for seat in &self.seats {
+            sum.add(&seat.counters());
+        }
+        sum
+    }
+
+    fn config_entries(&self) -> Vec<ConfigEntry> {
+        self.effective.entries().into_iter().map(Into::into).collect()
+    }
+
+    fn limits_view(&self) -> LimitsView {
+        let limits = &self.effective.config.limits;
+        LimitsView {
+            max_connections: self.edges.max,
+            soft_connections: self.edges.soft,
+            warning_connections: self.edges.warning,
+            max_connections_per_address: self.ledger.limits().max_connections_per_address.into(),
+            max_pending_handshakes: limits.max_pending_handshakes.into(),
+            max_message_size: limits.max_message_size as u64,
+            max_queued_output: limits.max_queued_output as u64,
+            level: self.level,
+            descriptors_per_worker: self.descriptors.into(),
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            status: if self.stage.is_ending() {
+                HealthStatus::Draining
+            } else if self.level == Level::Full {
+                HealthStatus::Full
+            } else {
+                HealthStatus::Ok
+            },
+            connections: self.ledger.connections(),
+            max_connections: self.capacity.max_connections.into(),
+            level: self.level,
+            workers: self.seats.len() as u64,
+            workers_ready: self.ready_seats(),
+        }
+    }
+
+    fn ready_seats(&self) -> u64 {
+        self.seats.iter().filter(|seat| matches!(seat.machine.state(), State::Ready(_))).count() as u64
+    }
+
+    fn done(&self, message: &str) -> Answer {
+        Answer::Done(Report { message: message.to_owned(), connections: self.ledger.connections() })
+    }
+}
+
+/// Did it not report for this request? One that has no worker now could not even be asked.
+fn is_silent(seat: &Seat, request: u64) -> bool {
+    seat.unanswered.contains(&request) || (seat.ready_since.is_none() && !matches!(seat.machine.state(), State::Left))
+}
+
+fn fraction(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
