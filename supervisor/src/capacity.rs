@@ -64,7 +64,9 @@ pub fn plan(demand: Demand) -> Result<Capacity, Unreachable> {
     let reachable = reachable(demand);
     let max_connections = match demand.max_connections {
         MaxConnections::Auto => demand.max_connections.ceiling().min(reachable),
-        MaxConnections::Count(wanted) if wanted > reachable => return Err(unreachable(demand, wanted, reachable)),
+        MaxConnections::Count(wanted) if wanted > reachable => {
+            return Err(unreachable(demand, wanted, reachable));
+        }
         MaxConnections::Count(wanted) => wanted,
     };
     let pending_per_worker = pending_per_worker(demand);
@@ -84,7 +86,11 @@ fn reachable(demand: Demand) -> u32 {
     let (mut fits, mut too_many) = (0, room.saturating_add(1));
     while too_many - fits > 1 {
         let middle = fits + (too_many - fits) / 2;
-        if middle.saturating_add(spread(middle, demand.workers)) <= room { fits = middle } else { too_many = middle }
+        if middle.saturating_add(spread(middle, demand.workers)) <= room {
+            fits = middle
+        } else {
+            too_many = middle
+        }
     }
     fits.saturating_mul(demand.workers)
 }

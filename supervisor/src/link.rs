@@ -22,7 +22,9 @@ impl Supervisor {
                 Ok(Some(message)) => self.on_message(position, message),
                 Ok(None) => return,
                 Err(LinkError::Closed) => return self.on_link_closed(position),
-                Err(error) => log::error!("slot {}: {error}; the message is ignored", self.seats[position].id),
+                Err(error) => {
+                    log::error!("slot {}: {error}; the message is ignored", self.seats[position].id)
+                }
             }
         }
     }
@@ -35,7 +37,11 @@ impl Supervisor {
         match link.send(message) {
             Ok(()) => {}
             Err(LinkError::Full) => {
-                log::error!("slot {}: worker {} does not read its link, killing it", seat.id, seat.worker.pid);
+                log::error!(
+                    "slot {}: worker {} does not read its link, killing it",
+                    seat.id,
+                    seat.worker.pid
+                );
                 if seat.machine.state().worker().is_some_and(|worker| worker == seat.worker) {
                     send_kill(seat.worker.pid);
                 }

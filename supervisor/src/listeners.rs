@@ -143,7 +143,10 @@ fn bind_one(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
 
 /// The kernel cuts it to net.core.somaxconn by itself.
 fn kernel_backlog(backlog: u32) -> Backlog {
-    i32::try_from(backlog).ok().and_then(|backlog| Backlog::new(backlog).ok()).unwrap_or(Backlog::MAXALLOWABLE)
+    i32::try_from(backlog)
+        .ok()
+        .and_then(|backlog| Backlog::new(backlog).ok())
+        .unwrap_or(Backlog::MAXALLOWABLE)
 }
 
 fn explain(address: SocketAddr, source: io::Error) -> ListenError {

@@ -95,12 +95,14 @@ impl Supervisor {
                 );
             }
             Action::StartFailed { cause } => {
-                self.failure =
-                    Some(SupervisorError::Start { slot, attempts: Slot::START_ATTEMPTS, cause });
+                self.failure = Some(SupervisorError::Start { slot, attempts: Slot::START_ATTEMPTS, cause });
                 self.stop();
             }
             Action::Unexpected(event) => {
-                log::error!("slot {slot}: {event:?} cannot happen in {:?}", self.seats[position].machine.state());
+                log::error!(
+                    "slot {slot}: {event:?} cannot happen in {:?}",
+                    self.seats[position].machine.state()
+                );
             }
         }
     }

@@ -89,8 +89,15 @@ impl Supervisor {
                 Ok(Answer::Reload(std::mem::take(&mut reload.report)))
             } else {
                 let late = behind.join(", ");
-                log::error!("reload: workers of slots {late} have not confirmed the new settings in {PATIENCE:?}");
-                Err(Failure::new(504, format!("the configuration is in force, but the workers of slots {late} have not confirmed it")))
+                log::error!(
+                    "reload: workers of slots {late} have not confirmed the new settings in {PATIENCE:?}"
+                );
+                Err(Failure::new(
+                    504,
+                    format!(
+                        "the configuration is in force, but the workers of slots {late} have not confirmed it"
+                    ),
+                ))
             };
             if let Some(reply) = reload.reply.take() {
                 reply.send(answer);
@@ -131,6 +138,7 @@ fn describe(report: &ReloadReport) -> String {
     if report.changes.is_empty() {
         return "nothing has changed".to_owned();
     }
-    let one = |change: &Change| format!("{} {} -> {} ({})", change.key, change.old, change.new, change.effect);
+    let one =
+        |change: &Change| format!("{} {} -> {} ({})", change.key, change.old, change.new, change.effect);
     report.changes.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -88,10 +88,8 @@ impl RunDir {
                 result => return result,
             }
         }
-        Err(last.unwrap_or(RunDirError::Create {
-            path: SYSTEM.into(),
-            source: io::ErrorKind::NotFound.into(),
-        }))
+        Err(last
+            .unwrap_or(RunDirError::Create { path: SYSTEM.into(), source: io::ErrorKind::NotFound.into() }))
     }
 
     /// Where it is.
@@ -188,7 +186,9 @@ fn holders(file: &Path) -> Vec<String> {
         .filter(|name| *name != own && name.bytes().all(|byte| byte.is_ascii_digit()))
         .filter(|pid| {
             fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|descriptors| {
-                descriptors.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == file))
+                descriptors
+                    .flatten()
+                    .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == file))
             })
         })
         .collect()

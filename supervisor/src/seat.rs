@@ -101,7 +101,9 @@ impl Seat {
         let Some(memory) = self.table.take() else { return 0 };
         match Table::open(memory.as_fd()) {
             Ok(table) => {
-                let held = table.records().iter().filter(|record| record.flags.contains(Flags::ADMITTED)).count() as u64;
+                let held =
+                    table.records().iter().filter(|record| record.flags.contains(Flags::ADMITTED)).count()
+                        as u64;
                 self.base.add(&table.header().counters);
                 self.base.closed[CloseReason::WorkerLost.index()] += held;
                 self.base.lost += held;

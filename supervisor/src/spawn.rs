@@ -89,7 +89,9 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to die of.
     command.process_group(0).stdin(Stdio::null());
     let child = with_inherited(&inherited, || command.spawn().map_err(SpawnError::Process))?;
-    let keeper = Pid::from_raw(i32::try_from(child.id()).map_err(|error| SpawnError::Process(io::Error::other(error)))?);
+    let keeper = Pid::from_raw(
+        i32::try_from(child.id()).map_err(|error| SpawnError::Process(io::Error::other(error)))?,
+    );
     Ok(Spawned { keeper, link, table })
 }
 

@@ -18,15 +18,19 @@ use crate::{capacity, host, reload};
 pub fn prepare(inputs: Inputs, effective: Effective) -> Result<Supervisor, SupervisorError> {
     let config = &effective.config;
     let slots = workers(config.workers);
-    let descriptors = host::raise_descriptor_limit()
-        .map_err(|error| SupervisorError::Kernel { doing: "raise the descriptor limit", source: error.into() })?;
+    let descriptors = host::raise_descriptor_limit().map_err(|error| SupervisorError::Kernel {
+        doing: "raise the descriptor limit",
+        source: error.into(),
+    })?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
     let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
     let run_dir = RunDir::acquire(config.run_dir.as_deref())?;
     let listeners = Listeners::bind(&config.listen, slots, config.backlog)?;
     // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors are closed.
-    prctl::set_child_subreaper(true)
-        .map_err(|error| SupervisorError::Kernel { doing: "become the reaper of orphaned workers", source: error.into() })?;
+    prctl::set_child_subreaper(true).map_err(|error| SupervisorError::Kernel {
+        doing: "become the reaper of orphaned workers",
+        source: error.into(),
+    })?;
     log::info!(
         "holdfast {}: {slots} workers, {descriptors} descriptors each, up to {} connections",
         env!("CARGO_PKG_VERSION"),
@@ -59,4 +63,3 @@ pub fn explain(error: &SupervisorError) -> String {
     }
     text
 }
-

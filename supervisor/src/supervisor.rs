@@ -54,7 +54,9 @@ pub enum SupervisorError {
     #[error(transparent)]
     Capacity(#[from] Unreachable),
     /// No slot can be made to serve.
-    #[error("slot {slot} could not start in {attempts} attempts, the last ended with {cause}; the log says why")]
+    #[error(
+        "slot {slot} could not start in {attempts} attempts, the last ended with {cause}; the log says why"
+    )]
     Start {
         /// Which slot.
         slot: SlotId,
@@ -283,7 +285,8 @@ impl Supervisor {
         if self.stage == Stage::Starting && self.seats.iter().all(|seat| seat.ready_since.is_some()) {
             self.stage = Stage::Running;
             let listen: Vec<String> = self.listeners.addresses().iter().map(ToString::to_string).collect();
-            let admin = self.control.admin_address().map_or_else(|| "off".to_owned(), |address| address.to_string());
+            let admin =
+                self.control.admin_address().map_or_else(|| "off".to_owned(), |address| address.to_string());
             log::info!(
                 "ready listen={} admin={admin} workers={} max_connections={} run_dir={}",
                 listen.join(","),

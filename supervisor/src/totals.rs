@@ -8,7 +8,8 @@ use holdfast_shared::ipc::message::ToWorker;
 use holdfast_shared::level::Level;
 
 use crate::control::api::{
-    self, Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, ServiceState, Snapshot, Totals, WorkerRow,
+    self, Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, ServiceState, Snapshot,
+    Totals, WorkerRow,
 };
 use crate::control::histogram::Histogram;
 use crate::control::{Command, Reply, Request};
@@ -45,7 +46,9 @@ impl Supervisor {
                 Command::Reload => self.reload(Some(reply)),
                 Command::Drain => {
                     self.drain();
-                    reply.send(Ok(self.done("draining: connections are being closed, then the service exits")));
+                    reply.send(Ok(
+                        self.done("draining: connections are being closed, then the service exits")
+                    ));
                 }
                 Command::Stop => {
                     reply.send(Ok(self.done("stopping: connections are cut, the service exits")));
@@ -101,7 +104,12 @@ impl Supervisor {
             state: if self.stage.is_ending() { ServiceState::Draining } else { ServiceState::Running },
             workers: self.seats.len() as u64,
             workers_ready: self.ready_seats(),
-            silent_workers: self.seats.iter().filter(|seat| is_silent(seat, request)).map(|seat| seat.id.0).collect(),
+            silent_workers: self
+                .seats
+                .iter()
+                .filter(|seat| is_silent(seat, request))
+                .map(|seat| seat.id.0)
+                .collect(),
             accepted_total: counters.accepted,
             rejected_total: api::rejections(&counters.rejected),
             closed_total: api::closes(&counters.closed),
@@ -121,7 +129,11 @@ impl Supervisor {
     }
 
     fn worker_rows(&self, request: u64) -> Vec<WorkerRow> {
-        self.seats.iter().enumerate().map(|(position, seat)| self.worker_row(position, seat, request)).collect()
+        self.seats
+            .iter()
+            .enumerate()
+            .map(|(position, seat)| self.worker_row(position, seat, request))
+            .collect()
     }
 
     fn worker_row(&self, position: usize, seat: &Seat, request: u64) -> WorkerRow {
@@ -151,7 +163,9 @@ impl Supervisor {
             open_descriptors: worker.map(|_| seat.report.open_descriptors.into()),
             max_descriptors: worker.map(|_| self.descriptors.into()),
             resident_bytes: worker.and_then(|worker| host::resident_bytes(worker.pid)),
-            uptime_seconds: seat.ready_since.map_or(0.0, |since| self.now.saturating_sub(since).as_secs_f64()),
+            uptime_seconds: seat
+                .ready_since
+                .map_or(0.0, |since| self.now.saturating_sub(since).as_secs_f64()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -224,7 +238,8 @@ impl Supervisor {
 
 /// Did it not report for this request? One that has no worker now could not even be asked.
 fn is_silent(seat: &Seat, request: u64) -> bool {
-    seat.unanswered.contains(&request) || (seat.ready_since.is_none() && !matches!(seat.machine.state(), State::Left))
+    seat.unanswered.contains(&request)
+        || (seat.ready_since.is_none() && !matches!(seat.machine.state(), State::Left))
 }
 
 fn fraction(part: u64, whole: u64) -> f64 {

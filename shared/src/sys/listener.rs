@@ -53,7 +53,13 @@ pub fn accept_queue(listener: RawFd) -> io::Result<AcceptQueue> {
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
     // SAFETY: `info` has `length` bytes; the kernel writes at most that many.
     let result = unsafe {
-        libc::getsockopt(listener, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+        libc::getsockopt(
+            listener,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
     };
     Errno::result(result)?;
     // SAFETY: all of it was zeroed, and zeros are valid for these integers; the kernel overwrote a prefix.

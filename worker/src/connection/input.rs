@@ -171,7 +171,6 @@ impl Worker {
         let Some(&Record { scratch: accept, flags, .. }) = self.connections.get(key) else { return };
         let input_waits = flags.contains(Flags::INPUT_WAITS);
         self.connections.set_busy(key);
-        self.out.clear();
         handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
         let now_ms = self.now_ms;
         let ping_due_ms = now_ms + self.random_ping_delay_ms();
@@ -224,7 +223,6 @@ impl Worker {
         let sent = replies.messages();
         self.count_messages(key, messages, sent);
         self.write_out(key);
-        self.out.clear();
         match (result, close) {
             (Ok(()), None) if engine.is_idle() => {}
             (Ok(()), None) => {

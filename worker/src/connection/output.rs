@@ -87,7 +87,6 @@ impl Worker {
             match code {
                 Some(code) => self.write_close(key, code, text),
                 None => {
-                    self.out.clear();
                     frame::append_frame(&mut self.out, OpCode::Control(Control::Close), &[]);
                     self.write_out(key);
                 }
@@ -119,17 +118,17 @@ impl Worker {
         self.settings.retry_after.mul_f64(0.5 + fastrand::f64())
     }
 
-    /// Writes what is in `self.out`.
+    /// Writes what was gathered in `self.out`, and empties it.
     pub(crate) fn write_out(&mut self, key: Key) {
-        let out = std::mem::take(&mut self.out);
+        let mut out = std::mem::take(&mut self.out);
         if !out.is_empty() {
             self.write(key, &out);
+            out.clear();
         }
         self.out = out;
     }
 
     fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
-        self.out.clear();
         frame::append_close(&mut self.out, code, text);
         self.write_out(key);
     }

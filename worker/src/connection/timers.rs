@@ -149,7 +149,6 @@ impl Worker {
             record.ping_due_ms = due_ms;
         }
         self.arm_open(key);
-        self.out.clear();
         frame::append_frame(&mut self.out, OpCode::Control(Control::Ping), &[]);
         self.write_out(key);
     }
