@@ -87,9 +87,9 @@ fn reachable(demand: Demand) -> u32 {
     while too_many - fits > 1 {
         let middle = fits + (too_many - fits) / 2;
         if middle.saturating_add(spread(middle, demand.workers)) <= room {
-            fits = middle
+            fits = middle;
         } else {
-            too_many = middle
+            too_many = middle;
         }
     }
     fits.saturating_mul(demand.workers)
@@ -110,7 +110,8 @@ fn spread(share: u32, workers: u32) -> u32 {
 fn unreachable(demand: Demand, wanted: u32, reachable: u32) -> Unreachable {
     let share = wanted.div_ceil(demand.workers.max(1));
     let spread = spread(share, demand.workers);
-    let pending = pending_per_worker(demand);
+    // With as many descriptors as are needed, handshakes get their full share.
+    let pending = demand.max_pending_handshakes.div_ceil(demand.workers.max(1));
     let per_worker = share.saturating_add(spread);
     let enough = |&workers: &u32| self::reachable(Demand { workers, ..demand }) >= wanted;
     Unreachable {

@@ -265,7 +265,17 @@ mod tests {
 
     #[test]
     fn keeper_takes_its_slot_and_stays_out_of_the_help() {
-        assert_eq!(parse("keeper --slot 3").unwrap(), Command::Keeper(KeeperArguments { slot: SlotId(3) }));
+        let line =
+            "keeper --slot 3 --last-incarnation 7 --link 10 --table 11 --lock 12 --listener 13 --listener 14";
+        let expected = KeeperArguments {
+            slot: SlotId(3),
+            last_incarnation: Incarnation(7),
+            link: 10,
+            table: 11,
+            lock: 12,
+            listeners: vec![13, 14],
+        };
+        assert_eq!(parse(line).unwrap(), Command::Keeper(expected));
         assert!(parse("keeper").is_err());
         assert!(!CommandLine::command().render_long_help().to_string().contains("keeper"));
     }

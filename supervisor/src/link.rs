@@ -23,7 +23,7 @@ impl Supervisor {
                 Ok(None) => return,
                 Err(LinkError::Closed) => return self.on_link_closed(position),
                 Err(error) => {
-                    log::error!("slot {}: {error}; the message is ignored", self.seats[position].id)
+                    log::error!("slot {}: {error}; the message is ignored", self.seats[position].id);
                 }
             }
         }
