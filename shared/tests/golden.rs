@@ -52,12 +52,16 @@ fn messages_to_the_supervisor() {
     let cause = DeathCause::Signal(9);
     check("to_supervisor_died", &ToSupervisor::Died { incarnation, cause, lived: second, pause: second });
     check("to_supervisor_hello", &ToSupervisor::Hello { incarnation, pid: 1234 });
-    check("to_supervisor_holdings", &ToSupervisor::Holdings { incarnation, addresses: vec![(v4, 2), (v6, 1)] });
+    check(
+        "to_supervisor_holdings",
+        &ToSupervisor::Holdings { incarnation, addresses: vec![(v4, 2), (v6, 1)] },
+    );
     check("to_supervisor_ready", &ToSupervisor::Ready { incarnation, resumed: 3, lost: 1, took: second });
     let tickets = vec![(Ticket(1), v4), (Ticket(2), v6)];
     check("to_supervisor_admit", &ToSupervisor::Admit { incarnation, tickets });
     check("to_supervisor_release", &ToSupervisor::Release { incarnation, addresses: vec![v4, v6] });
-    let report = Box::new(Report { connections: 1, loop_lag: second, counters: counters(), ..Report::default() });
+    let report =
+        Box::new(Report { connections: 1, loop_lag: second, counters: counters(), ..Report::default() });
     check("to_supervisor_report", &ToSupervisor::Report { incarnation, request: Some(9), report });
     check("to_supervisor_applied", &ToSupervisor::Applied { incarnation, generation: 2 });
     check("to_supervisor_left", &ToSupervisor::Left { incarnation });
@@ -81,7 +85,8 @@ fn messages_to_a_worker() {
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
     });
     check("to_worker_configure", &ToWorker::Configure { generation: 1, settings });
-    let verdicts = vec![(Ticket(1), Verdict::Granted), (Ticket(2), Verdict::Refused(Rejection::MaxConnections))];
+    let verdicts =
+        vec![(Ticket(1), Verdict::Granted), (Ticket(2), Verdict::Refused(Rejection::MaxConnections))];
     check("to_worker_verdicts", &ToWorker::Verdicts { incarnation: Incarnation(7), verdicts });
     check("to_worker_report_now", &ToWorker::ReportNow { request: 9 });
     check("to_worker_state", &ToWorker::State { full: true });

@@ -96,7 +96,7 @@ impl Worker {
             pending_handshakes: self.connections.pending(),
             queued_bytes: self.connections.queued_bytes(),
             loop_lag: std::mem::replace(&mut self.longest_turn, Duration::ZERO),
-            open_descriptors: self.connections.open_descriptors(),
+            open_descriptors: self.own_descriptors + self.connections.admitted() + self.connections.pending(),
             counters: *self.connections.table.counters(),
         };
         self.tell(&ToSupervisor::Report { incarnation: self.incarnation, request, report: Box::new(report) });

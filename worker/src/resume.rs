@@ -40,8 +40,10 @@ fn fate(record: &Record, descriptor_is_open: bool) -> Fate {
     }
     let broken = record.flags.intersects(Flags::BUSY.union(Flags::UNSAVED));
     match (record.phase(), broken) {
-        (Phase::Open | Phase::Closing, true) => Fate::Lost,
-        (Phase::Handshake | Phase::Parked | Phase::Refusing | Phase::Lingering, true) => Fate::Dropped,
+        (Phase::Open, true) => Fate::Lost,
+        (Phase::Handshake | Phase::Parked | Phase::Refusing | Phase::Closing | Phase::Lingering, true) => {
+            Fate::Dropped
+        }
         (Phase::Parked, false) => Fate::AskedAgain,
         (Phase::Free, _) => Fate::Vanished,
         (Phase::Handshake | Phase::Refusing | Phase::Open | Phase::Closing | Phase::Lingering, false) => {
@@ -136,8 +138,8 @@ impl Worker {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
         }
         self.connections.mark_ending(key, CloseReason::WorkerLost);
-        if record.flags.intersects(Flags::FRAME_CUT) || record.phase() == Phase::Closing {
-            // Half a frame is on the wire, or our close frame is: another one would be read as something else.
+        if record.flags.contains(Flags::FRAME_CUT) {
+            // Half a frame is on the wire: a close frame would be read as its other half.
             self.connections.enter(key, Phase::Lingering, self.now_ms + self.close_timeout_ms());
         }
         let crashed_in_it = record.flags.contains(Flags::BUSY) && cause.is_some_and(is_crash);
@@ -190,9 +192,8 @@ mod tests {
     #[test]
     fn what_is_whole_goes_on_and_what_is_not_is_never_guessed_at() {
         for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
-            let established = matches!(phase, Phase::Open | Phase::Closing);
             for broken in [Flags::BUSY, Flags::UNSAVED, Flags::BUSY.union(Flags::UNSAVED)] {
-                let expected = if established { Fate::Lost } else { Fate::Dropped };
+                let expected = if phase == Phase::Open { Fate::Lost } else { Fate::Dropped };
                 assert_eq!(fate(&record(phase, broken), true), expected);
             }
             let expected = if phase == Phase::Parked { Fate::AskedAgain } else { Fate::Resumed };

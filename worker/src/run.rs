@@ -97,7 +97,10 @@ pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, clock::now_ms());
     let app = Box::new(Echo);
-    let parts = Parts { incarnation, link, listeners, table_memory, connections, settings, app };
+    // One is still to come: the epoll instance.
+    let own_descriptors = u32::try_from(owned.len() + 1).unwrap_or(u32::MAX);
+    let parts =
+        Parts { incarnation, link, listeners, table_memory, own_descriptors, connections, settings, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(&ToSupervisor::Applied { incarnation, generation });
     worker.resume(&open, cause);

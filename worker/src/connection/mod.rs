@@ -107,11 +107,6 @@ impl Connections {
         self.pending
     }
 
-    /// Descriptors open in the slot's table, as far as connections are concerned.
-    pub(crate) fn open_descriptors(&self) -> u32 {
-        self.admitted + self.pending
-    }
-
     /// Bytes in all outboxes.
     pub(crate) fn queued_bytes(&self) -> u64 {
         self.queued_bytes

@@ -47,13 +47,18 @@ impl Worker {
             if volatile.outbox.is_empty() {
                 return;
             }
-            let waiting = std::mem::take(&mut volatile.outbox);
-            let sent = self.send(key, waiting.front());
-            let (Some(sent), Some(volatile)) = (sent, self.connections.volatile(key)) else { return };
-            volatile.outbox = waiting;
-            volatile.outbox.advance(sent);
-            let left = volatile.outbox.len();
+            // The outbox leaves the connection for the time of the call, so that both can be borrowed.
+            let mut waiting = std::mem::take(&mut volatile.outbox);
+            let Some(sent) = self.send(key, waiting.front()) else {
+                self.connections.queued_bytes -= waiting.len() as u64;
+                return;
+            };
+            waiting.advance(sent);
+            let left = waiting.len();
             self.connections.queued_bytes -= sent as u64;
+            if let Some(volatile) = self.connections.volatile(key) {
+                volatile.outbox = waiting;
+            }
             if left == 0 {
                 self.outbox_ran_empty(key);
             } else if sent == 0 {
