@@ -73,7 +73,12 @@ impl Worker {
         for row in told {
             if let Some(key) = self.connections.key_at(row) {
                 self.connections.set_busy(key);
-                self.begin_close(key, CloseCode::Away, "Server is shutting down", CloseReason::Drain);
+                self.connections.begin_close(
+                    key,
+                    CloseCode::Away,
+                    "Server is shutting down",
+                    CloseReason::Drain,
+                );
                 self.connections.settle(key);
             }
         }

@@ -60,7 +60,6 @@ pub(crate) struct Worker {
     pub(crate) connections: Connections,
     pub(crate) admission: Admission,
     pub(crate) app: Box<dyn App>,
-    pub(crate) settings: Settings,
     pub(crate) policy: HandshakePolicy,
     pub(crate) engine_limits: EngineLimits,
     pub(crate) accept_pause: AcceptPause,
@@ -73,7 +72,6 @@ pub(crate) struct Worker {
     pub(crate) cluster_full: bool,
     /// The clock, read once a turn.
     pub(crate) now: Duration,
-    pub(crate) now_ms: u64,
     pub(crate) report_due: Duration,
     pub(crate) longest_turn: Duration,
     /// Where reads go.
@@ -91,7 +89,6 @@ pub(crate) struct Parts {
     pub(crate) table_memory: RawFd,
     pub(crate) own_descriptors: u32,
     pub(crate) connections: Connections,
-    pub(crate) settings: Settings,
     pub(crate) app: Box<dyn App>,
 }
 
@@ -118,19 +115,17 @@ impl Worker {
             listeners,
             table_memory: parts.table_memory,
             own_descriptors: parts.own_descriptors,
-            connections: parts.connections,
             admission: Admission::default(),
             app: parts.app,
-            policy: policy(&parts.settings),
-            engine_limits: engine_limits(&parts.settings),
-            settings: parts.settings,
+            policy: policy(&parts.connections.settings),
+            engine_limits: engine_limits(&parts.connections.settings),
+            connections: parts.connections,
             accept_pause: AcceptPause::default(),
             handshakes: VecDeque::new(),
             unread: VecDeque::new(),
             drain: None,
             cluster_full: false,
             now,
-            now_ms: clock::milliseconds(now),
             // Spread, so that the reports of many workers do not come in step.
             report_due: now + REPORT_INTERVAL.mul_f64(fastrand::f64()),
             longest_turn: Duration::ZERO,
@@ -174,14 +169,14 @@ impl Worker {
     pub(crate) fn configure(&mut self, settings: Settings) {
         self.policy = policy(&settings);
         self.engine_limits = engine_limits(&settings);
-        self.settings = settings;
+        self.connections.settings = settings;
         self.grow_table();
-        self.rearm_all();
+        self.connections.rearm_all();
     }
 
     pub(crate) fn read_clock(&mut self) {
         self.now = clock::now();
-        self.now_ms = clock::milliseconds(self.now);
+        self.connections.now_ms = clock::milliseconds(self.now);
     }
 
     fn handle(&mut self, readiness: &Readiness) {
@@ -208,7 +203,7 @@ impl Worker {
         }
         self.connections.set_busy(key);
         if readiness.is_writable() {
-            self.flush(key);
+            self.connections.flush(key);
         }
         if readiness.is_readable() || readiness.is_read_closed() || readiness.is_error() {
             self.read(key, readiness.is_read_closed());
@@ -222,7 +217,7 @@ impl Worker {
         }
         self.accept_clients();
         self.continue_reading();
-        self.expire_timers();
+        self.connections.expire_timers();
         let flow = self.continue_drain();
         self.trim_handshakes();
         if !self.connections.released.is_empty() {
@@ -255,7 +250,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let mut timeout = self.report_due.saturating_sub(self.now);
-        if let Some(timer) = self.connections.next_timer(self.now_ms) {
+        if let Some(timer) = self.connections.next_timer() {
             timeout = timeout.min(timer);
         }
         for moment in
@@ -268,7 +263,7 @@ impl Worker {
 
     fn grow_table(&mut self) {
         let Some(memory) = holdfast_shared::sys::descriptor::borrow(self.table_memory) else { return };
-        if let Err(error) = self.connections.table.grow(memory, self.settings.rows) {
+        if let Err(error) = self.connections.table.grow(memory, self.connections.settings.rows) {
             // Clients beyond the table wait in the accept queue; nobody who is in is touched.
             log::error!("{error}; going on with {} rows", self.connections.table.header().rows);
         }

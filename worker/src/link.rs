@@ -44,7 +44,7 @@ impl Worker {
             ToWorker::State { full } => self.cluster_full = full,
             ToWorker::Drain { duration } => {
                 log::info!("draining {} connections over {duration:?}", self.connections.admitted());
-                self.drain = Some(Drain::new(self.now, duration, self.settings.close_timeout));
+                self.drain = Some(Drain::new(self.now, duration, self.connections.settings.close_timeout));
             }
         }
     }
@@ -61,7 +61,7 @@ impl Worker {
                     Verdict::Granted => self.admit(key),
                     Verdict::Refused(reason) => {
                         self.connections.set_busy(key);
-                        self.refuse(key, &Refusal::admission(reason));
+                        self.connections.refuse(key, &Refusal::admission(reason));
                         self.connections.settle(key);
                     }
                 }

@@ -75,7 +75,7 @@ impl Worker {
             Ok(None) => self.listeners[position].ready = false,
             Ok(Some((descriptor, peer))) => {
                 let row = descriptor.as_raw_fd();
-                match self.connections.begin(descriptor, peer.ip(), self.now_ms) {
+                match self.connections.begin(descriptor, peer.ip()) {
                     Some(key) => self.welcome(key),
                     None => self.pause(&format!("descriptor {row} is beyond the connection table")),
                 }
@@ -98,24 +98,24 @@ impl Worker {
     }
 
     fn welcome(&mut self, key: Key) {
-        if self.connections.pending() > self.settings.max_pending_handshakes {
+        if self.connections.pending() > self.connections.settings.max_pending_handshakes {
             self.evict_oldest_handshake();
         }
         if let Err(error) = self.register(key) {
-            self.connections.end(key, self.now_ms);
+            self.connections.end(key);
             return self.pause(&format!("cannot watch a new connection: {error}"));
         }
         self.handshakes.push_back(key);
-        self.connections.enter(key, Phase::Handshake, self.now_ms + self.handshake_timeout_ms());
+        self.connections.enter(key, Phase::Handshake, self.connections.handshake_deadline_ms());
     }
 
     /// Too many unfinished handshakes: whoever has been silent longest makes room, so that somebody who speaks gets in however
     /// many are silent. It gets its refusal, and no time to read it: lingering would keep the place.
     fn evict_oldest_handshake(&mut self) {
         while let Some(key) = self.handshakes.pop_front() {
-            if self.is_in(key, Phase::Handshake) {
-                self.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
-                self.connections.end(key, self.now_ms);
+            if self.connections.is_in(key, Phase::Handshake) {
+                self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
+                self.connections.end(key);
                 return;
             }
         }

@@ -85,7 +85,7 @@ impl Worker {
             let fate = fate(&record, is_open);
             let key = self.connections.take_over(row);
             match fate {
-                Fate::Vanished | Fate::Dropped => self.connections.end(key, self.now_ms),
+                Fate::Vanished | Fate::Dropped => self.connections.end(key),
                 Fate::Resumed | Fate::AskedAgain => resumed += u32::from(self.go_on(key, &record, fate)),
                 Fate::Lost => {
                     lost += 1;
@@ -116,11 +116,11 @@ impl Worker {
     fn go_on(&mut self, key: Key, record: &Record, fate: Fate) -> bool {
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
-            self.connections.end(key, self.now_ms);
+            self.connections.end(key);
             return false;
         }
         match record.phase() {
-            Phase::Open => self.arm_open(key),
+            Phase::Open => self.connections.arm_open(key),
             phase => self.connections.enter(key, phase, record.deadline_ms),
         }
         if record.phase() == Phase::Handshake {
@@ -140,14 +140,14 @@ impl Worker {
         self.connections.mark_ending(key, CloseReason::WorkerLost);
         if record.flags.contains(Flags::FRAME_CUT) {
             // Half a frame is on the wire: a close frame would be read as its other half.
-            self.connections.enter(key, Phase::Lingering, self.now_ms + self.close_timeout_ms());
+            self.connections.enter(key, Phase::Lingering, self.connections.close_deadline_ms());
         }
         let crashed_in_it = record.flags.contains(Flags::BUSY) && cause.is_some_and(is_crash);
         let (code, text) = match crashed_in_it {
             true => (CloseCode::Error, "The message could not be processed"),
             false => (CloseCode::Restart, "Worker restarted"),
         };
-        self.finish_close(key, Some(code), text, CloseReason::WorkerLost);
+        self.connections.finish_close(key, Some(code), text, CloseReason::WorkerLost);
         self.connections.settle(key);
     }
 

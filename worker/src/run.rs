@@ -95,12 +95,11 @@ pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
 
     let (generation, settings) = wait_for_settings(&mut link).map_err(met)?;
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
-    let connections = Connections::new(slot, table, clock::now_ms());
+    let connections = Connections::new(slot, table, settings, clock::now_ms());
     let app = Box::new(Echo);
     // One is still to come: the epoll instance.
     let own_descriptors = u32::try_from(owned.len() + 1).unwrap_or(u32::MAX);
-    let parts =
-        Parts { incarnation, link, listeners, table_memory, own_descriptors, connections, settings, app };
+    let parts = Parts { incarnation, link, listeners, table_memory, own_descriptors, connections, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(&ToSupervisor::Applied { incarnation, generation });
     worker.resume(&open, cause);

@@ -9,6 +9,6 @@ pub struct Echo;
 
 impl App for Echo {
     fn message(&mut self, message: Message<'_>, replies: &mut Replies<'_>) {
-        replies.send(message.kind(), message.payload());
+        replies.send_back(message);
     }
 }

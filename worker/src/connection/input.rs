@@ -7,7 +7,7 @@ use holdfast_shared::reason::{CloseReason, Rejection};
 use holdfast_shared::table::{Flags, Phase, Record};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use tungstenite::protocol::frame::coding::{Control, OpCode};
+use tungstenite::protocol::frame::coding::Control;
 
 use crate::app::Replies;
 use crate::connection::Key;
@@ -61,7 +61,7 @@ impl Worker {
     /// What a parked client sends stays in the kernel until the verdict. If it is gone there is nothing to wait for.
     fn read_later(&mut self, key: Key, read_closed: bool) {
         if read_closed {
-            self.connections.end(key, self.now_ms);
+            self.connections.end(key);
         } else if let Some(record) = self.connections.get_mut(key) {
             record.flags.set(Flags::INPUT_WAITS, true);
         }
@@ -78,7 +78,7 @@ impl Worker {
                 Err(Errno::EAGAIN) => return Read::Nothing,
                 Err(Errno::EINTR) => {}
                 Err(error) => {
-                    self.fail(key, error);
+                    self.connections.fail(key, error);
                     return Read::Failed;
                 }
             }
@@ -100,7 +100,7 @@ impl Worker {
         // End of file without a closing handshake, or after one: either way it was the client who left, if the connection
         // is still open. Queued output is dropped: nobody reads it.
         self.connections.mark_ending(key, CloseReason::Client);
-        self.connections.end(key, self.now_ms);
+        self.connections.end(key);
     }
 
     fn take_request(&mut self, key: Key, bytes: &[u8]) {
@@ -127,9 +127,9 @@ impl Worker {
             }
             Progress::Health { head_only, .. } => {
                 let response = self.health().response(head_only);
-                self.respond(key, &response);
+                self.connections.respond(key, &response);
             }
-            Progress::Refused(refusal) => self.refuse(key, &refusal),
+            Progress::Refused(refusal) => self.connections.refuse(key, &refusal),
         }
     }
 
@@ -153,15 +153,15 @@ impl Worker {
     /// The request is valid: asks the supervisor, and waits.
     fn park(&mut self, key: Key, upgrade: &Upgrade) {
         if self.drain.is_some() {
-            return self.refuse(key, &Refusal::admission(Rejection::Draining));
+            return self.connections.refuse(key, &Refusal::admission(Rejection::Draining));
         }
         if self.link.is_none() {
-            return self.refuse(key, &NO_VERDICT);
+            return self.connections.refuse(key, &NO_VERDICT);
         }
         let Some(record) = self.connections.get_mut(key) else { return };
         record.set_address(upgrade.address);
         record.scratch = AcceptKey::from(upgrade).0;
-        let deadline_ms = self.now_ms + self.handshake_timeout_ms();
+        let deadline_ms = self.connections.handshake_deadline_ms();
         self.connections.enter(key, Phase::Parked, deadline_ms);
         self.admission.ask(key, upgrade.address, self.now);
     }
@@ -171,9 +171,8 @@ impl Worker {
         let Some(&Record { scratch: accept, flags, .. }) = self.connections.get(key) else { return };
         let input_waits = flags.contains(Flags::INPUT_WAITS);
         self.connections.set_busy(key);
-        handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
-        let now_ms = self.now_ms;
-        let ping_due_ms = now_ms + self.random_ping_delay_ms();
+        let now_ms = self.connections.now_ms;
+        let ping_due_ms = now_ms + self.connections.random_ping_delay_ms();
         if let Some(record) = self.connections.get_mut(key) {
             record.scratch = [0; 32];
             record.flags.set(Flags::INPUT_WAITS, false);
@@ -183,8 +182,10 @@ impl Worker {
         }
         self.connections.mark_admitted(key);
         self.connections.enter(key, Phase::Open, u64::MAX);
-        self.arm_open(key);
-        self.write_out(key);
+        self.connections.arm_open(key);
+        handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
+        self.connections.write(key, &self.out);
+        self.out.clear();
         let glued = self.connections.volatile(key).map(|volatile| std::mem::take(&mut volatile.request));
         if let Some(mut glued) = glued.filter(|glued| !glued.is_empty()) {
             self.take_frames(key, &mut glued);
@@ -197,32 +198,31 @@ impl Worker {
     }
 
     fn take_frames(&mut self, key: Key, bytes: &mut [u8]) {
-        self.heard_from(key);
+        self.connections.heard_from(key);
         let mut kept = self.connections.volatile(key).and_then(|volatile| volatile.engine.take());
         let mut fresh = Engine::default();
         let engine = kept.as_deref_mut().unwrap_or(&mut fresh);
-        let closing = self.is_in(key, Phase::Closing);
+        let closing = self.connections.is_in(key, Phase::Closing);
         let mut close = None;
-        let mut messages = 0;
-        let mut replies = Replies::new(&mut self.out);
+        let mut received = 0;
+        let mut replies = Replies::new(&mut self.connections, key, &mut self.out);
         let app = &mut self.app;
         let result = engine.feed(bytes, &self.engine_limits, &mut |event| {
             match event {
                 // After our close frame what the client says no longer matters, but for its own.
                 Event::Message(_) | Event::Ping(_) | Event::Pong(_) if closing => {}
                 Event::Message(message) => {
-                    messages += 1;
+                    received += 1;
                     app.message(message, &mut replies);
                 }
-                Event::Ping(payload) => replies.control(OpCode::Control(Control::Pong), payload),
+                Event::Ping(payload) => replies.control(Control::Pong, payload),
                 Event::Pong(_) => {}
                 Event::Close(frame) => close = Some(frame.map(|(code, _)| code)),
             }
             ControlFlow::Continue(())
         });
-        let sent = replies.messages();
-        self.count_messages(key, messages, sent);
-        self.write_out(key);
+        let sent = replies.finish();
+        self.count_messages(key, received, sent);
         match (result, close) {
             (Ok(()), None) if engine.is_idle() => {}
             (Ok(()), None) => {
@@ -230,10 +230,15 @@ impl Worker {
                     volatile.engine = Some(kept.unwrap_or_else(|| Box::new(fresh)));
                 }
             }
-            (Ok(()), Some(code)) => self.finish_close(key, code, "", CloseReason::Client),
+            (Ok(()), Some(code)) => self.connections.finish_close(key, code, "", CloseReason::Client),
             (Err(violation), _) => {
                 log::debug!("connection on descriptor {}: {violation}", key.row);
-                self.finish_close(key, Some(violation.code()), violation.text(), violation.reason());
+                self.connections.finish_close(
+                    key,
+                    Some(violation.code()),
+                    violation.text(),
+                    violation.reason(),
+                );
             }
         }
     }
@@ -242,24 +247,12 @@ impl Worker {
         let counters = self.connections.table.counters();
         counters.messages_received += received;
         counters.messages_sent += sent;
-        let now_ms = self.now_ms;
+        let now_ms = self.connections.now_ms;
         if let Some(record) = self.connections.get_mut(key)
             && received > 0
         {
             record.messages_received += received;
             record.active_ms = now_ms;
-        }
-    }
-
-    /// Anything from the client proves it alive.
-    fn heard_from(&mut self, key: Key) {
-        let (now_ms, pong_ms, ping_ms) = (self.now_ms, self.pong_timeout_ms(), self.ping_interval_ms());
-        let Some(record) = self.connections.get_mut(key) else { return };
-        record.seen_ms = now_ms;
-        if record.flags.contains(Flags::AWAITING_PONG) {
-            record.flags.set(Flags::AWAITING_PONG, false);
-            // One interval after the last ping, not after the answer: so pings stay spread as they were.
-            record.ping_due_ms = (record.ping_due_ms.saturating_sub(pong_ms) + ping_ms).max(now_ms + 1);
         }
     }
 }

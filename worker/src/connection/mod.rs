@@ -1,5 +1,5 @@
-//! All connections of a worker: their records in the table, the volatile halves on the heap, their timers. The one place where
-//! a connection begins and ends, and so the one place that counts. Reads and writes nothing itself.
+//! All connections of a worker: their records in the table, the volatile halves on the heap, their timers. The one
+//! place where a connection begins and ends, and so the one place that counts.
 
 mod input;
 mod outbox;
@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use holdfast_shared::id::{ConnectionId, SlotId};
+use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase, Record, Table};
 use mio::Token;
@@ -72,6 +73,10 @@ impl Volatile {
 /// All connections.
 pub(crate) struct Connections {
     slot: SlotId,
+    /// What holds now.
+    pub(crate) settings: Settings,
+    /// The clock, as of this turn of the loop.
+    pub(crate) now_ms: u64,
     pub(crate) table: Table,
     volatile: Slab<Volatile>,
     wheel: TimerWheel,
@@ -84,9 +89,11 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// The connections in `table`: none of them counted or armed until [`Connections::take_over`].
-    pub(crate) fn new(slot: SlotId, table: Table, now_ms: u64) -> Self {
+    pub(crate) fn new(slot: SlotId, table: Table, settings: Settings, now_ms: u64) -> Self {
         Self {
             slot,
+            settings,
+            now_ms,
             table,
             volatile: Slab::new(),
             wheel: TimerWheel::new(now_ms),
@@ -113,8 +120,9 @@ impl Connections {
     }
 
     /// Makes `descriptor` a connection in phase `Handshake`. `None`, and the descriptor closed, when the table has no row for it.
-    pub(crate) fn begin(&mut self, descriptor: OwnedFd, peer: IpAddr, now_ms: u64) -> Option<Key> {
+    pub(crate) fn begin(&mut self, descriptor: OwnedFd, peer: IpAddr) -> Option<Key> {
         let row = u32::try_from(descriptor.as_raw_fd()).ok()?;
+        let now_ms = self.now_ms;
         let header = self.table.header_mut();
         if row >= header.rows {
             return None;
@@ -196,7 +204,7 @@ impl Connections {
 
     /// The connection is over: closes its descriptor, frees its record, counts it, remembers to release it. The one place
     /// where this happens, so nothing is counted twice.
-    pub(crate) fn end(&mut self, key: Key, now_ms: u64) {
+    pub(crate) fn end(&mut self, key: Key) {
         let Some(&record) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
         self.drop_volatile(key);
@@ -208,7 +216,7 @@ impl Connections {
                 Phase::Open => CloseReason::Client,
                 _ => CloseReason::from_index(usize::from(record.ending)).unwrap_or(CloseReason::Error),
             };
-            let lasted = Duration::from_millis(now_ms.saturating_sub(record.opened_ms));
+            let lasted = Duration::from_millis(self.now_ms.saturating_sub(record.opened_ms));
             self.table.counters().close(reason, lasted);
         }
         // Record first: should the worker die before the close, the next one closes what no record owns.

@@ -9,23 +9,22 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
-use crate::connection::Key;
-use crate::event_loop::Worker;
+use crate::connection::{Connections, Key};
 use crate::websocket::frame;
 use crate::websocket::refusal::{Refusal, Status};
 
-impl Worker {
+impl Connections {
     /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client that has more than
     /// `max_queued_output` waiting already is a slow reader, and closed.
     pub(crate) fn write(&mut self, key: Key, bytes: &[u8]) {
-        let queued = match self.connections.volatile(key) {
+        let queued = match self.volatile(key) {
             Some(volatile) => volatile.outbox.len(),
             None => 0,
         };
         if queued == 0 {
             match self.send(key, bytes) {
                 Some(sent) if sent < bytes.len() => {
-                    if let Some(record) = self.connections.get_mut(key) {
+                    if let Some(record) = self.get_mut(key) {
                         record.flags.set(Flags::FRAME_CUT, sent > 0);
                     }
                     self.queue(key, &bytes[sent..]);
@@ -43,20 +42,20 @@ impl Worker {
     /// The socket takes bytes again.
     pub(crate) fn flush(&mut self, key: Key) {
         loop {
-            let Some(volatile) = self.connections.volatile(key) else { return };
+            let Some(volatile) = self.volatile(key) else { return };
             if volatile.outbox.is_empty() {
                 return;
             }
             // The outbox leaves the connection for the time of the call, so that both can be borrowed.
             let mut waiting = std::mem::take(&mut volatile.outbox);
             let Some(sent) = self.send(key, waiting.front()) else {
-                self.connections.queued_bytes -= waiting.len() as u64;
+                self.queued_bytes -= waiting.len() as u64;
                 return;
             };
             waiting.advance(sent);
             let left = waiting.len();
-            self.connections.queued_bytes -= sent as u64;
-            if let Some(volatile) = self.connections.volatile(key) {
+            self.queued_bytes -= sent as u64;
+            if let Some(volatile) = self.volatile(key) {
                 volatile.outbox = waiting;
             }
             if left == 0 {
@@ -72,8 +71,8 @@ impl Worker {
         if !self.is_in(key, Phase::Open) {
             return;
         }
-        self.connections.mark_ending(key, reason);
-        self.connections.enter(key, Phase::Closing, self.now_ms + self.close_timeout_ms());
+        self.mark_ending(key, reason);
+        self.enter(key, Phase::Closing, self.close_deadline_ms());
         self.write_close(key, code, text);
     }
 
@@ -85,15 +84,16 @@ impl Worker {
         text: &str,
         reason: CloseReason,
     ) {
-        let Some(phase) = self.connections.get(key).map(|record| record.phase()) else { return };
-        self.connections.mark_ending(key, reason);
-        self.connections.enter(key, Phase::Lingering, self.now_ms + self.close_timeout_ms());
+        let Some(phase) = self.get(key).map(|record| record.phase()) else { return };
+        self.mark_ending(key, reason);
+        self.enter(key, Phase::Lingering, self.close_deadline_ms());
         if phase == Phase::Open {
             match code {
                 Some(code) => self.write_close(key, code, text),
                 None => {
-                    frame::append_frame(&mut self.out, OpCode::Control(Control::Close), &[]);
-                    self.write_out(key);
+                    let mut farewell = Vec::new();
+                    frame::append_frame(&mut farewell, OpCode::Control(Control::Close), &[]);
+                    self.write(key, &farewell);
                 }
             }
         }
@@ -103,7 +103,7 @@ impl Worker {
     /// Turns a client away with a complete response, which it can read: the write half is shut behind it, the read half drained,
     /// for closing a socket with unread bytes sends a reset that destroys what the client has not read yet.
     pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
-        self.connections.table.counters().reject(refusal.rejection);
+        self.table.counters().reject(refusal.rejection);
         let retry_after = match refusal.status {
             Status::ServiceUnavailable | Status::TooManyRequests => Some(self.jittered_retry_after()),
             _ => None,
@@ -113,7 +113,7 @@ impl Worker {
 
     /// Sends a complete response and shuts the write half behind it.
     pub(crate) fn respond(&mut self, key: Key, response: &[u8]) {
-        self.connections.enter(key, Phase::Refusing, self.now_ms + self.close_timeout_ms());
+        self.enter(key, Phase::Refusing, self.close_deadline_ms());
         self.write(key, response);
         self.shut_when_flushed(key);
     }
@@ -123,19 +123,10 @@ impl Worker {
         self.settings.retry_after.mul_f64(0.5 + fastrand::f64())
     }
 
-    /// Writes what was gathered in `self.out`, and empties it.
-    pub(crate) fn write_out(&mut self, key: Key) {
-        let mut out = std::mem::take(&mut self.out);
-        if !out.is_empty() {
-            self.write(key, &out);
-            out.clear();
-        }
-        self.out = out;
-    }
-
     fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
-        frame::append_close(&mut self.out, code, text);
-        self.write_out(key);
+        let mut farewell = Vec::new();
+        frame::append_close(&mut farewell, code, text);
+        self.write(key, &farewell);
     }
 
     fn close_slow_reader(&mut self, key: Key) {
@@ -143,17 +134,17 @@ impl Worker {
             // It is being closed already, and does not read that either: its deadline will end it.
             return;
         }
-        self.connections.mark_ending(key, CloseReason::SlowReader);
-        self.connections.enter(key, Phase::Lingering, self.now_ms + self.close_timeout_ms());
+        self.mark_ending(key, CloseReason::SlowReader);
+        self.enter(key, Phase::Lingering, self.close_deadline_ms());
         let mut farewell = Vec::new();
         frame::append_close(&mut farewell, CloseCode::Again, "Slow reader");
         self.queue(key, &farewell);
     }
 
     fn queue(&mut self, key: Key, bytes: &[u8]) {
-        if let Some(volatile) = self.connections.volatile_or_new(key) {
+        if let Some(volatile) = self.volatile_or_new(key) {
             volatile.outbox.push(bytes);
-            self.connections.queued_bytes += bytes.len() as u64;
+            self.queued_bytes += bytes.len() as u64;
         }
     }
 
@@ -162,7 +153,7 @@ impl Worker {
         loop {
             match send(key.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(sent) => {
-                    self.connections.table.counters().bytes_sent += sent as u64;
+                    self.table.counters().bytes_sent += sent as u64;
                     return Some(sent);
                 }
                 Err(Errno::EAGAIN) => return Some(0),
@@ -182,22 +173,22 @@ impl Worker {
             Errno::ECONNRESET | Errno::EPIPE => CloseReason::Client,
             _ => CloseReason::Error,
         };
-        self.connections.mark_ending(key, reason);
+        self.mark_ending(key, reason);
         if self.is_in(key, Phase::Open) {
-            self.connections.enter(key, Phase::Lingering, self.now_ms);
+            self.enter(key, Phase::Lingering, self.now_ms);
         }
-        self.connections.end(key, self.now_ms);
+        self.end(key);
     }
 
     fn outbox_ran_empty(&mut self, key: Key) {
-        let Some(record) = self.connections.get_mut(key) else { return };
+        let Some(record) = self.get_mut(key) else { return };
         record.flags.set(Flags::FRAME_CUT, false);
         self.shut_when_flushed(key);
     }
 
     fn shut_when_flushed(&mut self, key: Key) {
-        let flushed = self.connections.volatile(key).is_none_or(|volatile| volatile.outbox.is_empty());
-        let Some(record) = self.connections.get_mut(key) else { return };
+        let flushed = self.volatile(key).is_none_or(|volatile| volatile.outbox.is_empty());
+        let Some(record) = self.get_mut(key) else { return };
         let last = matches!(record.phase(), Phase::Refusing | Phase::Lingering);
         if last && flushed && !record.flags.contains(Flags::WRITE_SHUT) {
             record.flags.set(Flags::WRITE_SHUT, true);
@@ -207,6 +198,6 @@ impl Worker {
     }
 
     pub(crate) fn is_in(&self, key: Key, phase: Phase) -> bool {
-        self.connections.get(key).is_some_and(|record| record.phase() == phase)
+        self.get(key).is_some_and(|record| record.phase() == phase)
     }
 }

@@ -9,8 +9,7 @@ use holdfast_shared::table::{Flags, Phase, Record};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use crate::connection::{Connections, Key, TableLinks};
-use crate::event_loop::Worker;
-use crate::websocket::frame;
+use crate::websocket::frame::ServerHeader;
 use crate::websocket::refusal::{Refusal, Status};
 
 /// Timers handled in one turn; more wait for the next, which then comes at once.
@@ -30,48 +29,41 @@ impl Connections {
         self.wheel.arm(&mut TableLinks(&mut self.table), key.row, deadline_ms);
     }
 
-    /// How long until a timer may fire.
-    pub(crate) fn next_timer(&self, now_ms: u64) -> Option<Duration> {
-        self.wheel.next_wakeup(now_ms)
+    /// Arms the timer of an open connection.
+    pub(crate) fn arm_open(&mut self, key: Key) {
+        if let Some(record) = self.get(key) {
+            let deadline_ms = self.deadline_ms(record);
+            self.arm(key, deadline_ms);
+        }
     }
 
-    fn pop_expired(&mut self, now_ms: u64) -> Option<Key> {
-        let row = self.wheel.pop_expired(&mut TableLinks(&mut self.table), now_ms)?;
-        self.key_at(row)
-    }
-}
-
-impl Worker {
     /// Handles the timers that are due.
     pub(crate) fn expire_timers(&mut self) {
         for _ in 0..EXPIRIES_PER_TURN {
-            let Some(key) = self.connections.pop_expired(self.now_ms) else { return };
-            let Some(&record) = self.connections.get(key) else { continue };
+            let Some(key) = self.pop_expired() else { return };
+            let Some(&record) = self.get(key) else { continue };
             let deadline_ms = self.deadline_ms(&record);
             if deadline_ms > self.now_ms {
-                self.connections.arm(key, deadline_ms);
+                self.arm(key, deadline_ms);
             } else {
-                self.connections.set_busy(key);
+                self.set_busy(key);
                 self.expire(key, &record);
-                self.connections.settle(key);
+                self.settle(key);
             }
         }
     }
 
-    /// Arms the timer of an open connection.
-    pub(crate) fn arm_open(&mut self, key: Key) {
-        if let Some(record) = self.connections.get(key) {
-            let deadline_ms = self.deadline_ms(record);
-            self.connections.arm(key, deadline_ms);
-        }
+    /// How long until a timer may fire.
+    pub(crate) fn next_timer(&self) -> Option<Duration> {
+        self.wheel.next_wakeup(self.now_ms)
     }
 
     /// Settings changed: every timer is computed anew. Pings that would come later than the new interval are spread over it.
     pub(crate) fn rearm_all(&mut self) {
-        for row in self.connections.table.used() {
-            let Some(key) = self.connections.key_at(row) else { continue };
+        for row in self.table.used() {
+            let Some(key) = self.key_at(row) else { continue };
             let latest_ms = self.now_ms.saturating_add(self.random_ping_delay_ms());
-            let Some(record) = self.connections.get_mut(key) else { continue };
+            let Some(record) = self.get_mut(key) else { continue };
             if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) {
                 record.ping_due_ms = record.ping_due_ms.min(latest_ms);
             }
@@ -79,26 +71,43 @@ impl Worker {
         }
     }
 
-    pub(crate) fn handshake_timeout_ms(&self) -> u64 {
-        milliseconds(self.settings.handshake_timeout)
+    pub(crate) fn handshake_deadline_ms(&self) -> u64 {
+        self.now_ms + milliseconds(self.settings.handshake_timeout)
     }
 
-    pub(crate) fn close_timeout_ms(&self) -> u64 {
-        milliseconds(self.settings.close_timeout)
-    }
-
-    pub(crate) fn pong_timeout_ms(&self) -> u64 {
-        milliseconds(self.settings.pong_timeout)
-    }
-
-    /// Zero is never, as everywhere in the configuration; here that is the longest time there is.
-    pub(crate) fn ping_interval_ms(&self) -> u64 {
-        or_never(self.settings.ping_interval)
+    pub(crate) fn close_deadline_ms(&self) -> u64 {
+        self.now_ms + milliseconds(self.settings.close_timeout)
     }
 
     /// A random part of the ping interval: a crowd that came at once, or was resumed at once, is not pinged at once.
     pub(crate) fn random_ping_delay_ms(&self) -> u64 {
         fastrand::u64(1..=self.ping_interval_ms().max(1))
+    }
+
+    /// Anything from the client proves it alive.
+    pub(crate) fn heard_from(&mut self, key: Key) {
+        let (now_ms, pong_ms, ping_ms) = (self.now_ms, self.pong_timeout_ms(), self.ping_interval_ms());
+        let Some(record) = self.get_mut(key) else { return };
+        record.seen_ms = now_ms;
+        if record.flags.contains(Flags::AWAITING_PONG) {
+            record.flags.set(Flags::AWAITING_PONG, false);
+            // One interval after the last ping, not after the answer: so pings stay spread as they were.
+            record.ping_due_ms = (record.ping_due_ms.saturating_sub(pong_ms) + ping_ms).max(now_ms + 1);
+        }
+    }
+
+    fn pop_expired(&mut self) -> Option<Key> {
+        let row = self.wheel.pop_expired(&mut TableLinks(&mut self.table), self.now_ms)?;
+        self.key_at(row)
+    }
+
+    fn pong_timeout_ms(&self) -> u64 {
+        milliseconds(self.settings.pong_timeout)
+    }
+
+    /// Zero is never, as everywhere in the configuration; here that is the longest time there is.
+    fn ping_interval_ms(&self) -> u64 {
+        or_never(self.settings.ping_interval)
     }
 
     fn deadline_ms(&self, record: &Record) -> u64 {
@@ -129,14 +138,14 @@ impl Worker {
             Phase::Free => {}
             Phase::Handshake => self.refuse(key, &Refusal::admission(Rejection::HandshakeTimeout)),
             Phase::Parked => self.refuse(key, &NO_VERDICT),
-            Phase::Refusing | Phase::Closing | Phase::Lingering => self.connections.end(key, self.now_ms),
+            Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
             Phase::Open if self.idle_ms(record) <= self.now_ms => {
                 self.begin_close(key, CloseCode::Normal, "Idle timeout", CloseReason::IdleTimeout);
             }
             Phase::Open if record.flags.contains(Flags::AWAITING_PONG) => {
                 // It has not answered; it will hardly answer a close frame, but may still read it.
                 self.begin_close(key, CloseCode::Away, "Ping timeout", CloseReason::PingTimeout);
-                self.connections.end(key, self.now_ms);
+                self.end(key);
             }
             Phase::Open => self.ping(key),
         }
@@ -144,13 +153,13 @@ impl Worker {
 
     fn ping(&mut self, key: Key) {
         let due_ms = self.now_ms + self.pong_timeout_ms();
-        if let Some(record) = self.connections.get_mut(key) {
+        if let Some(record) = self.get_mut(key) {
             record.flags.set(Flags::AWAITING_PONG, true);
             record.ping_due_ms = due_ms;
         }
         self.arm_open(key);
-        frame::append_frame(&mut self.out, OpCode::Control(Control::Ping), &[]);
-        self.write_out(key);
+        let ping = ServerHeader::new(OpCode::Control(Control::Ping), 0);
+        self.write(key, ping.as_bytes());
     }
 }
 
