@@ -1,0 +1,290 @@
+//! One client of a herd: its socket, its place in the conversation, and what it does at every readiness.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+
+use super::{End, Group, Phase, Readiness, Role, Stats};
+use crate::client::{socket_from, upgrade_request};
+use crate::frame::{self, Frame};
+use crate::http::Response;
+
+/// Receive buffer of a client that never reads: small, so that the server's own queue fills and not the kernel's.
+const FLOOD_RECEIVE_BUFFER: usize = 4096;
+
+pub(super) struct Member {
+    group: usize,
+    number: u64,
+    source: IpAddr,
+    phase: Phase,
+    stream: Option<TcpStream>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    sent: u64,
+    received: u64,
+    last_echo: Option<Instant>,
+    refusal: Option<Response>,
+}
+
+impl Member {
+    pub(super) fn new(group: usize, number: u64, source: IpAddr) -> Self {
+        Self {
+            group,
+            number,
+            source,
+            phase: Phase::Waiting,
+            stream: None,
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            sent: 0,
+            received: 0,
+            last_echo: None,
+            refusal: None,
+        }
+    }
+
+    pub(super) fn group(&self) -> usize {
+        self.group
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(super) fn refusal(&self) -> Option<&Response> {
+        self.refusal.as_ref()
+    }
+
+    /// How long it has been waiting for its next echo.
+    pub(super) fn waiting_for(&self, now: Instant) -> Duration {
+        match (self.phase, self.last_echo) {
+            (Phase::Open, Some(since)) => now.duration_since(since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Back to the beginning, as a new client.
+    pub(super) fn start_over(&mut self, stats: &mut Stats) {
+        stats.moved(self.phase, Phase::Waiting);
+        *self = Self::new(self.group, self.number, self.source);
+    }
+
+    /// Starts to connect; the socket is there to be registered unless that failed.
+    pub(super) fn connect(&mut self, server: SocketAddr, stats: &mut Stats) -> Option<&mut TcpStream> {
+        match connect(self.source, server) {
+            Ok(stream) => {
+                self.enter(Phase::Connecting, stats);
+                self.stream = Some(stream);
+            }
+            Err(_) => self.end(End::Failed, stats),
+        }
+        self.stream.as_mut()
+    }
+
+    /// Sends a close frame, and is gone when the server answers it.
+    pub(super) fn leave(&mut self, group: &Group, stats: &mut Stats) {
+        self.output.extend(frame::masked(frame::FIN | frame::CLOSE, &frame::close_payload(1000, "")));
+        self.enter(Phase::Leaving, stats);
+        self.write(group, stats);
+    }
+
+    /// Drops the connection.
+    pub(super) fn vanish(&mut self, stats: &mut Stats) {
+        self.end(End::Left, stats);
+    }
+
+    pub(super) fn ready(
+        &mut self,
+        readiness: Readiness,
+        group: &Group,
+        stats: &mut Stats,
+        scratch: &mut [u8],
+    ) {
+        if self.phase == Phase::Connecting {
+            self.connected(group, stats);
+        }
+        if readiness.readable || readiness.over {
+            self.read(group, stats, scratch);
+        }
+        if matches!((self.phase, group.role), (Phase::Open, Role::Flood { .. })) && readiness.over {
+            self.end(End::Lost, stats);
+        }
+        if readiness.writable {
+            self.write(group, stats);
+        }
+    }
+
+    fn connected(&mut self, group: &Group, stats: &mut Stats) {
+        let Some(stream) = &self.stream else { return };
+        match (stream.take_error(), stream.peer_addr()) {
+            (Ok(None), Ok(_)) => {}
+            // Readiness without a result: the attempt goes on.
+            (Ok(None), Err(error)) if error.kind() == io::ErrorKind::NotConnected => return,
+            _ => return self.end(End::Failed, stats),
+        }
+        if let Role::Flood { .. } = group.role {
+            let small = socket2::SockRef::from(stream).set_recv_buffer_size(FLOOD_RECEIVE_BUFFER);
+            small.expect("a small receive buffer");
+        }
+        if group.role != Role::Silent {
+            self.output = upgrade_request(&group.headers);
+        }
+        self.enter(Phase::Upgrading, stats);
+    }
+
+    /// Reads until there is no more, as edge-triggered readiness demands; a flooding client stops once it is in.
+    fn read(&mut self, group: &Group, stats: &mut Stats, scratch: &mut [u8]) {
+        let flooding = matches!(group.role, Role::Flood { .. });
+        while !(flooding && self.phase == Phase::Open) {
+            let Some(stream) = &mut self.stream else { return };
+            match stream.read(scratch) {
+                Ok(0) => return self.cut(stats),
+                Ok(length) => {
+                    self.input.extend_from_slice(&scratch[..length]);
+                    self.digest(group, stats);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.cut(stats),
+            }
+        }
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+    }
+
+    /// The connection has ended without a word that explains it.
+    fn cut(&mut self, stats: &mut Stats) {
+        match self.phase {
+            Phase::Open => self.end(End::Lost, stats),
+            Phase::Leaving => self.end(End::Left, stats),
+            Phase::Waiting | Phase::Connecting | Phase::Upgrading => self.end(End::Failed, stats),
+            Phase::Ended(_) => {}
+        }
+    }
+
+    fn digest(&mut self, group: &Group, stats: &mut Stats) {
+        if self.phase == Phase::Upgrading {
+            let Some((response, length)) = Response::parse(&self.input) else { return };
+            self.input.drain(..length);
+            if response.status == 101 {
+                self.enter(Phase::Open, stats);
+                self.fill_flight(group);
+                self.write(group, stats);
+            } else {
+                let status = response.status;
+                self.refusal = Some(response);
+                return self.end(End::Refused(status), stats);
+            }
+        }
+        while matches!(self.phase, Phase::Open | Phase::Leaving) {
+            let Some((frame, length)) = Frame::parse(&self.input) else { return };
+            self.input.drain(..length);
+            self.received(&frame, group, stats);
+        }
+    }
+
+    fn received(&mut self, frame: &Frame, group: &Group, stats: &mut Stats) {
+        match frame.opcode() {
+            frame::CLOSE if self.phase == Phase::Leaving => self.end(End::Left, stats),
+            frame::CLOSE => self.end(End::Closed(frame.close_code()), stats),
+            frame::PING => {
+                self.output.extend(frame::masked(frame::FIN | frame::PONG, &frame.payload));
+                self.write(group, stats);
+            }
+            frame::BINARY => self.echoed(&frame.payload, group, stats),
+            _ => panic!("client {} of group {} got {frame:?}", self.number, self.group),
+        }
+    }
+
+    fn echoed(&mut self, payload: &[u8], group: &Group, stats: &mut Stats) {
+        let Role::Echo { size, .. } = group.role else { panic!("a message nobody sent: {payload:?}") };
+        let expected = message(self.number, self.received, size);
+        assert!(payload == expected, "echo {} of client {} came back changed", self.received, self.number);
+        self.received += 1;
+        stats.echoes += 1;
+        let now = Instant::now();
+        stats.longest_stall = stats.longest_stall.max(self.waiting_for(now));
+        self.last_echo = Some(now);
+        if self.phase == Phase::Open {
+            self.fill_flight(group);
+            self.write(group, stats);
+        }
+    }
+
+    /// Queues what the role has to send now.
+    fn fill_flight(&mut self, group: &Group) {
+        let Role::Echo { in_flight, size } = group.role else { return };
+        self.last_echo.get_or_insert_with(Instant::now);
+        while self.sent - self.received < in_flight {
+            let payload = message(self.number, self.sent, size);
+            self.output.extend(frame::masked(frame::FIN | frame::BINARY, &payload));
+            self.sent += 1;
+        }
+    }
+
+    fn write(&mut self, group: &Group, stats: &mut Stats) {
+        loop {
+            if self.written == self.output.len() {
+                self.output = Vec::new();
+                self.written = 0;
+                let Role::Flood { size } = group.role else { return };
+                if self.phase != Phase::Open {
+                    return;
+                }
+                self.output = frame::masked(frame::FIN | frame::BINARY, &vec![0; size]);
+            }
+            let Some(stream) = &mut self.stream else { return };
+            match stream.write(&self.output[self.written..]) {
+                Ok(length) => self.written += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Only a client that never reads ends here; the others read what the server had to say first.
+                Err(_) if matches!(group.role, Role::Flood { .. }) => return self.cut(stats),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn end(&mut self, end: End, stats: &mut Stats) {
+        self.enter(Phase::Ended(end), stats);
+        // Closing the last descriptor takes the socket out of the event queue.
+        self.stream = None;
+        self.input = Vec::new();
+        self.output = Vec::new();
+        self.written = 0;
+    }
+
+    fn enter(&mut self, phase: Phase, stats: &mut Stats) {
+        stats.moved(self.phase, phase);
+        self.phase = phase;
+    }
+}
+
+fn connect(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket_from(source)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&server.into()) {
+        Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+/// The `sequence`-th message of a client: no two are alike.
+fn message(client: u64, sequence: u64, size: usize) -> Vec<u8> {
+    let seed = client.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(sequence).to_le_bytes();
+    let mut step = sequence;
+    seed.into_iter()
+        .cycle()
+        .take(size)
+        .map(|byte| {
+            step = step.wrapping_add(1);
+            byte ^ step.to_le_bytes()[0]
+        })
+        .collect()
+}

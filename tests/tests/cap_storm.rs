@@ -1,0 +1,135 @@
+//! Many more clients than the cap, all at once: exactly as many as the cap get in, whatever dies meanwhile.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use std::time::Duration;
+
+use holdfast_tests::client::loopback;
+use holdfast_tests::herd::{End, Group, GroupId, Herd, Role};
+use holdfast_tests::holdfast::{Holdfast, pid_of};
+use holdfast_tests::sampler::never_above;
+use nix::sys::signal::{Signal, kill};
+
+const CAP: usize = 500;
+const CROWD: usize = 2_000;
+const CONFIG: &str = "
+    workers = 4
+    limits.max_connections = 500
+    limits.max_connections_per_address = 0
+    timeouts.ping_interval = \"24h\"
+    timeouts.idle = \"0s\"
+";
+
+fn crowd(clients: usize) -> Group {
+    Group::new(clients, Role::Idle).from((0..40).map(loopback)).at_once()
+}
+
+#[test]
+fn exactly_the_cap_gets_in() {
+    // Mistake 1: caps kept per worker. Mistake 3: checked before the handshake, counted after it.
+    // Mistake 6: cap / workers as a static quota.
+    let server = Holdfast::with(CONFIG);
+    let mut herd = Herd::of(&server);
+    let (storm, samples) = never_above(&server, 500, || {
+        let storm = herd.add(crowd(CROWD));
+        herd.run_until("everybody has an answer", |herd| herd.stats(storm).undecided() == 0);
+        assert_eq!(herd.stats(storm).open, CAP);
+        assert_eq!(herd.stats(storm).refused(503), CROWD - CAP, "{:?}", herd.stats(storm));
+        herd.leave(storm, 100);
+        herd.run_until("a hundred leave", |herd| herd.stats(storm).left == 100);
+        server.wait_until("a hundred slots are free", |totals| totals.number("connections") == 400);
+        let newcomers = herd.add(crowd(300));
+        herd.run_until("the newcomers have an answer", |herd| herd.stats(newcomers).undecided() == 0);
+        assert_eq!((herd.stats(newcomers).open, herd.stats(newcomers).refused(503)), (100, 200));
+        storm
+    });
+    eprintln!("{samples:?}");
+    assert_eq!(samples.most_reported, 500, "{samples:?}");
+    assert_eq!(samples.most_established, 500, "{samples:?}");
+    check_refusals(&herd, storm);
+    let totals = server
+        .wait_until("all are counted", |totals| totals.number("rejected_total.max_connections") == 1700);
+    assert_eq!((totals.number("connections"), totals.number("restarts_total")), (500, 0));
+    server.stop();
+}
+
+fn check_refusals(herd: &Herd, group: GroupId) {
+    let mut waits = Vec::new();
+    for refusal in herd.refusals(group) {
+        refusal.assert_refusal(503, "max_connections");
+        waits.push(refusal.header("retry-after").unwrap().parse::<u32>().unwrap());
+    }
+    assert_eq!(waits.len(), CROWD - CAP);
+    waits.sort_unstable();
+    assert!((15..=45).contains(&waits[0]) && (15..=45).contains(&waits[waits.len() - 1]), "{waits:?}");
+    waits.dedup();
+    assert!(waits.len() > 10, "a refused crowd is told to come back together: {waits:?}");
+}
+
+#[test]
+fn never_above_the_cap_while_workers_are_killed_and_every_slot_comes_back() {
+    // Mistake 2: counts decremented twice, and so drifting.
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let server = Holdfast::with(CONFIG);
+    let mut herd = Herd::of(&server);
+    let ((storm, kills), samples) = never_above(&server, 500, || {
+        let storm = herd.add(crowd(CROWD));
+        let kills = std::thread::scope(|scope| {
+            let killer = scope.spawn(|| kill_at_random(&server, seed));
+            while !killer.is_finished() {
+                herd.turn(Duration::from_millis(5));
+                herd.retry(storm, |end| matches!(end, End::Failed | End::Refused(_)));
+            }
+            killer.join().unwrap()
+        });
+        settle(&mut herd, storm);
+        (storm, kills)
+    });
+    eprintln!("{kills} kills, {samples:?}, {:?}", herd.stats(storm));
+    let in_now = herd.stats(storm).open;
+    let totals = server.wait_until("the count is the clients' own", |totals| {
+        totals.number("connections") == u64::try_from(in_now).unwrap()
+    });
+    assert_eq!(totals.number("restarts_total"), kills);
+    herd.leave(storm, in_now);
+    herd.run_until("all have left", |herd| herd.stats(storm).left == in_now);
+    server.wait_until("every slot has come back", |totals| totals.number("connections") == 0);
+    let after = herd.add(crowd(600));
+    herd.run_until("a new crowd has its answers", |herd| herd.stats(after).undecided() == 0);
+    assert_eq!(
+        (herd.stats(after).open, herd.stats(after).refused(503)),
+        (CAP, 100),
+        "{:?}",
+        herd.stats(after)
+    );
+    server.stop();
+}
+
+/// Kills eight random workers, each as soon as it is back from the last time; returns how many.
+fn kill_at_random(server: &Holdfast, seed: u64) -> u64 {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let kills = 8;
+    for n in 0..kills {
+        server
+            .wait_until("the last killed worker is replaced", |totals| totals.number("restarts_total") == n);
+        let workers = server
+            .wait_for_workers("a full set", |workers| workers.iter().all(|worker| worker.0["pid"].is_u64()));
+        let victim = &workers[random.usize(..workers.len())];
+        kill(pid_of(victim, "pid"), Signal::SIGKILL).unwrap();
+        server.process().pause(Duration::from_millis(random.u64(1..60)), "the next kill");
+    }
+    server
+        .wait_until("the last killed worker is replaced", |totals| totals.number("restarts_total") == kills);
+    kills
+}
+
+/// Clients cut off before an answer come again, until everybody has one.
+fn settle(herd: &mut Herd, group: GroupId) {
+    loop {
+        herd.run_until("everybody has an answer", |herd| herd.stats(group).undecided() == 0);
+        if herd.retry(group, |end| end == End::Failed) == 0 {
+            return;
+        }
+    }
+}

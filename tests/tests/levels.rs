@@ -1,0 +1,55 @@
+//! How full the server is, seen from outside: each edge is entered at its count and left a margin below.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use holdfast_tests::client::RawClient;
+use holdfast_tests::holdfast::Holdfast;
+
+/// The status of GET /health on the public port, on the admin address and on the control socket.
+fn health(server: &Holdfast) -> [u16; 3] {
+    let over_tcp = |address| {
+        let mut client = RawClient::connect(address);
+        client.send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        client.response().status
+    };
+    [over_tcp(server.address()), over_tcp(server.admin()), server.control().get("/health").status]
+}
+
+#[test]
+fn levels_follow_the_count_with_hysteresis_and_full_is_unhealthy() {
+    let server = Holdfast::with(
+        "workers = 2
+        [limits]
+        max_connections = 20
+        soft_connections = 16
+        warning_connections = 12
+        hysteresis = 2
+        max_connections_per_address = 0",
+    );
+    let mut clients: Vec<RawClient> = Vec::new();
+    for (count, level) in
+        [(11, "normal"), (12, "warning"), (15, "warning"), (16, "degraded"), (19, "degraded")]
+    {
+        clients.resize_with(count, || RawClient::open(server.address()));
+        assert_eq!(server.totals().text("level"), level, "at {count}, coming up");
+    }
+    assert_eq!(health(&server), [200; 3]);
+    clients.push(RawClient::open(server.address()));
+    assert_eq!(server.totals().text("level"), "full");
+    server.poll("the workers know", || health(&server), |statuses| *statuses == [503; 3]);
+    for (count, level) in
+        [(19, "full"), (18, "degraded"), (15, "degraded"), (14, "warning"), (11, "warning"), (10, "normal")]
+    {
+        clients.truncate(count);
+        let connections = u64::try_from(count).unwrap();
+        let totals =
+            server.wait_until("they have left", |totals| totals.number("connections") == connections);
+        assert_eq!(totals.text("level"), level, "at {count}, going down");
+    }
+    server.poll("the workers know", || health(&server), |statuses| *statuses == [200; 3]);
+    for level in ["warning", "degraded", "full"] {
+        let lines = server.process().lines();
+        assert!(lines.iter().any(|line| line.contains(level)), "the log does not mention {level}");
+    }
+    server.stop();
+}

@@ -1,0 +1,54 @@
+//! Connections that send nothing are bounded apart from the cap, and real clients still get in.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::frame::{FIN, TEXT, masked};
+use holdfast_tests::herd_process::HerdProcess;
+use holdfast_tests::holdfast::Holdfast;
+
+const HERD: &str = env!("CARGO_BIN_EXE_holdfast-herd");
+const EACH: usize = 10_000;
+
+#[test]
+fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
+    let server = Holdfast::with(
+        "workers = 2
+        limits.max_connections = 1000
+        limits.max_connections_per_address = 0
+        limits.max_pending_handshakes = 1000
+        timeouts.handshake = \"5s\"
+        timeouts.idle = \"0s\"",
+    );
+    let mut early = RawClient::open(server.address());
+    let mut herds: Vec<HerdProcess> =
+        (0..2).map(|n| HerdProcess::start(HERD, server.address(), EACH, "silent", n * 20, 20)).collect();
+    let mut served = 0;
+    let mut over = 0;
+    while over < herds.len() {
+        let totals = server.totals();
+        assert!(totals.number("pending_handshakes") <= 1000, "more than the budget: {totals:?}");
+        let mut client = RawClient::connect_from(loopback(100), server.address());
+        assert_eq!(client.upgrade("").status, 101, "a real client is kept out after {served} others");
+        client.send(&masked(FIN | TEXT, b"real")).unwrap();
+        assert_eq!(client.frame().payload, b"real");
+        served += 1;
+        over = herds
+            .iter_mut()
+            .filter_map(HerdProcess::latest)
+            .filter(|report| report.number("ended") == EACH as u64)
+            .count();
+    }
+    eprintln!("{served} real clients were served meanwhile");
+    early.send(&masked(FIN | TEXT, b"still here")).unwrap();
+    assert_eq!(early.frame().payload, b"still here");
+    let totals =
+        server.wait_until("all are counted", |totals| totals.sum("rejected_total") == 2 * EACH as u64);
+    let (budget, deadline) = (
+        totals.number("rejected_total.pending_handshakes"),
+        totals.number("rejected_total.handshake_timeout"),
+    );
+    assert_eq!(budget + deadline, 2 * EACH as u64, "{totals:?}");
+    assert!(budget > 0 && deadline > 0, "{totals:?}");
+    server.stop();
+}

@@ -1,0 +1,74 @@
+//! Clients that send and never read cost what the config says, and no more.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::frame::{FIN, TEXT, masked};
+use holdfast_tests::herd::{Group, Herd, Role};
+use holdfast_tests::holdfast::Holdfast;
+
+const CLIENTS: usize = 5_000;
+const MESSAGE: usize = 64 * 1024;
+const WORKERS: u64 = 2;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// What `limits.max_queued_output` allows per connection.
+const QUEUED: u64 = 64 * KIB;
+
+/// What `limits.max_message_size` allows per connection: half a message that has come in.
+const HALF_MESSAGE: u64 = 64 * KIB;
+
+/// A supervisor, and a keeper and a worker per slot, each with its code, heap and scratch buffers.
+const PROCESSES: u64 = (1 + 2 * WORKERS) * 16 * MIB;
+
+#[test]
+fn memory_stays_under_the_bound_that_the_config_sets() {
+    let server = Holdfast::with(
+        "workers = 2
+        limits.max_connections = 6000
+        limits.max_connections_per_address = 0
+        limits.max_message_size = \"64KiB\"
+        limits.max_queued_output = \"64KiB\"
+        timeouts.close = \"1s\"
+        timeouts.idle = \"0s\"",
+    );
+    // A record of at most 256 bytes, and the volatile half.
+    let bound = PROCESSES + CLIENTS as u64 * (QUEUED + HALF_MESSAGE + 256);
+    let mut herd = Herd::of(&server);
+    let bystanders = herd.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
+    herd.run_until("the bystanders echo", |herd| herd.stats(bystanders).echoes > 100);
+    let slow = herd.add(Group::new(CLIENTS, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
+    let mut peak = 0;
+    let mut turns = 0_u32;
+    herd.run_until("all slow readers are closed", |herd| {
+        turns += 1;
+        if turns.is_multiple_of(16) {
+            peak = peak.max(server.memory());
+            assert!(peak <= bound, "{} MiB of at most {} MiB", peak / MIB, bound / MIB);
+        }
+        herd.stats(slow).ended() == CLIENTS
+    });
+    eprintln!("peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
+    let slow_readers = CLIENTS as u64;
+    let totals = server
+        .wait_until("all are counted", |totals| totals.number("closed_total.slow_reader") == slow_readers);
+    assert_eq!((totals.sum("closed_total"), totals.number("restarts_total")), (slow_readers, 0));
+    let echoes = herd.stats(bystanders).echoes;
+    herd.run_until("the bystanders go on", |herd| herd.stats(bystanders).echoes > echoes + 1000);
+    server.stop();
+}
+
+#[test]
+fn a_slow_reader_is_told_1013() {
+    let server = Holdfast::with("workers = 1\nlimits.max_queued_output = \"64KiB\"");
+    let mut client = RawClient::open(server.address());
+    // The kernel's buffers take some megabytes before anything queues in the server.
+    let sender = client.keep_sending(masked(FIN | TEXT, &[b'x'; 32 * 1024]));
+    server.wait_until("it is found out", |totals| totals.number("closed_total.slow_reader") == 1);
+    assert_eq!(client.close_frame().0, 1013);
+    drop(client);
+    sender.join().unwrap();
+    server.stop();
+}

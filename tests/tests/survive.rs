@@ -1,0 +1,143 @@
+//! A worker dies: its clients stay, except the few whose stream was in flight, and those who queue are served.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use std::time::Duration;
+
+use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
+use holdfast_tests::herd::{Group, Herd, Role};
+use holdfast_tests::holdfast::{Holdfast, pid_of};
+use holdfast_tests::kernel;
+use nix::sys::signal::{Signal, kill};
+
+const IDLE: usize = 10_000;
+const ECHOING: usize = 200;
+
+#[test]
+fn no_idle_client_is_lost_when_every_worker_is_killed_in_turn() {
+    let server = Holdfast::with(
+        "workers = 4\nlimits.max_connections = 11000\nlimits.max_connections_per_address = 0\ntimeouts.idle = \"0s\"",
+    );
+    let mut herd = Herd::of(&server);
+    let idle = herd.add(Group::new(IDLE, Role::Idle).from((0..20).map(loopback)));
+    herd.run_until("the idle ones are in", |herd| herd.stats(idle).open == IDLE);
+    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 1, size: 512 }).from([loopback(0)]));
+    herd.run_until("the others echo", |herd| herd.stats(echo).echoes > 10_000);
+    eprintln!("longest stall before: {:?}", herd.longest_stall(echo));
+
+    for (slot, worker) in server.control().workers().iter().enumerate() {
+        let lost_before = herd.stats(echo).closed(1012);
+        kill(pid_of(worker, "pid"), Signal::SIGKILL).unwrap();
+        let echoes = herd.stats(echo).echoes;
+        let queued = herd.add(Group::new(50, Role::Idle).from([loopback(1)]));
+        herd.run_until("newcomers are served", |herd| herd.stats(queued).open == 50);
+        herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 10_000);
+        eprintln!("slot {slot}: {} closed with 1012", herd.stats(echo).closed(1012) - lost_before);
+    }
+    eprintln!("longest stall: {:?}", herd.longest_stall(echo));
+
+    assert_eq!(herd.stats(idle).open, IDLE, "idle clients were lost: {:?}", herd.stats(idle));
+    let echoing = herd.stats(echo);
+    let lost = echoing.closed(1012);
+    assert_eq!(echoing.open + lost, ECHOING, "clients vanished without a word: {echoing:?}");
+    assert!(lost <= 4 * MID_EVENT, "{lost} of {ECHOING} were mid-event");
+    let lost = u64::try_from(lost).unwrap();
+    let totals = server.wait_until("all are counted", |totals| {
+        totals.number("restarts_total") == 4 && totals.number("closed_total.worker_lost") == lost
+    });
+    assert_eq!(totals.number("lost_total"), lost);
+    assert_eq!(totals.number("connections"), 10_400 - lost);
+    assert_eq!(totals.sum("closed_total"), lost);
+    server.stop();
+}
+
+/// At most this many clients of a worker can be in the middle of an event when it dies: the one being processed, and
+/// those whose echo has been gathered and not yet written in the same turn.
+const MID_EVENT: usize = 16;
+
+#[test]
+fn whoever_queues_on_a_dead_workers_listener_is_served_by_the_next() {
+    let server = Holdfast::with("workers = 2");
+    let worker = server.worker_pids()[0];
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let mut herd = Herd::of(&server);
+    let crowd = herd.add(Group::new(60, Role::Idle));
+    herd.run_until("the other worker has served its share", |herd| {
+        let stats = herd.stats(crowd);
+        let queued = kernel::accept_queue(server.address().port());
+        stats.connecting + stats.waiting == 0
+            && queued > 0
+            && usize::try_from(queued).unwrap() == stats.upgrading
+    });
+    let queued = herd.stats(crowd).upgrading;
+    eprintln!("{queued} of 60 queue on the stopped worker's listener");
+    kill(worker, Signal::SIGKILL).unwrap();
+    herd.run_until("all are in", |herd| herd.stats(crowd).open == 60);
+    assert_eq!(herd.stats(crowd).failed, 0);
+    server.wait_until("the death is counted", |totals| totals.number("restarts_total") == 1);
+    server.stop();
+}
+
+#[test]
+fn a_crash_by_any_signal_keeps_the_clients_and_their_half_messages_are_closed_with_1012() {
+    for signal in [Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGKILL] {
+        let server = Holdfast::with("workers = 1");
+        let mut quiet = RawClient::open(server.address());
+        let mut half_way = RawClient::open(server.address());
+        half_way.send(&masked(BINARY, b"the first half")).unwrap();
+        let mut witness = RawClient::open(server.address());
+        witness.send(&masked(FIN | TEXT, b"read after the half message")).unwrap();
+        let _ = witness.frame();
+        half_way.send(&masked(FIN | holdfast_tests::frame::PING, b"read")).unwrap();
+        let _ = half_way.frame();
+
+        kill(server.worker_pids()[0], signal).unwrap();
+        assert_eq!(half_way.close_frame().0, 1012);
+        quiet.send(&masked(FIN | TEXT, b"as if nothing had happened")).unwrap();
+        assert_eq!(quiet.frame().payload, b"as if nothing had happened");
+        let totals = server.wait_until("the loss is counted", |totals| totals.number("lost_total") == 1);
+        assert_eq!((totals.number("restarts_total"), totals.number("connections")), (1, 2), "{signal}");
+        assert_eq!(totals.number("closed_total.worker_lost"), 1);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_dead_keepers_connections_are_given_back_exactly_once_and_its_slot_is_rebuilt() {
+    let server =
+        Holdfast::with("workers = 4\nlimits.max_connections = 200\nlimits.max_connections_per_address = 0");
+    let mut herd = Herd::of(&server);
+    let crowd = herd.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
+    herd.run_until("the server is full", |herd| herd.stats(crowd).open == 200);
+    let workers = server.wait_for_workers("all have reported", |workers| {
+        workers.iter().map(|worker| worker.number("connections")).sum::<u64>() == 200
+    });
+    let victim = workers.iter().max_by_key(|worker| worker.number("connections")).unwrap();
+    let (slot, held) = (victim.number("slot"), victim.number("connections"));
+    let held_here = usize::try_from(held).unwrap();
+
+    kill(pid_of(victim, "keeper_pid"), Signal::SIGKILL).unwrap();
+    herd.run_until("its clients are cut off", |herd| herd.stats(crowd).ended() == held_here);
+    server.wait_for_workers("the slot is rebuilt", |workers| {
+        workers.iter().any(|worker| {
+            worker.number("slot") == slot && worker.number("keeper_pid") != victim.number("keeper_pid")
+        })
+    });
+    let totals =
+        server.wait_until("its holdings are given back", |totals| totals.number("connections") == 200 - held);
+    assert_eq!(totals.number("lost_total"), held);
+    assert_eq!(totals.number("closed_total.worker_lost"), held);
+
+    let next = herd.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
+    herd.run_until("newcomers have their answers", |herd| herd.stats(next).undecided() == 0);
+    assert_eq!(herd.stats(next).open, held_here, "{:?}", herd.stats(next));
+    assert_eq!(herd.stats(next).refused(503), 200 - held_here);
+    let rebuilt = server.wait_for_workers("all have reported", |workers| {
+        workers.iter().map(|worker| worker.number("connections")).sum::<u64>() == 200
+    });
+    let share = rebuilt.iter().find(|worker| worker.number("slot") == slot).unwrap().number("connections");
+    assert!(share > 0, "nobody is served by the rebuilt slot: {rebuilt:?}");
+    herd.turn(Duration::ZERO);
+    server.stop();
+}

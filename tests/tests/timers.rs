@@ -1,0 +1,142 @@
+//! Three timers with three meanings: handshake deadline, sign of life, application idleness.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use std::time::{Duration, Instant};
+
+use holdfast_tests::client::{Ending, RawClient, upgrade_request};
+use holdfast_tests::frame::{self, FIN, PING, PONG, TEXT, masked};
+use holdfast_tests::holdfast::Holdfast;
+use holdfast_tests::http::Response;
+
+#[test]
+fn a_client_that_only_answers_pings_is_idle() {
+    // Mistake 7: pong counted as activity for the idle timer.
+    let server = Holdfast::with("workers = 1\ntimeouts.ping_interval = \"200ms\"\ntimeouts.idle = \"2s\"");
+    let mut client = RawClient::open(server.address());
+    let mut pings = 0;
+    let (code, reason) = loop {
+        let frame = client.frame();
+        match frame.opcode() {
+            frame::CLOSE => {
+                break (frame.close_code(), String::from_utf8(frame.payload[2..].to_vec()).unwrap());
+            }
+            PING => {
+                pings += 1;
+                client.send(&masked(FIN | PONG, &frame.payload)).unwrap();
+            }
+            other => panic!("opcode {other}"),
+        }
+    };
+    assert_eq!((code, reason.as_str()), (1000, "Idle timeout"));
+    assert!(pings > 0, "it was never pinged");
+    let totals = server.wait_until("it is counted", |totals| totals.number("connections") == 0);
+    assert_eq!((totals.number("closed_total.idle_timeout"), totals.sum("closed_total")), (1, 1));
+    server.stop();
+}
+
+#[test]
+fn data_keeps_a_connection_from_being_idle() {
+    let server = Holdfast::with("workers = 1\ntimeouts.ping_interval = \"200ms\"\ntimeouts.idle = \"3s\"");
+    let mut talker = RawClient::open(server.address());
+    let mut quiet = RawClient::open(server.address());
+    let quiet_end = std::thread::spawn(move || quiet.close_frame());
+    // Every ping is an occasion to say something, so the talker says something five times a second.
+    while !quiet_end.is_finished() {
+        let frame = talker.frame();
+        match frame.opcode() {
+            PING => talker.send(&masked(FIN | TEXT, b"something")).unwrap(),
+            TEXT => assert_eq!(frame.payload, b"something"),
+            _ => panic!("{frame:?}"),
+        }
+    }
+    assert_eq!(quiet_end.join().unwrap().0, 1000);
+    talker.send(&masked(FIN | TEXT, b"goodbye")).unwrap();
+    while talker.frame().payload != b"goodbye" {}
+    server.stop();
+}
+
+#[test]
+fn a_client_that_gives_no_sign_of_life_is_closed() {
+    let server = Holdfast::with(
+        "workers = 1\ntimeouts.ping_interval = \"200ms\"\ntimeouts.pong = \"500ms\"\ntimeouts.idle = \"0s\"",
+    );
+    let mut dead = RawClient::open(server.address());
+    let mut alive = RawClient::open(server.address());
+    let mut frames = Vec::new();
+    loop {
+        let frame = dead.frame();
+        let is_close = frame.opcode() == frame::CLOSE;
+        frames.push(frame);
+        if is_close {
+            break;
+        }
+        // Any frame proves life, also one that nobody asked for.
+        alive.send(&masked(FIN | PONG, b"")).unwrap();
+    }
+    assert_eq!(frames.pop().unwrap().close_code(), 1001);
+    assert!(frames.iter().all(|frame| frame.opcode() == PING) && !frames.is_empty(), "{frames:?}");
+    let totals = server.wait_until("it is counted", |totals| totals.number("closed_total.ping_timeout") > 0);
+    assert_eq!(totals.number("closed_total.ping_timeout"), 1);
+    alive.send(&masked(FIN | TEXT, b"alive")).unwrap();
+    while alive.frame().payload != b"alive" {}
+    server.stop();
+}
+
+#[test]
+fn a_request_that_does_not_come_whole_in_time_gets_408() {
+    let server = Holdfast::with("workers = 1\ntimeouts.handshake = \"500ms\"");
+    let request = upgrade_request("");
+    let mut partial = RawClient::connect(server.address());
+    partial.send(&request[..40]).unwrap();
+    partial.response().assert_refusal(408, "handshake_timeout");
+    assert_eq!(partial.ending(), Ending::Closed(Vec::new()));
+
+    let mut silent = RawClient::connect(server.address());
+    match silent.ending() {
+        Ending::Closed(bytes) if bytes.is_empty() => {}
+        Ending::Closed(bytes) => {
+            let (response, _) = Response::parse(&bytes).expect("a complete response");
+            response.assert_refusal(408, "handshake_timeout");
+        }
+        Ending::Reset(_) => panic!("reset"),
+    }
+
+    // A byte now and then does not buy time: the deadline counts from the beginning.
+    let mut drip = RawClient::connect(server.address());
+    let head = request[..request.len() - 2].to_vec();
+    for byte in head.into_iter().chain(b"X: y\r\n".repeat(1000)) {
+        if drip.send(&[byte]).is_err() {
+            break;
+        }
+        if server.totals().number("rejected_total.handshake_timeout") == 3 {
+            break;
+        }
+    }
+    let totals =
+        server.wait_until("all are counted", |totals| totals.number("rejected_total.handshake_timeout") == 3);
+    assert_eq!((totals.number("pending_handshakes"), totals.number("connections")), (0, 0));
+    server.stop();
+}
+
+#[test]
+fn pings_are_spread_over_the_interval() {
+    // Mistake 8: all pings in one tick.
+    let server = Holdfast::with("workers = 1\ntimeouts.ping_interval = \"2s\"\ntimeouts.idle = \"0s\"");
+    let mut clients: Vec<RawClient> = (0..60).map(|_| RawClient::open(server.address())).collect();
+    let arrivals: Vec<Instant> = std::thread::scope(|scope| {
+        let readers: Vec<_> = clients
+            .iter_mut()
+            .map(|client| {
+                scope.spawn(|| {
+                    assert_eq!(client.frame().opcode(), PING);
+                    Instant::now()
+                })
+            })
+            .collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    });
+    let (first, last) = (arrivals.iter().min().unwrap(), arrivals.iter().max().unwrap());
+    assert!(last.duration_since(*first) > Duration::from_millis(500), "all pings came together");
+    server.stop();
+}
