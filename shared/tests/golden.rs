@@ -56,10 +56,25 @@ fn messages_to_the_supervisor() {
         "to_supervisor_holdings",
         &ToSupervisor::Holdings { incarnation, addresses: vec![(v4, 2), (v6, 1)] },
     );
-    check("to_supervisor_ready", &ToSupervisor::Ready { incarnation, resumed: 3, lost: 1, took: second });
+    check(
+        "to_supervisor_ready",
+        &ToSupervisor::Ready {
+            incarnation,
+            resumed: 3,
+            lost: 1,
+            took: second,
+            counters: Box::new(counters()),
+        },
+    );
     let tickets = vec![(Ticket(1), v4), (Ticket(2), v6)];
     check("to_supervisor_admit", &ToSupervisor::Admit { incarnation, tickets });
-    check("to_supervisor_release", &ToSupervisor::Release { incarnation, addresses: vec![v4, v6] });
+    check(
+        "to_supervisor_release",
+        &ToSupervisor::Release {
+            incarnation,
+            closed: vec![(v4, CloseReason::Client), (v6, CloseReason::Drain)],
+        },
+    );
     let report =
         Box::new(Report { connections: 1, loop_lag: second, counters: counters(), ..Report::default() });
     check("to_supervisor_report", &ToSupervisor::Report { incarnation, request: Some(9), report });
@@ -90,6 +105,7 @@ fn messages_to_a_worker() {
     check("to_worker_verdicts", &ToWorker::Verdicts { incarnation: Incarnation(7), verdicts });
     check("to_worker_report_now", &ToWorker::ReportNow { request: 9 });
     check("to_worker_state", &ToWorker::State { full: true });
+    check("to_worker_leave", &ToWorker::Leave);
     check("to_worker_drain", &ToWorker::Drain { duration: Duration::from_secs(30) });
 }
 

@@ -132,16 +132,19 @@ impl Ledger {
     ///
     /// From a worker that is still reporting, it takes back a connection already reported; the count follows when
     /// the report is finished.
-    pub fn release(&mut self, slot: SlotId, incarnation: Incarnation, address: IpAddr) {
+    ///
+    /// Returns whether the connection was counted until now.
+    pub fn release(&mut self, slot: SlotId, incarnation: Incarnation, address: IpAddr) -> bool {
         let Some(account) = self.accounts.get_mut(&slot) else {
-            return self.note_anomaly();
+            self.note_anomaly();
+            return false;
         };
         if account.newest > incarnation {
-            return;
+            return false;
         }
         let known = account.newest == incarnation
             && match &mut account.phase {
-                Phase::Vacant => return,
+                Phase::Vacant => return false,
                 Phase::Resuming(report) => report.remove(slot, address),
                 Phase::Serving if self.held.remove(slot, address) => {
                     account.held = account.held.saturating_sub(1);
@@ -153,6 +156,7 @@ impl Ledger {
         if !known {
             self.note_anomaly();
         }
+        known
     }
 
     /// A new worker fills `slot` and is about to report what it took over. Until it has finished, what its

@@ -79,14 +79,17 @@ impl Supervisor {
                     self.ledger.resync_add(slot, incarnation, address, count);
                 }
             }
-            ToSupervisor::Ready { incarnation, resumed, lost, took } => {
+            ToSupervisor::Ready { incarnation, resumed, lost, took, counters } => {
                 log::debug!("slot {slot}: worker {incarnation} resumed {resumed}, lost {lost}, in {took:?}");
+                self.seats[position].reconcile(&counters);
                 self.on_ready(position, incarnation);
             }
             ToSupervisor::Admit { incarnation, tickets } => self.on_admit(position, incarnation, tickets),
-            ToSupervisor::Release { incarnation, addresses } => {
-                for address in addresses {
-                    self.ledger.release(slot, incarnation, address);
+            ToSupervisor::Release { incarnation, closed } => {
+                for (address, reason) in closed {
+                    if self.ledger.release(slot, incarnation, address) {
+                        self.seats[position].count_close(reason);
+                    }
                 }
             }
             ToSupervisor::Report { request, report, .. } => self.on_report(position, request, *report),
@@ -126,6 +129,8 @@ impl Supervisor {
             Admission::Stale => None,
         };
         let verdicts: Vec<_> = tickets.into_iter().filter_map(verdict).collect();
+        let granted = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Granted).count();
+        self.seats[position].admitted.accepted += granted as u64;
         if !verdicts.is_empty() {
             self.tell(position, &ToWorker::Verdicts { incarnation, verdicts });
         }

@@ -67,14 +67,15 @@ impl Supervisor {
             Action::KillKeeper(pid) => send_kill(pid),
             Action::KillWorker(pid) => self.kill_orphan(position, pid),
             Action::DrainWorker => {
-                let duration = match self.stage {
+                let message = match self.stage {
                     // What is left of the drain's time, for a worker that came in the middle of it.
                     Stage::Draining { until } => {
-                        until.saturating_sub(self.now).min(self.effective.config.drain.duration)
+                        let left = until.saturating_sub(self.now);
+                        ToWorker::Drain { duration: left.min(self.effective.config.drain.duration) }
                     }
-                    _ => self.effective.config.drain.duration,
+                    Stage::Starting | Stage::Running | Stage::Stopping { .. } => ToWorker::Leave,
                 };
-                self.tell(position, &ToWorker::Drain { duration });
+                self.tell(position, &message);
             }
             Action::ForgetHoldings => {
                 let lost = self.seats[position].bury();

@@ -16,6 +16,18 @@ use nix::unistd::Pid;
 use crate::slot::{Cause, Slot, Worker};
 use crate::spawn::Spawned;
 
+/// Causes that are shown before they have happened, so that the first time is seen as a change.
+const USUAL_CAUSES: [&str; 4] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1"];
+
+/// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is always what is open.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Admitted {
+    /// Connections let in.
+    pub accepted: u64,
+    /// Connections ended, by [`CloseReason`].
+    pub closed: [u64; 32],
+}
+
 /// A slot's seat at the supervisor's table.
 #[derive(Debug)]
 pub struct Seat {
@@ -41,6 +53,8 @@ pub struct Seat {
     pub restarts: BTreeMap<String, u64>,
     /// How the last one ended.
     pub last_death: Option<String>,
+    /// Who came and went, as the ledger saw it: in step with its count at every moment.
+    pub admitted: Admitted,
     /// What was counted under earlier keepers, whose tables are gone.
     base: Counters,
     table: Option<OwnedFd>,
@@ -60,8 +74,9 @@ impl Seat {
             report: Report::default(),
             unanswered: BTreeSet::new(),
             applied_generation: 0,
-            restarts: BTreeMap::new(),
+            restarts: USUAL_CAUSES.iter().map(|cause| ((*cause).to_owned(), 0)).collect(),
             last_death: None,
+            admitted: Admitted::default(),
             base: Counters::default(),
             table: None,
         }
@@ -79,6 +94,27 @@ impl Seat {
         let mut counters = self.base;
         counters.add(&self.report.counters);
         counters
+    }
+
+    /// One connection of this slot has ended.
+    pub fn count_close(&mut self, reason: CloseReason) {
+        self.admitted.closed[reason.index()] += 1;
+    }
+
+    /// A worker has taken over, and says what its table has counted. What the last worker did not live to tell of is made up for: closes with
+    /// their reasons, and clients that had been let in and never heard of it.
+    pub fn reconcile(&mut self, counters: &Counters) {
+        self.report.counters = *counters;
+        self.reconcile_with_table();
+    }
+
+    fn reconcile_with_table(&mut self) {
+        let counted = self.counters();
+        self.admitted.closed = counted.closed;
+        let unheard = self.admitted.accepted.saturating_sub(counted.accepted);
+        self.base.accepted += unheard;
+        self.base.closed[CloseReason::WorkerLost.index()] += unheard;
+        self.admitted.closed[CloseReason::WorkerLost.index()] += unheard;
     }
 
     /// The worker is gone, another one comes: what it was asked will not be answered.
@@ -107,11 +143,13 @@ impl Seat {
                 self.base.add(&table.header().counters);
                 self.base.closed[CloseReason::WorkerLost.index()] += held;
                 self.base.lost += held;
+                self.reconcile_with_table();
                 held
             }
             Err(error) => {
                 log::error!("slot {}: {error}; what was counted since its last report is lost", self.id);
                 self.base.add(&report.counters);
+                self.reconcile_with_table();
                 0
             }
         }

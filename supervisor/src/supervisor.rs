@@ -37,6 +37,8 @@ const EVENTS_PER_TURN: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// After a drain's own time, how long stragglers get before they are killed.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// How long workers get to tell their clients that it is over, before they are killed.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the supervisor could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -94,13 +96,13 @@ pub(crate) enum Stage {
     Running,
     /// Nobody is let in, connections are being closed; stragglers are killed at the deadline.
     Draining { until: Duration },
-    /// Everything is being killed.
-    Stopping,
+    /// Workers tell their clients and leave; who has not left by then is killed.
+    Stopping { until: Duration },
 }
 
 impl Stage {
     pub(crate) fn is_ending(self) -> bool {
-        matches!(self, Self::Draining { .. } | Self::Stopping)
+        matches!(self, Self::Draining { .. } | Self::Stopping { .. })
     }
 }
 
@@ -242,17 +244,33 @@ impl Supervisor {
         }
     }
 
-    /// Ends at once: connections are cut.
+    /// Ends at once: clients are told, and not waited for.
     pub(crate) fn stop(&mut self) {
-        if self.stage == Stage::Stopping {
+        if matches!(self.stage, Stage::Stopping { .. }) {
             return;
         }
-        log::info!("stopping: {} connections are cut", self.ledger.connections());
+        log::info!("stopping: {} connections are closed", self.ledger.connections());
         notify::stopping("stopping");
-        self.stage = Stage::Stopping;
+        self.stage = Stage::Stopping { until: self.now + STOP_GRACE };
         self.ledger.set_draining(true);
+        self.tell_all(&ToWorker::Leave);
         for position in 0..self.seats.len() {
-            self.step(position, slot::Event::Stop);
+            self.step(position, slot::Event::Drain);
+        }
+    }
+
+    fn enforce_deadlines(&mut self) {
+        match self.stage {
+            Stage::Draining { until } if self.now >= until => {
+                log::warn!("the drain's time is over");
+                self.stop();
+            }
+            Stage::Stopping { until } if self.now >= until => {
+                for position in 0..self.seats.len() {
+                    self.step(position, slot::Event::Stop);
+                }
+            }
+            Stage::Starting | Stage::Running | Stage::Draining { .. } | Stage::Stopping { .. } => {}
         }
     }
 
@@ -269,12 +287,7 @@ impl Supervisor {
         for position in 0..self.seats.len() {
             self.step(position, slot::Event::Tick);
         }
-        if let Stage::Draining { until } = self.stage
-            && self.now >= until
-        {
-            log::warn!("the drain's time is over");
-            self.stop();
-        }
+        self.enforce_deadlines();
         self.watch_level();
         self.announce_ready();
         self.finish_gathers();
@@ -319,7 +332,11 @@ impl Supervisor {
         let slots = self.seats.iter().filter_map(|seat| seat.machine.wakeup());
         let gathers = self.gathers.iter().map(|gather| gather.deadline);
         let reloads = self.reloads.iter().map(|reload| reload.deadline);
-        let next = slots.chain(gathers).chain(reloads).min();
+        let stage = match self.stage {
+            Stage::Draining { until } | Stage::Stopping { until } => Some(until),
+            Stage::Starting | Stage::Running => None,
+        };
+        let next = slots.chain(gathers).chain(reloads).chain(stage).min();
         next.map_or(TICK, |moment| moment.saturating_sub(self.now)).min(TICK)
     }
 

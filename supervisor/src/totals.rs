@@ -110,9 +110,9 @@ impl Supervisor {
                 .filter(|seat| is_silent(seat, request))
                 .map(|seat| seat.id.0)
                 .collect(),
-            accepted_total: counters.accepted,
+            accepted_total: self.seats.iter().map(|seat| seat.admitted.accepted).sum(),
             rejected_total: api::rejections(&counters.rejected),
-            closed_total: api::closes(&counters.closed),
+            closed_total: api::closes(&self.closed()),
             restarts_total: self.seats.iter().map(Seat::restarts_total).sum(),
             resumed_total: counters.resumed,
             lost_total: counters.lost,
@@ -152,7 +152,7 @@ impl Supervisor {
             last_death: seat.last_death.clone(),
             restarts_total: seat.restarts.clone(),
             connections: self.ledger.held_by(seat.id),
-            accepted_total: counters.accepted,
+            accepted_total: seat.admitted.accepted,
             rejected_total: counters.rejected_total(),
             messages_received_total: counters.messages_received,
             messages_sent_total: counters.messages_sent,
@@ -187,6 +187,16 @@ impl Supervisor {
         let mut sum = Counters::default();
         for seat in &self.seats {
             sum.add(&seat.counters());
+        }
+        sum
+    }
+
+    fn closed(&self) -> [u64; 32] {
+        let mut sum = [0; 32];
+        for seat in &self.seats {
+            for (sum, count) in sum.iter_mut().zip(seat.admitted.closed) {
+                *sum += count;
+            }
         }
         sum
     }

@@ -31,6 +31,11 @@ impl Drain {
         Self { next_step: now, told_by, ends: told_by + close_timeout, cursor: 0 }
     }
 
+    /// Everybody is told at once, and nobody waited for.
+    pub(crate) fn abrupt(now: Duration) -> Self {
+        Self { next_step: now, told_by: now, ends: now, cursor: 0 }
+    }
+
     /// When there is something to do next.
     pub(crate) fn next_step(&self) -> Duration {
         self.next_step
@@ -64,9 +69,7 @@ impl Worker {
         let told: Vec<u32> = rows.filter(is_open).take(share as usize).collect();
         let nobody_left =
             remaining == 0 && self.connections.admitted() == 0 && self.connections.pending() == 0;
-        if nobody_left || self.now >= drain.ends {
-            return Flow::Leave;
-        }
+        let is_over = nobody_left || self.now >= drain.ends;
         if let Some(last) = told.last() {
             drain.cursor = last + 1;
         }
@@ -82,7 +85,7 @@ impl Worker {
                 self.connections.settle(key);
             }
         }
-        Flow::Continue
+        if is_over { Flow::Leave } else { Flow::Continue }
     }
 }
 

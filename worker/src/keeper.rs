@@ -1,6 +1,7 @@
 //! The process that holds a slot's descriptors, so that its worker may die. It makes the worker, waits for its end and makes the next
 //! one. No other logic: whatever could go wrong here would cost the slot its connections.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{DeathCause, ToSupervisor};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
-use holdfast_shared::sys::process::{Side, fork_sharing_descriptors};
+use holdfast_shared::sys::process::{Side, die_of_faults, fork_sharing_descriptors};
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -47,13 +48,13 @@ pub enum KeeperError {
         /// Which one.
         source: DescriptorError,
     },
-    /// The signal mask could not be set.
-    #[error("keeper of slot {slot} cannot set its signal mask")]
+    /// What signals do could not be set.
+    #[error("keeper of slot {slot} cannot set what signals do")]
     Signals {
         /// The slot.
         slot: SlotId,
         /// What the kernel said.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -65,7 +66,8 @@ pub fn run(handover: &Handover) -> Result<(), KeeperError> {
     let slot = handover.slot;
     let link = descriptor::adopt(handover.link).map_err(|source| KeeperError::Handover { slot, source })?;
     let mut link = SlotEnd::new(link);
-    ignore_group_signals().map_err(|source| KeeperError::Signals { slot, source })?;
+    ignore_group_signals().map_err(|source| KeeperError::Signals { slot, source: source.into() })?;
+    die_of_faults().map_err(|source| KeeperError::Signals { slot, source })?;
 
     let keeper = getpid();
     let mut incarnation = handover.last_incarnation;

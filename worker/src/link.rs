@@ -46,6 +46,7 @@ impl Worker {
                 log::info!("draining {} connections over {duration:?}", self.connections.admitted());
                 self.drain = Some(Drain::new(self.now, duration, self.connections.settings.close_timeout));
             }
+            ToWorker::Leave => self.drain = Some(Drain::abrupt(self.now)),
         }
     }
 
@@ -66,7 +67,7 @@ impl Worker {
                     }
                 }
             }
-            (Outcome::GiveBack(address), _) => self.connections.released.push(address),
+            (Outcome::GiveBack(address), _) => self.connections.give_back(address),
             (Outcome::Void, _) => {}
         }
     }
@@ -83,8 +84,8 @@ impl Worker {
     pub(crate) fn send_releases(&mut self) {
         while !self.connections.released.is_empty() && self.link_has_room() {
             let released = &mut self.connections.released;
-            let addresses = released.drain(..released.len().min(MAX_BATCH)).collect();
-            self.tell(&ToSupervisor::Release { incarnation: self.incarnation, addresses });
+            let closed = released.drain(..released.len().min(MAX_BATCH)).collect();
+            self.tell(&ToSupervisor::Release { incarnation: self.incarnation, closed });
         }
     }
 

@@ -95,6 +95,7 @@ impl Worker {
         }
         // The places of those that ended just now are not among the holdings, so there is nothing to give back.
         self.connections.released.clear();
+        self.connections.true_up();
         self.connections.table.counters().lost += u64::from(lost);
         self.tell_holdings();
         let took = clock::now().saturating_sub(began);
@@ -109,7 +110,8 @@ impl Worker {
                 self.incarnation
             );
         }
-        self.tell(&ToSupervisor::Ready { incarnation: self.incarnation, resumed, lost, took });
+        let counters = Box::new(*self.connections.table.counters());
+        self.tell(&ToSupervisor::Ready { incarnation: self.incarnation, resumed, lost, took, counters });
     }
 
     /// Says whether an established connection goes on.

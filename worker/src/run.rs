@@ -127,7 +127,8 @@ fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
                 ToWorker::Verdicts { .. }
                 | ToWorker::ReportNow { .. }
                 | ToWorker::State { .. }
-                | ToWorker::Drain { .. },
+                | ToWorker::Drain { .. }
+                | ToWorker::Leave,
             ) => {}
             None => {
                 if let Some(socket) = descriptor::borrow(link.as_raw_fd()) {

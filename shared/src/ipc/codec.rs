@@ -106,6 +106,7 @@ mod tests {
     use super::*;
     use crate::id::{Incarnation, Ticket};
     use crate::ipc::message::{MAX_BATCH, ToSupervisor, ToWorker};
+    use crate::reason::CloseReason;
 
     #[test]
     fn the_largest_batches_fit() {
@@ -113,7 +114,7 @@ mod tests {
         let incarnation = Incarnation(1);
         for message in [
             ToSupervisor::Admit { incarnation, tickets: vec![(Ticket(u64::MAX), address); MAX_BATCH] },
-            ToSupervisor::Release { incarnation, addresses: vec![address; MAX_BATCH] },
+            ToSupervisor::Release { incarnation, closed: vec![(address, CloseReason::Client); MAX_BATCH] },
             ToSupervisor::Holdings { incarnation, addresses: vec![(address, u32::MAX); MAX_BATCH] },
         ] {
             let bytes = encode(&message).unwrap();
@@ -140,7 +141,7 @@ mod tests {
     fn oversize_is_refused_both_ways() {
         let endless = ToSupervisor::Release {
             incarnation: Incarnation(1),
-            addresses: vec!["::1".parse().unwrap(); 10 * MAX_BATCH],
+            closed: vec![("::1".parse().unwrap(), CloseReason::Client); 10 * MAX_BATCH],
         };
         assert!(matches!(encode(&endless), Err(CodecError::TooLong { .. })));
         assert!(matches!(decode::<ToSupervisor>(&vec![0; MAX_MESSAGE + 1]), Err(CodecError::TooLong { .. })));

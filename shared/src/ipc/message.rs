@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::counters::Counters;
 use crate::id::{Incarnation, Ticket};
 use crate::ipc::settings::Settings;
-use crate::reason::Rejection;
+use crate::reason::{CloseReason, Rejection};
 
 /// Most tickets, verdicts, releases or holdings in one message; more are split over several.
 pub const MAX_BATCH: usize = 1024;
@@ -60,6 +60,8 @@ pub enum ToSupervisor {
         lost: u32,
         /// How long taking over took.
         took: Duration,
+        /// What the slot has counted: closes that the last worker did not live to tell of are among it.
+        counters: Box<Counters>,
     },
     /// Clients with valid requests ask to be let in: all of one turn of the loop. Answered by `Verdicts`.
     Admit {
@@ -73,7 +75,7 @@ pub enum ToSupervisor {
         /// Which of the slot's workers.
         incarnation: Incarnation,
         /// One entry for each connection.
-        addresses: Vec<IpAddr>,
+        closed: Vec<(IpAddr, CloseReason)>,
     },
     /// What the worker counts; every second, and when asked.
     Report {
@@ -130,6 +132,8 @@ pub enum ToWorker {
         /// By when the last connection is closed.
         duration: Duration,
     },
+    /// Tell all clients, and leave without waiting for them. Answered by leaving.
+    Leave,
 }
 
 /// The supervisor's answer to one ticket.

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::Pid;
 
 /// Which side of a fork this is.
@@ -15,6 +16,19 @@ pub enum Side {
     },
     /// The new process.
     Child,
+}
+
+/// Lets a fault end the process as the kernel means it to. Rust's runtime catches SIGSEGV and SIGBUS to report an overflowing stack, and
+/// returns when it was none; a signal that somebody sent would then be swallowed.
+///
+/// # Errors
+/// What the kernel says.
+pub fn die_of_faults() -> io::Result<()> {
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { signal(fault, SigHandler::SigDfl) }?;
+    }
+    Ok(())
 }
 
 /// Forks with `CLONE_FILES`: the child has its own memory, and *shares* the descriptor table. What either opens or

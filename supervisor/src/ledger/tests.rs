@@ -351,7 +351,9 @@ impl World {
         let Some((from, message)) = slot.queue.pop_front() else { return };
         match message {
             Message::Admit(client) => self.admit(place, from, client),
-            Message::Release(client) => self.ledger.release(id, from, client),
+            Message::Release(client) => {
+                self.ledger.release(id, from, client);
+            }
             Message::Begin => {
                 slot.announced = from;
                 self.ledger.resync_begin(id, from);

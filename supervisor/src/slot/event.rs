@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use holdfast_shared::id::Incarnation;
+use holdfast_shared::ipc::message::DeathCause;
 use nix::unistd::Pid;
 
 /// A worker and the place it has in its slot's history.
@@ -112,9 +113,9 @@ pub enum Action {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exit(status) => write!(f, "exit status {status}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
+        match *self {
+            Self::Exit(status) => DeathCause::Exit(status).fmt(f),
+            Self::Signal(signal) => DeathCause::Signal(signal).fmt(f),
             Self::NotSpawned => f.write_str("could not be started"),
         }
     }

@@ -80,8 +80,8 @@ pub(crate) struct Connections {
     pub(crate) table: Table,
     volatile: Slab<Volatile>,
     wheel: TimerWheel,
-    /// Addresses of admitted connections closed since the supervisor was last told.
-    pub(crate) released: Vec<IpAddr>,
+    /// Admitted connections closed since the supervisor was last told.
+    pub(crate) released: Vec<(IpAddr, CloseReason)>,
     admitted: u32,
     pending: u32,
     queued_bytes: u64,
@@ -193,6 +193,21 @@ impl Connections {
         self.table.counters().accepted += 1;
     }
 
+    /// Makes up for a worker that died between counting and writing down: whoever is in or has left must have come.
+    pub(crate) fn true_up(&mut self) {
+        let admitted = u64::from(self.admitted);
+        let counters = self.table.counters();
+        counters.accepted = admitted + counters.closed.iter().sum::<u64>();
+    }
+
+    /// The supervisor let one in that had left meanwhile: counted as one that came and went, and given back.
+    pub(crate) fn give_back(&mut self, address: IpAddr) {
+        let counters = self.table.counters();
+        counters.accepted += 1;
+        counters.close(CloseReason::Client, Duration::ZERO);
+        self.released.push((address, CloseReason::Client));
+    }
+
     /// Says why an established connection is ending, unless that was said before.
     pub(crate) fn mark_ending(&mut self, key: Key, reason: CloseReason) {
         if let Some(record) = self.get_mut(key)
@@ -211,13 +226,13 @@ impl Connections {
         self.pending -= u32::from(record.phase().is_pending());
         if record.flags.contains(Flags::ADMITTED) {
             self.admitted -= 1;
-            self.released.push(record.address());
             let reason = match record.phase() {
                 Phase::Open => CloseReason::Client,
                 _ => CloseReason::from_index(usize::from(record.ending)).unwrap_or(CloseReason::Error),
             };
             let lasted = Duration::from_millis(self.now_ms.saturating_sub(record.opened_ms));
             self.table.counters().close(reason, lasted);
+            self.released.push((record.address(), reason));
         }
         // Record first: should the worker die before the close, the next one closes what no record owns.
         self.table.records_mut()[index(key.row)].end();
