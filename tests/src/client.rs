@@ -14,6 +14,10 @@ use crate::PATIENCE;
 use crate::frame::{self, Frame};
 use crate::http::Response;
 
+const PING_FRAME: u8 = frame::FIN | frame::PING;
+const TEXT_MESSAGE: u8 = frame::FIN | frame::TEXT;
+const BINARY_MESSAGE: u8 = frame::FIN | frame::BINARY;
+
 /// The key of RFC 6455's own example, and the accept value it must get.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// What `KEY` must be answered with.
@@ -157,6 +161,22 @@ impl RawClient {
         self.read_one("a frame", Frame::parse)
     }
 
+    /// Reads one unfragmented data message and returns its payload, answering pings on the way: the server may ping at
+    /// any time.
+    ///
+    /// # Panics
+    /// When something else comes, or the connection ends before it.
+    pub fn message(&mut self) -> Vec<u8> {
+        loop {
+            let frame = self.frame();
+            match frame.first {
+                PING_FRAME => self.pong(&frame.payload),
+                TEXT_MESSAGE | BINARY_MESSAGE => return frame.payload,
+                _ => panic!("no message, but {frame:?}"),
+            }
+        }
+    }
+
     /// Reads frames up to and including the close frame, answering pings, and returns the close code and reason.
     ///
     /// # Panics
@@ -169,10 +189,7 @@ impl RawClient {
                     let reason = frame.payload.get(2..).unwrap_or_default();
                     return (frame.close_code(), String::from_utf8_lossy(reason).into_owned());
                 }
-                frame::PING => {
-                    // The server may be gone already; the next read says so.
-                    let _ = self.send(&frame::masked(frame::FIN | frame::PONG, &frame.payload));
-                }
+                frame::PING => self.pong(&frame.payload),
                 _ => {}
             }
         }
@@ -193,6 +210,11 @@ impl RawClient {
                 Err(error) => panic!("the server neither answers nor closes: {error}"),
             }
         }
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        // The server may be gone already; the next read says so.
+        let _ = self.send(&frame::masked(frame::FIN | frame::PONG, payload));
     }
 
     fn read_one<T>(&mut self, what: &str, parse: impl Fn(&[u8]) -> Option<(T, usize)>) -> T {

@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::PATIENCE;
+use crate::frame;
 use crate::holdfast::Holdfast;
 use crate::http::Response;
 use crate::watch::Watched;
@@ -60,6 +61,8 @@ pub struct Group {
     pub headers: String,
     /// All connect in one event-loop turn.
     pub at_once: bool,
+    /// The frame of [`Role::Flood`].
+    flood: Vec<u8>,
 }
 
 impl Group {
@@ -67,7 +70,11 @@ impl Group {
     #[must_use]
     pub fn new(clients: usize, role: Role) -> Self {
         let sources = vec![IpAddr::from([127, 0, 0, 1])];
-        Self { clients, role, sources, headers: String::new(), at_once: false }
+        let flood = match role {
+            Role::Flood { size } => frame::masked(frame::FIN | frame::BINARY, &vec![0; size]),
+            _ => Vec::new(),
+        };
+        Self { clients, role, sources, headers: String::new(), at_once: false, flood }
     }
 
     /// From these addresses, in turn.
@@ -234,13 +241,14 @@ impl Herd {
     fn connect_more(&mut self) {
         while let Some(&index) = self.waiting.front() {
             let member = &mut self.members[index];
-            let group = &self.groups[member.group()];
+            let group_index = member.group();
+            let group = &self.groups[group_index];
             let connecting: usize = self.stats.iter().map(|stats| stats.connecting).sum();
             if connecting >= CONNECTING_AT_ONCE && !group.at_once {
                 return;
             }
             self.waiting.pop_front();
-            if let Some(stream) = member.connect(self.server, &mut self.stats[member.group()]) {
+            if let Some(stream) = member.connect(self.server, group, &mut self.stats[group_index]) {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 self.poll.registry().register(stream, Token(index), interest).expect("register a socket");
             }

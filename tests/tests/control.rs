@@ -113,8 +113,13 @@ fn totals_are_one_consistent_picture_under_load() {
         let talkers = herd.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }).from([loopback(1)]));
         herd.run_until("all are in", |herd| {
             let totals = server.totals();
+            // A slot is held from the verdict on; until the worker has heard it, the client counts as pending too.
             let inside = totals.number("accepted_total") - totals.sum("closed_total");
-            assert_eq!(totals.number("connections"), inside, "old and new counts are mixed: {totals:?}");
+            let in_between = totals.number("pending_handshakes");
+            assert!(
+                (inside..=inside + in_between).contains(&totals.number("connections")),
+                "old and new counts are mixed: {totals:?}"
+            );
             assert!(totals.number("accepted_total") >= accepted, "accepted_total went back: {totals:?}");
             assert!(
                 totals.number("messages_sent_total") >= messages,
@@ -179,11 +184,9 @@ fn bad_and_slow_clients_disturb_nothing() {
     let mut slow = server.control().connect();
     slow.write_all(b"GET /tot").unwrap();
     let mut never_reads = server.control().connect();
-    for _ in 0..1000 {
-        if never_reads.write_all(b"GET /config HTTP/1.1\r\nHost: h\r\n\r\n").is_err() {
-            break;
-        }
-    }
+    // It asks for far more than the socket's buffers hold, and takes none of it.
+    never_reads.set_nonblocking(true).unwrap();
+    while never_reads.write_all(&b"GET /config HTTP/1.1\r\nHost: h\r\n\r\n".repeat(100)).is_ok() {}
     let idle: Vec<_> = (0..50).map(|_| server.control().connect()).collect();
 
     let mut garbage = server.control().connect();
@@ -199,7 +202,7 @@ fn bad_and_slow_clients_disturb_nothing() {
 
     assert_eq!(server.totals().number("connections"), 1);
     websocket.send(&holdfast_tests::frame::masked(0x81, b"undisturbed")).unwrap();
-    assert_eq!(websocket.frame().payload, b"undisturbed");
+    assert_eq!(websocket.message(), b"undisturbed");
     slow.write_all(b"als HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     assert_eq!(read_response(&mut slow).status, 200, "a slow request is answered all the same");
     drop(idle);

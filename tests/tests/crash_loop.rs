@@ -4,24 +4,68 @@
 
 use std::time::Duration;
 
-use holdfast_tests::holdfast::{Options, Starting};
+use holdfast_tests::client::RawClient;
+use holdfast_tests::frame::{FIN, TEXT, masked};
+use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
+use nix::sys::signal::{Signal, kill};
+
+/// How the keeper and the supervisor say that there is a pause before the next start.
+const PAUSE: &str = "the next one comes in ";
 
 #[test]
-fn restarts_of_a_worker_that_dies_at_start_back_off() {
+fn workers_that_die_again_and_again_come_back_after_growing_pauses() {
     // Mistake 11: fork at once, for ever.
-    let starting = Starting::new(&Options::config("workers = 1").environment("HOLDFAST_TEST_CRASH", "start"));
-    let pauses: Vec<Duration> = starting
-        .process()
-        .wait_for_lines("the next one comes in ", 5)
+    let server = Holdfast::with("workers = 1");
+    let mut client = RawClient::open(server.address());
+    for deaths in 0..7 {
+        let workers = server.wait_for_workers("the next worker", |workers| workers[0].0["pid"].is_u64());
+        kill(pid_of(&workers[0], "pid"), Signal::SIGKILL).unwrap();
+        server.wait_until("its death is known", |totals| totals.number("restarts_total") == deaths + 1);
+    }
+    let pauses: Vec<Duration> =
+        server.process().wait_for_lines(PAUSE, 5).iter().map(|line| pause(line)).collect();
+    assert!(pauses.is_sorted() && pauses[4] >= 4 * pauses[0], "the pauses hardly grow: {pauses:?}");
+    client.send(&masked(FIN | TEXT, b"kept through seven workers")).unwrap();
+    assert_eq!(client.message(), b"kept through seven workers");
+    server.stop();
+}
+
+#[test]
+fn keepers_that_die_again_and_again_come_back_after_growing_pauses() {
+    let server = Holdfast::with("workers = 1");
+    let mut last = 0;
+    for _ in 0..6 {
+        let workers = server.wait_for_workers("the next keeper", |workers| {
+            workers[0].0["keeper_pid"].as_u64().is_some_and(|pid| pid != last)
+        });
+        last = workers[0].number("keeper_pid");
+        kill(pid_of(&workers[0], "keeper_pid"), Signal::SIGKILL).unwrap();
+    }
+    let lines = server.process().wait_for_lines("keeper died", 6);
+    let pauses: Vec<Duration> = lines
         .iter()
+        .filter(|line| line.contains(PAUSE))
         .map(|line| pause(line))
+        .filter(|pause| !pause.is_zero())
         .collect();
-    assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "the pauses do not grow: {pauses:?}");
-    assert!(pauses[4] >= 4 * pauses[0].max(Duration::from_millis(1)), "the pauses hardly grow: {pauses:?}");
     assert!(
-        !starting.process().lines().iter().any(|line| line.contains("ready listen=")),
-        "ready without a worker"
+        pauses.is_sorted() && pauses.len() == 4 && pauses[3] > 2 * pauses[0],
+        "the pauses hardly grow: {pauses:?}"
     );
+    server.wait_until("the slot is back", |totals| totals.number("workers_ready") == 1);
+    let _ = RawClient::open(server.address());
+    server.stop();
+}
+
+#[test]
+fn a_start_whose_workers_all_die_is_given_up_with_the_reason() {
+    let starting = Starting::new(&Options::config("workers = 2").environment("HOLDFAST_TEST_CRASH", "start"));
+    let (status, log) = starting.wait_for_exit();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("could not start") && !log.contains("ready listen="), "{log}");
+    let deaths = log.lines().filter(|line| line.contains("died of SIGABRT")).count();
+    assert!((1..=10).contains(&deaths), "{deaths} workers were spent on it: {log}");
+    assert_eq!(starting.processes(), [], "{log}");
 }
 
 /// The pause a log line ends with, such as "in 150ms" or "in 1.5s".
@@ -31,6 +75,9 @@ fn pause(line: &str) -> Duration {
 }
 
 fn duration(word: &str) -> Option<Duration> {
+    if word.ends_with("ns") {
+        return Some(Duration::ZERO);
+    }
     if let Some(milliseconds) = word.strip_suffix("ms") {
         return milliseconds.parse().ok().map(|value: f64| Duration::from_secs_f64(value / 1000.0));
     }

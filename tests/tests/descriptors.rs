@@ -2,46 +2,54 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use holdfast_tests::client::RawClient;
-use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::{Holdfast, Options};
+use holdfast_tests::frame::{FIN, TEXT, masked};
+use holdfast_tests::holdfast::Holdfast;
 use holdfast_tests::process;
+use nix::unistd::Pid;
 
 /// USER_HZ: what /proc counts processor time in, on every architecture we run on.
 const TICKS_PER_SECOND: u64 = 100;
 
-#[test]
-fn accepting_pauses_and_resumes() {
-    let server = Holdfast::start(
-        &Options::config("workers = 1\nlimits.max_connections = 100\ntimeouts.handshake = \"600s\"")
-            .descriptor_limit(300),
-    );
-    let worker = server.worker_pids()[0];
-    let mut inside = RawClient::open(server.address());
-    let mut herd = Herd::of(&server);
-    let silent = herd.add(Group::new(400, Role::Silent));
-    herd.run_until("all are connected", |herd| {
-        herd.stats(silent).upgrading + herd.stats(silent).ended() == 400
-    });
-    let _ = server.process().wait_for_line("accepting pauses");
-    assert!(process::open_descriptors(worker) <= 300);
+/// How the worker says that it cannot accept.
+const PAUSED: &str = "accepting pauses";
 
-    let before = process::cpu_ticks(worker);
+/// Lets two seconds pass and checks what the worker did with them.
+fn assert_it_rests(server: &Holdfast, worker: Pid) {
     let observed = Duration::from_secs(2);
-    let end = std::time::Instant::now() + observed;
-    while std::time::Instant::now() < end {
-        herd.turn(Duration::from_millis(50));
+    let (before, end) = (process::cpu_ticks(worker), Instant::now() + observed);
+    while Instant::now() < end {
+        server.process().pause(end - Instant::now(), "time to pass");
     }
     let used = process::cpu_ticks(worker) - before;
-    assert!(used < TICKS_PER_SECOND * observed.as_secs() / 2, "{used} ticks in {observed:?}: it spins");
-    let mentions = server.process().lines().iter().filter(|line| line.contains("accepting pauses")).count();
-    assert!(mentions == 1, "{mentions} log lines in two seconds");
+    assert!(used < TICKS_PER_SECOND * observed.as_secs() / 4, "{used} ticks in {observed:?}: it spins");
+    let lines = server.process().lines().iter().filter(|line| line.contains(PAUSED)).count();
+    assert_eq!(lines, 1, "logged once a minute");
+    assert!(server.totals().number("accept_pauses_total") > 0);
+}
 
-    inside.send(&holdfast_tests::frame::masked(0x81, b"served all the while")).unwrap();
-    assert_eq!(inside.frame().payload, b"served all the while");
-    drop(herd);
+#[test]
+fn accepting_pauses_when_the_kernel_gives_no_more_descriptors_and_resumes() {
+    let server = Holdfast::with("workers = 1\ntimeouts.handshake = \"600s\"");
+    let worker = server.worker_pids()[0];
+    let mut inside = RawClient::open(server.address());
+    let limit = process::open_descriptors(worker) + 20;
+    let lowered =
+        Command::new("prlimit").args([format!("--pid={worker}"), format!("--nofile={limit}:")]).status();
+    assert!(lowered.unwrap().success());
+
+    let silent: Vec<RawClient> = (0..60).map(|_| RawClient::connect(server.address())).collect();
+    let line = server.process().wait_for_line(PAUSED);
+    assert!(line.contains("LimitNOFILE"), "{line}");
+    assert_it_rests(&server, worker);
+    assert!(process::open_descriptors(worker) <= limit);
+
+    inside.send(&masked(FIN | TEXT, b"served all the while")).unwrap();
+    assert_eq!(inside.message(), b"served all the while");
+    drop(silent);
     let _ = RawClient::open(server.address());
     server.stop();
 }

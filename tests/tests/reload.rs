@@ -62,7 +62,7 @@ fn a_good_file_changes_limits_live_and_touches_nobody() {
     herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 1000);
     assert_eq!((herd.stats(echo).open, herd.stats(idle).open), (20, 19));
     last.send(&masked(FIN | TEXT, b"in")).unwrap();
-    assert_eq!(last.frame().payload, b"in");
+    assert_eq!(last.message(), b"in");
     assert_eq!(server.worker_pids(), pids, "a reload restarts nobody");
     server.stop();
 }
@@ -101,7 +101,7 @@ fn a_bad_file_changes_nothing_and_the_error_names_the_line() {
     assert_eq!(cap(&server), 50);
     assert_eq!(server.control().get("/config").json(), before);
     client.send(&masked(FIN | TEXT, b"untouched")).unwrap();
-    assert_eq!(client.frame().payload, b"untouched");
+    assert_eq!(client.message(), b"untouched");
     // The next good file is taken.
     assert_eq!(server.reload(&with_cap(70)).status, 200);
     assert_eq!(cap(&server), 70);

@@ -4,6 +4,7 @@
 
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::frame::{FIN, TEXT, masked};
+use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::herd_process::HerdProcess;
 use holdfast_tests::holdfast::Holdfast;
 
@@ -31,7 +32,7 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
         let mut client = RawClient::connect_from(loopback(100), server.address());
         assert_eq!(client.upgrade("").status, 101, "a real client is kept out after {served} others");
         client.send(&masked(FIN | TEXT, b"real")).unwrap();
-        assert_eq!(client.frame().payload, b"real");
+        assert_eq!(client.message(), b"real");
         served += 1;
         over = herds
             .iter_mut()
@@ -41,7 +42,7 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
     }
     eprintln!("{served} real clients were served meanwhile");
     early.send(&masked(FIN | TEXT, b"still here")).unwrap();
-    assert_eq!(early.frame().payload, b"still here");
+    assert_eq!(early.message(), b"still here");
     let totals =
         server.wait_until("all are counted", |totals| totals.sum("rejected_total") == 2 * EACH as u64);
     let (budget, deadline) = (
@@ -50,5 +51,28 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
     );
     assert_eq!(budget + deadline, 2 * EACH as u64, "{totals:?}");
     assert!(budget > 0 && deadline > 0, "{totals:?}");
+    server.stop();
+}
+
+#[test]
+fn refused_clients_that_do_not_go_do_not_keep_real_clients_out() {
+    let server = Holdfast::with(
+        "workers = 1\nlimits.max_connections = 50\nlimits.max_pending_handshakes = 10\ntimeouts.close = \"600s\"",
+    );
+    // Each gets its 400 and stays; a refusal that the client does not take is no reason to turn away others.
+    let stubborn: Vec<RawClient> = (0..100)
+        .map(|_| {
+            let mut client = RawClient::connect(server.address());
+            client.send(b"POST / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            client
+        })
+        .collect();
+    server.wait_until("all are refused", |totals| totals.sum("rejected_total") == 100);
+    let one = RawClient::open(server.address());
+    let mut herd = Herd::of(&server);
+    let burst = herd.add(Group::new(10, Role::Idle).at_once());
+    herd.run_until("the burst has its answers", |herd| herd.stats(burst).undecided() == 0);
+    assert_eq!(herd.stats(burst).open, 10, "{:?} {:?}", herd.stats(burst), herd.refusals(burst).next());
+    drop((stubborn, one));
     server.stop();
 }

@@ -112,7 +112,7 @@ fn a_bad_config_is_refused_with_every_error_its_place_and_what_is_allowed() {
         ("holdfast.toml:2: ", "colour"),
         ("holdfast.toml:4: ", "max_connections"),
         ("holdfast.toml:5: ", "soft_connections"),
-        ("holdfast.toml:7: ", "60s"),
+        ("holdfast.toml:7: ", "unit"),
         ("holdfast.toml:8: ", "ping_interval"),
         ("holdfast.toml:10: ", "path"),
     ];

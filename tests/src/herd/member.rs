@@ -11,8 +11,10 @@ use crate::client::{socket_from, upgrade_request};
 use crate::frame::{self, Frame};
 use crate::http::Response;
 
-/// Receive buffer of a client that never reads: small, so that the server's own queue fills and not the kernel's.
+/// Receive buffer and segment size of a client that never reads: small, so that the server's own queue fills and not the
+/// kernel's. Linux sizes the server's send buffer by the segment size, which is 64 KiB on the loopback otherwise.
 const FLOOD_RECEIVE_BUFFER: usize = 4096;
+const FLOOD_SEGMENT: u32 = 1000;
 
 pub(super) struct Member {
     group: usize,
@@ -23,6 +25,8 @@ pub(super) struct Member {
     input: Vec<u8>,
     output: Vec<u8>,
     written: usize,
+    /// How far it is in the message it sends again and again.
+    flooded: usize,
     sent: u64,
     received: u64,
     last_echo: Option<Instant>,
@@ -40,6 +44,7 @@ impl Member {
             input: Vec::new(),
             output: Vec::new(),
             written: 0,
+            flooded: 0,
             sent: 0,
             received: 0,
             last_echo: None,
@@ -74,8 +79,13 @@ impl Member {
     }
 
     /// Starts to connect; the socket is there to be registered unless that failed.
-    pub(super) fn connect(&mut self, server: SocketAddr, stats: &mut Stats) -> Option<&mut TcpStream> {
-        match connect(self.source, server) {
+    pub(super) fn connect(
+        &mut self,
+        server: SocketAddr,
+        group: &Group,
+        stats: &mut Stats,
+    ) -> Option<&mut TcpStream> {
+        match connect(self.source, server, group.role) {
             Ok(stream) => {
                 self.enter(Phase::Connecting, stats);
                 self.stream = Some(stream);
@@ -125,10 +135,6 @@ impl Member {
             // Readiness without a result: the attempt goes on.
             (Ok(None), Err(error)) if error.kind() == io::ErrorKind::NotConnected => return,
             _ => return self.end(End::Failed, stats),
-        }
-        if let Role::Flood { .. } = group.role {
-            let small = socket2::SockRef::from(stream).set_recv_buffer_size(FLOOD_RECEIVE_BUFFER);
-            small.expect("a small receive buffer");
         }
         if group.role != Role::Silent {
             self.output = upgrade_request(&group.headers);
@@ -181,6 +187,11 @@ impl Member {
                 return self.end(End::Refused(status), stats);
             }
         }
+        if let Role::Flood { .. } = group.role {
+            // What came along with the 101, a ping perhaps, goes unread like the rest.
+            self.input.clear();
+            return;
+        }
         while matches!(self.phase, Phase::Open | Phase::Leaving) {
             let Some((frame, length)) = Frame::parse(&self.input) else { return };
             self.input.drain(..length);
@@ -227,19 +238,23 @@ impl Member {
         }
     }
 
+    /// Writes until there is no more, or the socket takes no more; a flooding client always has more.
     fn write(&mut self, group: &Group, stats: &mut Stats) {
         loop {
             if self.written == self.output.len() {
                 self.output = Vec::new();
                 self.written = 0;
-                let Role::Flood { size } = group.role else { return };
-                if self.phase != Phase::Open {
-                    return;
-                }
-                self.output = frame::masked(frame::FIN | frame::BINARY, &vec![0; size]);
             }
+            let bytes = match (self.phase, group.role) {
+                (Phase::Open, Role::Flood { .. }) => &group.flood[self.flooded..],
+                _ if self.output.is_empty() => return,
+                _ => &self.output[self.written..],
+            };
             let Some(stream) = &mut self.stream else { return };
-            match stream.write(&self.output[self.written..]) {
+            match stream.write(bytes) {
+                Ok(length) if self.output.is_empty() => {
+                    self.flooded = (self.flooded + length) % group.flood.len();
+                }
                 Ok(length) => self.written += length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -265,8 +280,12 @@ impl Member {
     }
 }
 
-fn connect(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
+fn connect(source: IpAddr, server: SocketAddr, role: Role) -> io::Result<TcpStream> {
     let socket = socket_from(source)?;
+    if let Role::Flood { .. } = role {
+        socket.set_recv_buffer_size(FLOOD_RECEIVE_BUFFER)?;
+        socket.set_tcp_mss(FLOOD_SEGMENT)?;
+    }
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     match socket.connect(&server.into()) {
