@@ -97,7 +97,7 @@ impl Supervisor {
             }
             Action::StartFailed { cause } => {
                 self.failure = Some(SupervisorError::Start { slot, attempts: Slot::START_ATTEMPTS, cause });
-                self.stop();
+                self.abort();
             }
             Action::Unexpected(event) => {
                 log::error!(

@@ -35,8 +35,8 @@ const REQUESTS: Token = Token(usize::MAX - 1);
 const EVENTS_PER_TURN: usize = 256;
 /// The longest the loop sleeps: whatever event might be missed, wanted and alive are compared this often.
 const TICK: Duration = Duration::from_secs(1);
-/// After a drain's own time, how long stragglers get before they are killed.
-const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// After a drain's own time, how long workers get to leave: longer than they wait for clients that were told.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long workers get to tell their clients that it is over, before they are killed.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -232,12 +232,12 @@ impl Supervisor {
         if self.stage.is_ending() {
             return;
         }
-        let config = &self.effective.config;
-        let until = self.now + config.drain.duration + config.timeouts.close + DRAIN_GRACE;
+        let until = self.now + self.effective.config.drain.duration + DRAIN_GRACE;
         self.stage = Stage::Draining { until };
         self.ledger.set_draining(true);
         let connections = self.ledger.connections();
-        log::info!("draining: {connections} connections are closed over {:?}", config.drain.duration);
+        let duration = self.effective.config.drain.duration;
+        log::info!("draining: {connections} connections are closed over {duration:?}");
         notify::stopping("draining");
         for position in 0..self.seats.len() {
             self.step(position, slot::Event::Drain);
@@ -259,17 +259,22 @@ impl Supervisor {
         }
     }
 
+    /// Kills everything.
+    pub(crate) fn abort(&mut self) {
+        self.stage = Stage::Stopping { until: self.now };
+        self.ledger.set_draining(true);
+        for position in 0..self.seats.len() {
+            self.step(position, slot::Event::Stop);
+        }
+    }
+
     fn enforce_deadlines(&mut self) {
         match self.stage {
             Stage::Draining { until } if self.now >= until => {
                 log::warn!("the drain's time is over");
                 self.stop();
             }
-            Stage::Stopping { until } if self.now >= until => {
-                for position in 0..self.seats.len() {
-                    self.step(position, slot::Event::Stop);
-                }
-            }
+            Stage::Stopping { until } if self.now >= until => self.abort(),
             Stage::Starting | Stage::Running | Stage::Draining { .. } | Stage::Stopping { .. } => {}
         }
     }

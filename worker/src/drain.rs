@@ -12,6 +12,9 @@ use crate::event_loop::{Flow, Worker};
 /// How often a drain makes a step.
 const STEP: Duration = Duration::from_millis(50);
 
+/// The longest that clients who were told are waited for, whatever `timeouts.close` says: whoever stops the service wants it to end.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
+
 /// A drain under way.
 #[derive(Debug)]
 pub(crate) struct Drain {
@@ -28,7 +31,7 @@ impl Drain {
     /// A drain that begins now and has told everybody within `duration`.
     pub(crate) fn new(now: Duration, duration: Duration, close_timeout: Duration) -> Self {
         let told_by = now + duration;
-        Self { next_step: now, told_by, ends: told_by + close_timeout, cursor: 0 }
+        Self { next_step: now, told_by, ends: told_by + close_timeout.min(LONGEST_FAREWELL), cursor: 0 }
     }
 
     /// Everybody is told at once, and nobody waited for.

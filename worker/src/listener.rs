@@ -109,14 +109,20 @@ impl Worker {
         self.connections.enter(key, Phase::Handshake, self.connections.handshake_deadline_ms());
     }
 
-    /// Too many unfinished handshakes: whoever has been silent longest makes room, so that somebody who speaks gets in however
-    /// many are silent. It gets its refusal, and no time to read it: lingering would keep the place.
+    /// Too many unfinished handshakes: the oldest makes room, so that somebody who speaks gets in however many are silent. One that was
+    /// silent gets its refusal, and no time to read it: lingering would keep the place.
     fn evict_oldest_handshake(&mut self) {
-        while let Some(key) = self.handshakes.pop_front() {
-            if self.connections.is_in(key, Phase::Handshake) {
-                self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
-                self.connections.end(key);
-                return;
+        for _ in 0..self.handshakes.len() {
+            let Some(key) = self.handshakes.pop_front() else { return };
+            match self.connections.get(key).map(|record| record.phase()) {
+                Some(Phase::Handshake) => {
+                    self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
+                    return self.connections.end(key);
+                }
+                Some(Phase::Refusing) => return self.connections.end(key),
+                // Whoever waits for a verdict has done its part.
+                Some(Phase::Parked) => self.handshakes.push_back(key),
+                Some(Phase::Free | Phase::Open | Phase::Closing | Phase::Lingering) | None => {}
             }
         }
     }
@@ -126,7 +132,7 @@ impl Worker {
         if self.handshakes.len() > 64 + 2 * self.connections.pending() as usize {
             let connections = &self.connections;
             self.handshakes
-                .retain(|&key| connections.get(key).is_some_and(|record| record.phase() == Phase::Handshake));
+                .retain(|&key| connections.get(key).is_some_and(|record| record.phase().is_pending()));
         }
     }
 

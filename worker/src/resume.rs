@@ -125,7 +125,7 @@ impl Worker {
             Phase::Open => self.connections.arm_open(key),
             phase => self.connections.enter(key, phase, record.deadline_ms),
         }
-        if record.phase() == Phase::Handshake {
+        if record.phase().is_pending() {
             self.handshakes.push_back(key);
         }
         if fate == Fate::AskedAgain {
