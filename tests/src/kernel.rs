@@ -63,7 +63,7 @@ pub fn accept_queue(port: u16) -> u64 {
     queued
 }
 
-/// The sockets that are in both dumps, as the first one shows them: all of these existed at one moment.
+/// The sockets that are in both dumps, as the first one shows them: all of these existed at the moment between them.
 #[must_use]
 pub fn in_both(
     first: &BTreeMap<SocketAddr, Established>,

@@ -9,57 +9,65 @@ use crate::holdfast::Holdfast;
 use crate::kernel;
 
 /// Rest between two samples, so that looking does not become the load.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What the sampling saw.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Samples {
     /// How often it looked.
-    pub rounds: u64,
-    /// Most connections the control socket ever named.
-    pub most_reported: u64,
-    /// Most server-side sockets that were established at one moment and had been sent a 101 and nothing else.
-    pub most_established: u64,
+    pub looks: u64,
+    /// The highest count of connections it ever saw.
+    pub most: u64,
 }
 
-/// Does `work` while another thread samples `server`. Meant for clients that stay idle once they are in: what they were
-/// sent is then exactly the 101, which tells them from pending ones (nothing sent) and refused ones (something else).
+/// Does `work` while two other threads sample `server`: one asks the control socket, one the kernel. Meant for clients that
+/// stay idle once they are in: what they were sent is then exactly the 101, which tells them from pending ones (nothing
+/// sent) and refused ones (something else). Returns what `work` does, what was reported, and what was established.
 ///
 /// # Panics
-/// As soon as either count is above `cap`, and when `work` does.
-pub fn never_above<T>(server: &Holdfast, cap: u64, work: impl FnOnce() -> T) -> (T, Samples) {
+/// When a count was above `cap`, and when `work` does.
+pub fn never_above<T>(server: &Holdfast, cap: u64, work: impl FnOnce() -> T) -> (T, Samples, Samples) {
     let upgraded = length_of_101(server);
     let done = AtomicBool::new(false);
+    let reported = || server.totals().number("connections");
+    let mut before = kernel::established(server.address().port());
+    let established = move || {
+        let now = kernel::established(server.address().port());
+        let in_both = kernel::in_both(&std::mem::replace(&mut before, now.clone()), &now);
+        in_both.iter().filter(|socket| socket.bytes_sent == upgraded).count() as u64
+    };
     thread::scope(|scope| {
-        let sampler = scope.spawn(|| {
-            let mut samples = Samples::default();
-            while !done.load(Ordering::Relaxed) {
-                look(server, upgraded, &mut samples);
-                assert!(
-                    samples.most_reported <= cap,
-                    "the control socket reports more than {cap}: {samples:?}"
-                );
-                assert!(samples.most_established <= cap, "the kernel shows more than {cap}: {samples:?}");
-                server.process().pause(PAUSE, "the next sample");
-            }
-            samples
-        });
+        let control = scope.spawn(|| sample(server, &done, "the control socket", cap, reported));
+        let kernel = scope.spawn(|| sample(server, &done, "the kernel", cap, established));
         let stop = StopOnDrop(&done);
         let result = work();
         drop(stop);
-        (result, sampler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let join = |sampler: thread::ScopedJoinHandle<'_, Samples>| {
+            sampler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        (result, join(control), join(kernel))
     })
 }
 
-fn look(server: &Holdfast, upgraded: u64, samples: &mut Samples) {
-    let port = server.address().port();
-    let reported = server.totals().number("connections");
-    let (first, second) = (kernel::established(port), kernel::established(port));
-    let in_both = kernel::in_both(&first, &second);
-    let established = in_both.iter().filter(|socket| socket.bytes_sent == upgraded).count() as u64;
-    samples.rounds += 1;
-    samples.most_reported = samples.most_reported.max(reported);
-    samples.most_established = samples.most_established.max(established);
+fn sample(
+    server: &Holdfast,
+    done: &AtomicBool,
+    who: &str,
+    cap: u64,
+    mut count: impl FnMut() -> u64,
+) -> Samples {
+    let mut samples = Samples { looks: 0, most: 0 };
+    loop {
+        // Asked before the look, so that the last look sees how the work left things.
+        let last = done.load(Ordering::Relaxed);
+        let now = count();
+        assert!(now <= cap, "{who} shows {now} connections, {cap} are allowed; before: {samples:?}");
+        samples = Samples { looks: samples.looks + 1, most: samples.most.max(now) };
+        if last {
+            return samples;
+        }
+        server.process().pause(PAUSE, "the next sample");
+    }
 }
 
 /// How many bytes the server sends to let a client in.
