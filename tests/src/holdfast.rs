@@ -339,6 +339,10 @@ impl Holdfast {
         let status = self.process.wait_for_exit();
         assert!(status.success(), "{status}\n{}", self.process.tail());
         assert_eq!(self.processes(), [], "processes left behind\n{}", self.process.tail());
+        let tail = self.process.tail();
+        for trouble in ["panicked", "fatal runtime error", "cannot send on the link"] {
+            assert!(!tail.contains(trouble), "the end was not clean\n{tail}");
+        }
     }
 }
 

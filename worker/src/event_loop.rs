@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub(crate) struct Worker {
     pub(crate) incarnation: Incarnation,
     pub(crate) poll: Poll,
     /// `None` once the supervisor is gone.
-    pub(crate) link: Option<SlotEnd>,
+    pub(crate) link: Option<ManuallyDrop<SlotEnd>>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) table_memory: RawFd,
     /// Descriptors of the slot that are no connections.
@@ -84,7 +85,7 @@ pub(crate) struct Worker {
 /// What a worker starts from.
 pub(crate) struct Parts {
     pub(crate) incarnation: Incarnation,
-    pub(crate) link: SlotEnd,
+    pub(crate) link: ManuallyDrop<SlotEnd>,
     pub(crate) listeners: Vec<RawFd>,
     pub(crate) table_memory: RawFd,
     pub(crate) own_descriptors: u32,

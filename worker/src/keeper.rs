@@ -2,6 +2,7 @@
 //! one. No other logic: whatever could go wrong here would cost the slot its connections.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ fn become_worker(
     let assignment = Assignment {
         slot: handover.slot,
         incarnation,
-        link,
+        link: ManuallyDrop::new(link),
         table: handover.table,
         listeners: handover.listeners.clone(),
         kept: vec![handover.lock],

@@ -1,6 +1,7 @@
 //! A worker's life from its first instruction to its last: meet the supervisor, take over the table, serve, leave.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 
 use holdfast_shared::clock;
@@ -31,8 +32,9 @@ pub struct Assignment {
     pub slot: SlotId,
     /// Which of the slot's workers it is.
     pub incarnation: Incarnation,
-    /// Its end of the link.
-    pub link: SlotEnd,
+    /// Its end of the link. Never dropped: the descriptor is the keeper's too, and closing it here would close it there, where the next
+    /// client would get its number.
+    pub link: ManuallyDrop<SlotEnd>,
     /// The connection table's memory.
     pub table: RawFd,
     /// The slot's listening sockets.
