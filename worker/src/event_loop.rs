@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::connection::{Connections, Key};
 use crate::drain::Drain;
 use crate::listener::{AcceptPause, Listener};
-use crate::websocket::engine::EngineLimits;
+use crate::websocket::assembly::Assembly;
 use crate::websocket::handshake::HandshakePolicy;
 
 const LINK: Token = Token(usize::MAX);
@@ -62,7 +62,8 @@ pub(crate) struct Worker {
     pub(crate) admission: Admission,
     pub(crate) app: Box<dyn App>,
     pub(crate) policy: HandshakePolicy,
-    pub(crate) engine_limits: EngineLimits,
+    /// What messages in several pieces are put together with.
+    pub(crate) assembly: Assembly,
     pub(crate) accept_pause: AcceptPause,
     /// Connections in the order they were accepted, finished handshakes among them until trimmed.
     pub(crate) handshakes: VecDeque<Key>,
@@ -119,7 +120,7 @@ impl Worker {
             admission: Admission::default(),
             app: parts.app,
             policy: policy(&parts.connections.settings),
-            engine_limits: engine_limits(&parts.connections.settings),
+            assembly: Assembly::new(max_message_size(&parts.connections.settings)),
             connections: parts.connections,
             accept_pause: AcceptPause::default(),
             handshakes: VecDeque::new(),
@@ -169,7 +170,7 @@ impl Worker {
     /// Other settings hold from now on.
     pub(crate) fn configure(&mut self, settings: Settings) {
         self.policy = policy(&settings);
-        self.engine_limits = engine_limits(&settings);
+        self.assembly.max_message_size = max_message_size(&settings);
         self.connections.settings = settings;
         self.grow_table();
         self.connections.rearm_all();
@@ -242,6 +243,7 @@ impl Worker {
         self.send_releases();
         if self.now >= self.report_due {
             self.report_due = self.now + REPORT_INTERVAL;
+            self.assembly.trim();
             self.send_report(None);
         }
     }
@@ -283,6 +285,6 @@ fn policy(settings: &Settings) -> HandshakePolicy {
     }
 }
 
-fn engine_limits(settings: &Settings) -> EngineLimits {
-    EngineLimits { max_message_size: usize::try_from(settings.max_message_size).unwrap_or(usize::MAX) }
+fn max_message_size(settings: &Settings) -> usize {
+    usize::try_from(settings.max_message_size).unwrap_or(usize::MAX)
 }

@@ -7,7 +7,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use holdfast_worker::websocket::violation::Violation;
 use proptest::prelude::*;
-use streams::{LIMITS, Outcome, Seen, frame, generate, run};
+use streams::{MAX_MESSAGE_SIZE, Outcome, Seen, frame, generate, run};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message};
 
@@ -45,8 +45,8 @@ struct Reference {
 
 fn reference_of(stream: &[u8]) -> Reference {
     let config = WebSocketConfig::default()
-        .max_message_size(Some(LIMITS.max_message_size))
-        .max_frame_size(Some(LIMITS.max_message_size));
+        .max_message_size(Some(MAX_MESSAGE_SIZE))
+        .max_frame_size(Some(MAX_MESSAGE_SIZE));
     let input = Input(Cursor::new(stream.to_vec()));
     let mut socket = WebSocket::from_raw_socket(input, Role::Server, Some(config));
     let mut events = Vec::new();
@@ -90,7 +90,7 @@ fn reference_of(stream: &[u8]) -> Reference {
 fn agree(stream: &[u8], sizes: &[usize]) -> Result<(), String> {
     let (ours, mut reference) = (run(stream, sizes), reference_of(stream));
     if ours.violation.is_some() && reference.failure.is_none() {
-        let frame_rest = vec![0; LIMITS.max_message_size + MAX_HEADER];
+        let frame_rest = vec![0; MAX_MESSAGE_SIZE + MAX_HEADER];
         reference = reference_of(&[stream, &frame_rest].concat());
     }
     let same_events = reference.events == ours.events;
@@ -129,7 +129,7 @@ fn is_bad_gateway(ours: &Outcome, reference: &Reference) -> bool {
 #[test]
 fn single_violations_have_the_same_close_code() {
     let start = frame(0x01, b"start");
-    let too_long = vec![0; LIMITS.max_message_size];
+    let too_long = vec![0; MAX_MESSAGE_SIZE];
     for stream in [
         vec![0x81, 2, b'h', b'i'],
         frame(0xc1, b"rsv"),

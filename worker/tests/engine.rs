@@ -5,10 +5,11 @@ mod streams;
 use std::ops::ControlFlow;
 
 use holdfast_shared::reason::CloseReason;
+use holdfast_worker::websocket::assembly::Assembly;
 use holdfast_worker::websocket::engine::{Engine, Event};
 use holdfast_worker::websocket::violation::Violation;
 use proptest::prelude::*;
-use streams::{LIMITS, Outcome, Seen, frame, generate, run};
+use streams::{MAX_MESSAGE_SIZE, Outcome, Seen, frame, generate, run};
 
 const CONTINUE: u8 = 0x00;
 const TEXT: u8 = 0x01;
@@ -41,7 +42,7 @@ fn assert_violation(frames: &[Vec<u8>], violation: Violation) {
 
 #[test]
 fn messages_of_every_length_form_come_through() {
-    for length in [0, 1, 125, 126, 127, 65_535, 65_536, LIMITS.max_message_size] {
+    for length in [0, 1, 125, 126, 127, 65_535, 65_536, MAX_MESSAGE_SIZE] {
         let payload: Vec<u8> = (0..=250).cycle().take(length).collect();
         assert_events(&[frame(FIN | BINARY, &payload)], &[Seen::Binary(payload)]);
         let ascii = "x".repeat(length);
@@ -150,7 +151,7 @@ fn text_must_not_end_within_a_code_point() {
 
 #[test]
 fn the_size_limit_holds_before_the_payload_comes() {
-    let most = LIMITS.max_message_size;
+    let most = MAX_MESSAGE_SIZE;
     let header = frame(FIN | BINARY, &vec![0; most + 1])[..10].to_vec();
     assert_violation(&[header], Violation::MessageTooBig);
     let fragments = [frame(BINARY, &vec![0; most - 5]), frame(CONTINUE, &[1; 5])];
@@ -192,7 +193,7 @@ fn close_frames_that_break_a_rule() {
 fn a_break_ends_the_feed() {
     let mut stream = [frame(FIN | TEXT, b"1"), frame(FIN | TEXT, b"2"), frame(0xff, b"")].concat();
     let mut seen = 0;
-    let fed = Engine::default().feed(&mut stream, &LIMITS, &mut |_| {
+    let fed = Engine::default().feed(&mut stream, &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |_| {
         seen += 1;
         if seen == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -211,11 +212,12 @@ fn an_echo_is_a_server_frame_however_the_message_came() {
         {
             let (mut engine, mut reply) = (Engine::default(), Vec::new());
             for piece in stream.chunks(size.min(stream.len())) {
-                let fed = engine.feed(&mut piece.to_vec(), &LIMITS, &mut |event| {
-                    let Event::Message(message) = event else { panic!("{event:?}") };
-                    reply.extend_from_slice(message.into_reply());
-                    ControlFlow::Continue(())
-                });
+                let fed =
+                    engine.feed(&mut piece.to_vec(), &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |event| {
+                        let Event::Message(message) = event else { panic!("{event:?}") };
+                        reply.extend_from_slice(message.into_reply());
+                        ControlFlow::Continue(())
+                    });
                 assert_eq!(fed, Ok(()));
             }
             assert_eq!(reply, expected, "{length} bytes");
@@ -229,7 +231,9 @@ fn nothing_is_kept_between_messages() {
     let mut engine = Engine::default();
     for (at, byte) in stream.iter().enumerate() {
         assert_eq!(engine.is_idle(), at == 0, "after {at} bytes");
-        engine.feed(&mut [*byte], &LIMITS, &mut |_| ControlFlow::Continue(())).unwrap();
+        engine
+            .feed(&mut [*byte], &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |_| ControlFlow::Continue(()))
+            .unwrap();
     }
     assert!(engine.is_idle());
 }

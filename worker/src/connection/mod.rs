@@ -1,9 +1,11 @@
 //! All connections of a worker: their records in the table, the volatile halves on the heap, their timers. The one
 //! place where a connection begins and ends, and so the one place that counts.
 
+mod frames;
 mod input;
 mod outbox;
 mod output;
+mod request;
 mod timers;
 
 use std::net::IpAddr;

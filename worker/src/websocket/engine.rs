@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
 
+use super::assembly::Assembly;
 use super::control::{self, PartialControl};
 use super::frame::{ClientHeader, MAX_CLIENT_HEADER};
 use super::mask::Mask;
@@ -16,12 +17,11 @@ use super::message::PartialMessage;
 pub use super::message::{Message, MessageKind};
 use super::violation::Violation;
 
-/// What a client may do; read anew by every [`Engine::feed`], so it can change while a connection lives.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineLimits {
-    /// The most bytes a message has, over all its fragments.
-    pub max_message_size: usize,
-}
+/// While this much or more of a frame's payload is to come, it is read to where it stays; for less, one read may bring what follows as well.
+const DIRECT: usize = 16 * 1024;
+
+/// How much room is made for the next direct read, at least.
+const DIRECT_ROOM: usize = 64 * 1024;
 
 /// What came from the client.
 #[derive(Debug)]
@@ -82,14 +82,14 @@ impl Engine {
     pub fn feed(
         &mut self,
         mut input: &mut [u8],
-        limits: &EngineLimits,
+        assembly: &mut Assembly,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), Violation> {
         while !input.is_empty() {
             let step = match self.stage {
-                Stage::BetweenFrames => self.start_frame(input, limits, sink),
-                Stage::InHeader { .. } => self.continue_header(input, limits, sink),
-                Stage::InData { .. } => self.take_data(input, limits, sink),
+                Stage::BetweenFrames => self.start_frame(input, assembly, sink),
+                Stage::InHeader { .. } => self.continue_header(input, assembly, sink),
+                Stage::InData { .. } => self.take_data(input, assembly, sink),
                 Stage::InControl(_) => self.take_control(input, sink),
             };
             match step? {
@@ -100,14 +100,42 @@ impl Engine {
         Ok(())
     }
 
+    /// Where the next bytes of a long payload can be read to without a detour, if the stream is in one. What was read there is then to be
+    /// [`filled`](Self::filled).
+    pub fn vacant(&mut self, assembly: &Assembly) -> Option<&mut [u8]> {
+        let (Stage::InData { remaining, last, .. }, Some(message)) = (&self.stage, &mut self.message) else {
+            return None;
+        };
+        if *remaining < DIRECT {
+            return None;
+        }
+        let expected = if *last { message.len() + *remaining } else { assembly.max_message_size };
+        let room = message.room((*remaining).min(DIRECT_ROOM), expected);
+        let length = room.len().min(*remaining);
+        Some(&mut room[..length])
+    }
+
+    /// The first `count` bytes of what [`vacant`](Self::vacant) returned were read there. As [`feed`](Self::feed) otherwise.
+    ///
+    /// # Errors
+    /// As for [`feed`](Self::feed).
+    pub fn filled(
+        &mut self,
+        count: usize,
+        assembly: &mut Assembly,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Violation> {
+        self.advance(count, assembly, sink).map(|_| ())
+    }
+
     /// A frame begins at the start of `input`. If all of it is there, it is dealt with where it lies.
     fn start_frame<'a>(
         &mut self,
         input: &'a mut [u8],
-        limits: &EngineLimits,
+        assembly: &mut Assembly,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Step<'a> {
-        let Some(header) = ClientHeader::parse(input, self.unfinished(), limits.max_message_size)? else {
+        let Some(header) = ClientHeader::parse(input, self.unfinished(), assembly.max_message_size)? else {
             let mut bytes = [0; MAX_CLIENT_HEADER];
             let have = input.len();
             bytes[..have].copy_from_slice(input);
@@ -119,7 +147,7 @@ impl Engine {
             OpCode::Data(_) => header.last && self.message.is_none(),
         };
         if !in_place || input.len() - header.size < header.length {
-            return self.start_payload(header, &mut input[header.size..], limits, sink);
+            return self.start_payload(header, &mut input[header.size..], assembly, sink);
         }
         let (frame, rest) = input.split_at_mut(header.size + header.length);
         let payload = &mut frame[header.size..];
@@ -137,7 +165,7 @@ impl Engine {
     fn continue_header<'a>(
         &mut self,
         input: &'a mut [u8],
-        limits: &EngineLimits,
+        assembly: &mut Assembly,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Step<'a> {
         let unfinished = self.unfinished();
@@ -148,9 +176,9 @@ impl Engine {
         let taken = input.len().min(MAX_CLIENT_HEADER - before);
         bytes[before..before + taken].copy_from_slice(&input[..taken]);
         *have += taken;
-        match ClientHeader::parse(&bytes[..*have], unfinished, limits.max_message_size)? {
+        match ClientHeader::parse(&bytes[..*have], unfinished, assembly.max_message_size)? {
             None => Ok(ControlFlow::Continue(&mut input[taken..])),
-            Some(header) => self.start_payload(header, &mut input[header.size - before..], limits, sink),
+            Some(header) => self.start_payload(header, &mut input[header.size - before..], assembly, sink),
         }
     }
 
@@ -159,7 +187,7 @@ impl Engine {
         &mut self,
         header: ClientHeader,
         input: &'a mut [u8],
-        limits: &EngineLimits,
+        assembly: &mut Assembly,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Step<'a> {
         match header.opcode {
@@ -168,9 +196,10 @@ impl Engine {
                 self.take_control(input, sink)
             }
             OpCode::Data(opcode) => {
-                self.message.get_or_insert_with(|| PartialMessage::new(MessageKind::of(opcode)));
+                self.message
+                    .get_or_insert_with(|| PartialMessage::new(MessageKind::of(opcode), assembly.take()));
                 self.stage = Stage::InData { remaining: header.length, mask: header.mask, last: header.last };
-                self.take_data(input, limits, sink)
+                self.take_data(input, assembly, sink)
             }
         }
     }
@@ -179,32 +208,45 @@ impl Engine {
     fn take_data<'a>(
         &mut self,
         input: &'a mut [u8],
-        limits: &EngineLimits,
+        assembly: &mut Assembly,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Step<'a> {
-        let (Stage::InData { remaining, mask, last }, Some(message)) = (&mut self.stage, &mut self.message)
-        else {
+        let (Stage::InData { remaining, last, .. }, Some(message)) = (&self.stage, &mut self.message) else {
             return Ok(ControlFlow::Continue(input));
         };
         let (piece, rest) = input.split_at_mut(input.len().min(*remaining));
-        mask.apply(piece);
-        *mask = mask.after(piece.len());
-        let expected = if *last { message.len() + *remaining } else { limits.max_message_size };
-        message.append(piece, expected)?;
-        *remaining -= piece.len();
+        let expected = if *last { message.len() + *remaining } else { assembly.max_message_size };
+        message.room(piece.len(), expected)[..piece.len()].copy_from_slice(piece);
+        Ok(continue_with(self.advance(piece.len(), assembly, sink)?, rest))
+    }
+
+    /// The next `count` bytes of payload are where they stay; delivers the message if this is its end.
+    fn advance(
+        &mut self,
+        count: usize,
+        assembly: &mut Assembly,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Violation> {
+        let (Stage::InData { remaining, mask, last }, Some(message)) = (&mut self.stage, &mut self.message)
+        else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        message.advance(count, *mask)?;
+        *mask = mask.after(count);
+        *remaining -= count;
         if *remaining > 0 {
-            return Ok(ControlFlow::Continue(rest));
+            return Ok(ControlFlow::Continue(()));
         }
         let last = *last;
         self.stage = Stage::BetweenFrames;
-        if !last {
-            return Ok(ControlFlow::Continue(rest));
+        match self.message.take_if(|_| last) {
+            Some(message) => {
+                let (flow, buffer) = message.deliver(sink)?;
+                assembly.give_back(buffer);
+                Ok(flow)
+            }
+            None => Ok(ControlFlow::Continue(())),
         }
-        let flow = match self.message.take() {
-            Some(message) => message.deliver(sink)?,
-            None => ControlFlow::Continue(()),
-        };
-        Ok(continue_with(flow, rest))
     }
 
     /// Moves payload from `input` to the control frame; delivers the frame if this is its end.

@@ -7,6 +7,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::engine::Event;
 use super::frame::{MAX_SERVER_HEADER, ServerHeader};
+use super::mask::Mask;
 use super::utf8::{self, PiecewiseUtf8};
 use super::violation::Violation;
 
@@ -85,62 +86,69 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A message that came in more than one frame or more than one read.
+/// A message that comes in more than one frame or more than one read.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     kind: MessageKind,
-    /// Room for the header of a reply, then the payload so far, unmasked.
+    /// Room for the header of a reply, the payload so far, unmasked, and room for more of it. All of it can be written to.
     buffer: Vec<u8>,
+    /// Where the payload so far ends.
+    end: usize,
     utf8: PiecewiseUtf8,
 }
 
 impl PartialMessage {
-    pub(super) fn new(kind: MessageKind) -> Self {
-        Self { kind, buffer: Vec::new(), utf8: PiecewiseUtf8::default() }
+    /// An empty message in a buffer whose bytes are overwritten.
+    pub(super) fn new(kind: MessageKind, buffer: Vec<u8>) -> Self {
+        Self { kind, buffer, end: MAX_SERVER_HEADER, utf8: PiecewiseUtf8::default() }
     }
 
     /// Bytes of payload so far.
     pub(super) fn len(&self) -> usize {
-        self.buffer.len().saturating_sub(MAX_SERVER_HEADER)
+        self.end - MAX_SERVER_HEADER
     }
 
-    /// Adds unmasked payload to a message that will not grow beyond `expected` bytes.
-    pub(super) fn append(&mut self, piece: &[u8], expected: usize) -> Result<(), Violation> {
+    /// Room for the next bytes, at least `at_least` of them, of a message that will not grow beyond `expected` bytes.
+    ///
+    /// The buffer grows by doubling, so that bytes move a constant number of times, but never to more than the message can need. What a
+    /// header announces is not reserved before it arrives: that would let a client that sends fourteen bytes hold a megabyte.
+    pub(super) fn room(&mut self, at_least: usize, expected: usize) -> &mut [u8] {
+        let needed = self.end + at_least;
+        if needed > self.buffer.len() {
+            let doubled = self.buffer.len().saturating_mul(2);
+            let target = doubled.min(expected.saturating_add(MAX_SERVER_HEADER)).max(needed);
+            self.buffer.reserve_exact(target - self.buffer.len());
+            self.buffer.resize(target, 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// The first `count` bytes of the room are payload now, still masked.
+    pub(super) fn advance(&mut self, count: usize, mask: Mask) -> Result<(), Violation> {
+        let piece = &mut self.buffer[self.end..self.end + count];
+        mask.apply(piece);
         if self.kind == MessageKind::Text {
             self.utf8.push(piece).map_err(|_| Violation::TextNotUtf8)?;
         }
-        self.make_room(piece.len(), expected);
-        self.buffer.extend_from_slice(piece);
+        self.end += count;
         Ok(())
     }
 
-    /// Grows the buffer by doubling, so that bytes move a constant number of times, but never to more than the
-    /// message can need. What a header announces is not reserved before it arrives: that would let a client
-    /// that sends fourteen bytes hold a megabyte.
-    fn make_room(&mut self, more: usize, expected: usize) {
-        if self.buffer.is_empty() {
-            self.buffer.reserve_exact(MAX_SERVER_HEADER + more);
-            self.buffer.resize(MAX_SERVER_HEADER, 0);
-        }
-        let needed = self.buffer.len() + more;
-        if needed > self.buffer.capacity() {
-            let doubled = self.buffer.capacity().saturating_mul(2);
-            let target = doubled.min(expected.saturating_add(MAX_SERVER_HEADER)).max(needed);
-            self.buffer.reserve_exact(target - self.buffer.len());
-        }
-    }
-
+    /// The message is complete. Its buffer comes back for the next one.
     pub(super) fn deliver(
         mut self,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Violation> {
+    ) -> Result<(ControlFlow<()>, Vec<u8>), Violation> {
         if !self.utf8.is_complete() {
             return Err(Violation::TextNotUtf8);
         }
-        Ok(sink(Event::Message(Message {
+        // A message of empty fragments has never needed room.
+        self.room(0, 0);
+        let flow = sink(Event::Message(Message {
             kind: self.kind,
-            buffer: &mut self.buffer,
+            buffer: &mut self.buffer[..self.end],
             payload_at: MAX_SERVER_HEADER,
-        })))
+        }));
+        Ok((flow, self.buffer))
     }
 }

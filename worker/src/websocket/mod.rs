@@ -4,6 +4,7 @@
 //! What the other side does wrong comes back as a [`refusal::Refusal`] or a [`violation::Violation`], which know
 //! what to send and under which reason to count it. Nothing here reads, writes, waits or decides about limits.
 
+pub mod assembly;
 mod control;
 pub mod engine;
 pub mod frame;

@@ -5,11 +5,12 @@
 
 use std::ops::ControlFlow;
 
-use holdfast_worker::websocket::engine::{Engine, EngineLimits, Event, MessageKind};
+use holdfast_worker::websocket::assembly::Assembly;
+use holdfast_worker::websocket::engine::{Engine, Event, MessageKind};
 use holdfast_worker::websocket::violation::Violation;
 
 /// The size limit of all tests: small, so that generated messages cross it.
-pub const LIMITS: EngineLimits = EngineLimits { max_message_size: 70_000 };
+pub const MAX_MESSAGE_SIZE: usize = 70_000;
 
 /// An event, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,20 +47,28 @@ pub struct Outcome {
     pub idle: bool,
 }
 
-/// Feeds `stream` in pieces of the given sizes, over and over; all at once without any. As the event loop does,
-/// an idle engine is thrown away between reads.
+/// Feeds `stream` in pieces of the given sizes, over and over; all at once without any. As the event loop does, a long payload is put
+/// straight to where it stays, and an idle engine is thrown away between reads.
 pub fn run(stream: &[u8], sizes: &[usize]) -> Outcome {
     let (mut events, mut engine) = (Vec::new(), Engine::default());
+    let mut assembly = Assembly::new(MAX_MESSAGE_SIZE);
     let mut sizes = sizes.iter().cycle();
     let mut rest = stream;
     while !rest.is_empty() {
-        let size = sizes.next().map_or(rest.len(), |size| (*size).clamp(1, rest.len()));
-        let (piece, after) = rest.split_at(size);
-        rest = after;
-        let fed = engine.feed(&mut piece.to_vec(), &LIMITS, &mut |event| {
+        let mut size = sizes.next().map_or(rest.len(), |size| (*size).clamp(1, rest.len()));
+        let mut sink = |event: Event<'_>| {
             events.push(Seen::from_event(&event));
             ControlFlow::Continue(())
-        });
+        };
+        let fed = match engine.vacant(&assembly) {
+            Some(vacant) => {
+                size = size.min(vacant.len());
+                vacant[..size].copy_from_slice(&rest[..size]);
+                engine.filled(size, &mut assembly, &mut sink)
+            }
+            None => engine.feed(&mut rest[..size].to_vec(), &mut assembly, &mut sink),
+        };
+        rest = &rest[size..];
         if let Err(violation) = fed {
             return Outcome { events, violation: Some(violation), idle: false };
         }

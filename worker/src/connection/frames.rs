@@ -1,0 +1,122 @@
+//! Frames of an open connection: parsing them is `websocket::engine`'s business, answering messages the application's; here is what
+//! follows from either.
+
+use std::ops::ControlFlow;
+
+use holdfast_shared::reason::CloseReason;
+use holdfast_shared::table::Phase;
+use tungstenite::protocol::frame::coding::{CloseCode, Control};
+
+use crate::app::Replies;
+use crate::connection::Key;
+use crate::connection::input::Read;
+use crate::event_loop::Worker;
+use crate::websocket::engine::{Engine, Event};
+use crate::websocket::violation::Violation;
+
+/// Where the bytes of a read are.
+enum Input<'a> {
+    /// In a buffer that is overwritten by the next read.
+    Passing(&'a mut [u8]),
+    /// This many, where the engine wanted them.
+    InPlace(usize),
+}
+
+impl Worker {
+    /// Reads frames: a long payload straight to where it stays, everything else by way of the scratch buffer.
+    pub(super) fn read_frames(&mut self, key: Key) -> Read {
+        let mut kept = self.connections.volatile(key).and_then(|volatile| volatile.engine.take());
+        if let Some(engine) = &mut kept
+            && let Some(vacant) = engine.vacant(&self.assembly)
+        {
+            let read = self.connections.receive(key, vacant);
+            if let Read::Last(length) | Read::Some(length) = read {
+                self.process(key, kept, Input::InPlace(length));
+            } else {
+                self.keep_engine(key, kept);
+            }
+            return read;
+        }
+        // The scratch buffer leaves the worker for the time of this call, so that both can be borrowed.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let read = self.connections.receive(key, &mut scratch);
+        if let Read::Last(length) | Read::Some(length) = read {
+            self.process(key, kept, Input::Passing(&mut scratch[..length]));
+        } else {
+            self.keep_engine(key, kept);
+        }
+        self.scratch = scratch;
+        read
+    }
+
+    /// Takes frames that have been read already.
+    pub(super) fn take_frames(&mut self, key: Key, bytes: &mut [u8]) {
+        let kept = self.connections.volatile(key).and_then(|volatile| volatile.engine.take());
+        self.process(key, kept, Input::Passing(bytes));
+    }
+
+    fn process(&mut self, key: Key, mut kept: Option<Box<Engine>>, input: Input<'_>) {
+        self.connections.heard_from(key);
+        let mut fresh = Engine::default();
+        let engine = kept.as_deref_mut().unwrap_or(&mut fresh);
+        let closing = self.connections.is_in(key, Phase::Closing);
+        let mut close = None;
+        let mut received = 0;
+        let mut replies = Replies::new(&mut self.connections, key, &mut self.out);
+        let app = &mut self.app;
+        let mut sink = |event: Event<'_>| {
+            match event {
+                // After our close frame what the client says no longer matters, but for its own.
+                Event::Message(_) | Event::Ping(_) | Event::Pong(_) if closing => {}
+                Event::Message(message) => {
+                    received += 1;
+                    app.message(message, &mut replies);
+                }
+                Event::Ping(payload) => replies.control(Control::Pong, payload),
+                Event::Pong(_) => {}
+                Event::Close(frame) => close = Some(frame.map(|(code, _)| code)),
+            }
+            ControlFlow::Continue(())
+        };
+        let result = match input {
+            Input::Passing(bytes) => engine.feed(bytes, &mut self.assembly, &mut sink),
+            Input::InPlace(count) => engine.filled(count, &mut self.assembly, &mut sink),
+        };
+        let sent = replies.finish();
+        let is_idle = engine.is_idle();
+        self.count_messages(key, received, sent);
+        match (result, close) {
+            (Ok(()), None) if is_idle => {}
+            (Ok(()), None) => self.keep_engine(key, Some(kept.unwrap_or_else(|| Box::new(fresh)))),
+            (Ok(()), Some(code)) => self.connections.finish_close(key, code, "", CloseReason::Client),
+            (Err(violation), _) => self.close_violator(key, violation),
+        }
+    }
+
+    fn keep_engine(&mut self, key: Key, engine: Option<Box<Engine>>) {
+        if engine.is_some()
+            && let Some(volatile) = self.connections.volatile_or_new(key)
+        {
+            volatile.engine = engine;
+        }
+    }
+
+    fn close_violator(&mut self, key: Key, violation: Violation) {
+        log::debug!("connection on descriptor {}: {violation}", key.row);
+        let code: CloseCode = violation.code();
+        self.connections.finish_close(key, Some(code), violation.text(), violation.reason());
+    }
+
+    fn count_messages(&mut self, key: Key, received: u64, sent: u64) {
+        let counters = self.connections.table.counters();
+        counters.messages_received += received;
+        counters.messages_sent += sent;
+        let now_ms = self.connections.now_ms;
+        if let Some(record) = self.connections.get_mut(key)
+            && received > 0
+        {
+            record.messages_received += received;
+            record.active_ms = now_ms;
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! From a request to an open connection, or a refusal: reading it is `websocket::handshake`'s business, deciding the supervisor's; here is what
+//! follows from either.
+
+use holdfast_shared::reason::Rejection;
+use holdfast_shared::table::{Flags, Phase, Record};
+
+use crate::connection::Key;
+use crate::connection::input::Read;
+use crate::connection::timers::NO_VERDICT;
+use crate::event_loop::Worker;
+use crate::websocket::handshake::{self, Progress, RequestReader, Upgrade};
+use crate::websocket::refusal::{Health, Refusal};
+
+impl Worker {
+    /// Reads a piece of a request.
+    pub(super) fn read_request(&mut self, key: Key) -> Read {
+        // The scratch buffer leaves the worker for the time of this call, so that both can be borrowed.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let read = self.connections.receive(key, &mut scratch);
+        if let Read::Last(length) | Read::Some(length) = read {
+            self.take_request(key, &scratch[..length]);
+        }
+        self.scratch = scratch;
+        read
+    }
+
+    fn take_request(&mut self, key: Key, bytes: &[u8]) {
+        let Some(record) = self.connections.get(key) else { return };
+        let peer = record.address();
+        // A request that comes in one piece is read where it lies; one that comes in several is gathered.
+        let (mut gathered, mut reader) = match self.connections.volatile(key) {
+            Some(volatile) => (std::mem::take(&mut volatile.request), std::mem::take(&mut volatile.reader)),
+            None => (Vec::new(), RequestReader::default()),
+        };
+        let request = if gathered.is_empty() {
+            bytes
+        } else {
+            gathered.extend_from_slice(bytes);
+            &gathered
+        };
+        match reader.read(request, peer, &self.policy) {
+            Progress::Incomplete => self.keep_request(key, request.to_vec(), reader),
+            Progress::Upgrade(upgrade) => {
+                if let Some(frames) = request.get(upgrade.length..).filter(|frames| !frames.is_empty()) {
+                    self.keep_request(key, frames.to_vec(), RequestReader::default());
+                }
+                self.park(key, &upgrade);
+            }
+            Progress::Health { head_only, .. } => {
+                let response = self.health().response(head_only);
+                self.connections.respond(key, &response);
+            }
+            Progress::Refused(refusal) => self.connections.refuse(key, &refusal),
+        }
+    }
+
+    fn keep_request(&mut self, key: Key, request: Vec<u8>, reader: RequestReader) {
+        if let Some(volatile) = self.connections.volatile_or_new(key) {
+            volatile.request = request;
+            volatile.reader = reader;
+        }
+    }
+
+    fn health(&self) -> Health {
+        if self.drain.is_some() {
+            Health::Draining
+        } else if self.cluster_full {
+            Health::Full
+        } else {
+            Health::Ok
+        }
+    }
+
+    /// The request is valid: asks the supervisor, and waits.
+    fn park(&mut self, key: Key, upgrade: &Upgrade) {
+        if self.drain.is_some() {
+            return self.connections.refuse(key, &Refusal::admission(Rejection::Draining));
+        }
+        if self.link.is_none() {
+            return self.connections.refuse(key, &NO_VERDICT);
+        }
+        let Some(record) = self.connections.get_mut(key) else { return };
+        record.set_address(upgrade.address);
+        record.scratch = AcceptKey::from(upgrade).0;
+        let deadline_ms = self.connections.handshake_deadline_ms();
+        self.connections.enter(key, Phase::Parked, deadline_ms);
+        self.admission.ask(key, upgrade.address, self.now);
+    }
+
+    /// The supervisor lets this client in.
+    pub(crate) fn admit(&mut self, key: Key) {
+        let Some(&Record { scratch: accept, flags, .. }) = self.connections.get(key) else { return };
+        let input_waits = flags.contains(Flags::INPUT_WAITS);
+        self.connections.set_busy(key);
+        let now_ms = self.connections.now_ms;
+        let ping_due_ms = now_ms + self.connections.random_ping_delay_ms();
+        if let Some(record) = self.connections.get_mut(key) {
+            record.scratch = [0; 32];
+            record.flags.set(Flags::INPUT_WAITS, false);
+            record.seen_ms = now_ms;
+            record.active_ms = now_ms;
+            record.ping_due_ms = ping_due_ms;
+        }
+        self.connections.mark_admitted(key);
+        self.connections.enter(key, Phase::Open, u64::MAX);
+        self.connections.arm_open(key);
+        handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
+        self.connections.write(key, &self.out);
+        self.out.clear();
+        let glued = self.connections.volatile(key).map(|volatile| std::mem::take(&mut volatile.request));
+        if let Some(mut glued) = glued.filter(|glued| !glued.is_empty()) {
+            self.take_frames(key, &mut glued);
+        }
+        // Frames that came while it was parked made their event then; none will come again for them.
+        if input_waits {
+            self.read(key, false);
+        }
+        self.connections.settle(key);
+    }
+}
+
+/// The accept key as it waits in the record for the verdict: 28 characters of base64, padded with zeros.
+struct AcceptKey([u8; 32]);
+
+impl AcceptKey {
+    fn as_str(&self) -> &str {
+        let length = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        std::str::from_utf8(&self.0[..length]).unwrap_or_default()
+    }
+}
+
+impl From<&Upgrade> for AcceptKey {
+    fn from(upgrade: &Upgrade) -> Self {
+        let mut bytes = [0; 32];
+        for (byte, character) in bytes.iter_mut().zip(upgrade.accept.bytes()) {
+            *byte = character;
+        }
+        Self(bytes)
+    }
+}
