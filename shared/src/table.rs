@@ -253,16 +253,18 @@ pub struct Header {
     pub counters: Counters,
 }
 
+type Memory = Mapping<Header, Record, HEADER_SIZE>;
+
 /// Bytes of memory that a table of `rows` needs.
 #[must_use]
 pub fn size(rows: u32) -> usize {
-    HEADER_SIZE + RECORD_SIZE * usize::try_from(rows).unwrap_or(usize::MAX / RECORD_SIZE - HEADER_SIZE)
+    Memory::size(rows as usize)
 }
 
 /// A table, mapped.
 #[derive(Debug)]
 pub struct Table {
-    mapping: Mapping,
+    memory: Memory,
 }
 
 impl Table {
@@ -296,7 +298,7 @@ impl Table {
         if header.layout_version != LAYOUT_VERSION || usize::try_from(header.record_size) != Ok(RECORD_SIZE) {
             return Err(TableError::Version { found: header.layout_version });
         }
-        table.mapping = Self::map(memory, header.rows)?.mapping;
+        table.memory = Self::map(memory, header.rows)?.memory;
         Ok(table)
     }
 
@@ -309,7 +311,7 @@ impl Table {
             return Ok(());
         }
         mapping::resize(memory, size(rows)).map_err(|source| TableError::Map { rows, source })?;
-        self.mapping = Self::map(memory, rows)?.mapping;
+        self.memory = Self::map(memory, rows)?.memory;
         self.header_mut().rows = rows;
         Ok(())
     }
@@ -317,13 +319,13 @@ impl Table {
     /// The slot's own data.
     #[must_use]
     pub fn header(&self) -> &Header {
-        bytemuck::from_bytes(&self.mapping.bytes()[..size_of::<Header>()])
+        self.memory.head()
     }
 
     /// The slot's own data, to be changed.
     #[must_use]
     pub fn header_mut(&mut self) -> &mut Header {
-        bytemuck::from_bytes_mut(&mut self.mapping.bytes_mut()[..size_of::<Header>()])
+        self.memory.head_mut()
     }
 
     /// The slot's counters.
@@ -335,13 +337,13 @@ impl Table {
     /// All records, by descriptor number.
     #[must_use]
     pub fn records(&self) -> &[Record] {
-        bytemuck::cast_slice(&self.mapping.bytes()[HEADER_SIZE..])
+        self.memory.items()
     }
 
     /// All records, to be changed.
     #[must_use]
     pub fn records_mut(&mut self) -> &mut [Record] {
-        bytemuck::cast_slice_mut(&mut self.mapping.bytes_mut()[HEADER_SIZE..])
+        self.memory.items_mut()
     }
 
     /// The descriptors below the highest ever used: the rows worth looking at.
@@ -351,8 +353,8 @@ impl Table {
     }
 
     fn map(memory: BorrowedFd<'_>, rows: u32) -> Result<Self, TableError> {
-        let mapping = Mapping::new(memory, size(rows)).map_err(|source| TableError::Map { rows, source })?;
-        Ok(Self { mapping })
+        let memory = Memory::new(memory, rows as usize).map_err(|source| TableError::Map { rows, source })?;
+        Ok(Self { memory })
     }
 }
 

@@ -11,6 +11,7 @@ use holdfast_shared::clock;
 use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::SlotEnd;
 use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::table::Flags;
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -200,11 +201,10 @@ impl Worker {
     }
 
     fn on_connection(&mut self, key: Key, readiness: &Readiness) {
-        if self.connections.get(key).is_none() {
-            return;
-        }
-        self.connections.set_busy(key);
-        if readiness.is_writable() {
+        let Some(record) = self.connections.get_mut(key) else { return };
+        record.flags.set(Flags::BUSY, true);
+        let may_have_output = record.volatile != 0;
+        if may_have_output && readiness.is_writable() {
             self.connections.flush(key);
         }
         if readiness.is_readable() || readiness.is_read_closed() || readiness.is_error() {

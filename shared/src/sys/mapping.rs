@@ -1,11 +1,15 @@
-//! Anonymous memory that outlives a process: a memfd and its mapping. Knows bytes only; `table` gives them meaning.
+//! Anonymous memory that outlives a process: a memfd and its mapping. Knows sizes only; `table` gives them meaning.
 
 use std::ffi::c_void;
 use std::io;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+use bytemuck::Pod;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
 
 /// Makes a memfd of `size` zero bytes. Sparse: untouched pages cost nothing. Not inherited by exec unless asked.
@@ -32,55 +36,90 @@ pub fn resize(memory: BorrowedFd<'_>, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A shared, writable mapping of the start of a memfd. Page-aligned. Unmapped when dropped; the memory itself stays
-/// as long as a descriptor of it does.
+/// A shared, writable mapping of the start of a memfd, seen as one `Head` and, after `HEAD_SIZE` bytes, a run of `Item`s. Unmapped when dropped; the
+/// memory itself stays as long as a descriptor of it does.
+///
+/// That everything fits is checked once, here, so that looking at an item costs what it costs in a slice.
 #[derive(Debug)]
-pub struct Mapping {
+pub struct Mapping<Head, Item, const HEAD_SIZE: usize> {
     start: NonNull<c_void>,
-    length: usize,
+    items: usize,
+    types: PhantomData<(Head, Item)>,
 }
 
-impl Mapping {
-    /// Maps the first `length` bytes, which the memory must have.
+impl<Head: Pod, Item: Pod, const HEAD_SIZE: usize> Mapping<Head, Item, HEAD_SIZE> {
+    const FITS: () = assert!(
+        size_of::<Head>() <= HEAD_SIZE
+            && HEAD_SIZE.is_multiple_of(align_of::<Item>())
+            && align_of::<Head>() <= 4096
+            && align_of::<Item>() <= 4096
+    );
+
+    /// Bytes of memory that a head and `items` items need.
+    #[must_use]
+    pub fn size(items: usize) -> usize {
+        items.saturating_mul(size_of::<Item>()).saturating_add(HEAD_SIZE)
+    }
+
+    /// Maps a head and `items` items, which the memory must have room for.
     ///
     /// # Errors
-    /// What the kernel says; a memory that is shorter than `length` is refused.
-    pub fn new(memory: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+    /// What the kernel says; a memory that is too short is refused.
+    pub fn new(memory: BorrowedFd<'_>, items: usize) -> io::Result<Self> {
+        let () = Self::FITS;
+        let length = Self::size(items);
         let available = nix::sys::stat::fstat(memory)?.st_size;
         if i64::try_from(length).map_err(io::Error::other)? > available {
             return Err(io::Error::other(format!("memory has {available} bytes, {length} are needed")));
         }
-        let size = std::num::NonZeroUsize::new(length)
-            .ok_or_else(|| io::Error::other("an empty mapping is of no use"))?;
-        let protection = nix::sys::mman::ProtFlags::PROT_READ.union(nix::sys::mman::ProtFlags::PROT_WRITE);
+        let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
         // SAFETY: no address is asked for, so no existing mapping is replaced; the file is long enough (checked
         // above) and never shrinks (see `resize`), so no access can fault.
-        let start = unsafe {
-            nix::sys::mman::mmap(None, size, protection, nix::sys::mman::MapFlags::MAP_SHARED, memory, 0)
-        }?;
-        Ok(Self { start, length })
+        let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, memory, 0) }?;
+        Ok(Self { start, items, types: PhantomData })
     }
 
-    /// The bytes.
+    /// The head.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `start` is mapped for `length` bytes until drop. Another process writes the memory only while
-        // this one has no reference to it: a table has one live worker at a time.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.length) }
+    pub fn head(&self) -> &Head {
+        // SAFETY: mapped until drop, page-aligned, long enough and any bytes are a `Head` (`FITS`, Pod). Another process writes the
+        // memory only while this one has no reference to it: a table has one live worker at a time.
+        unsafe { self.start.cast::<Head>().as_ref() }
     }
 
-    /// The bytes, to be changed.
+    /// The head, to be changed.
     #[must_use]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and `&mut self` excludes other references in this process.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length) }
+    pub fn head_mut(&mut self) -> &mut Head {
+        // SAFETY: as in `head`, and `&mut self` excludes other references in this process.
+        unsafe { self.start.cast::<Head>().as_mut() }
+    }
+
+    /// The items.
+    #[must_use]
+    pub fn items(&self) -> &[Item] {
+        // SAFETY: `new` has mapped HEAD_SIZE bytes and `items` items behind them, aligned (`FITS`); for the rest see `head`.
+        unsafe { std::slice::from_raw_parts(self.first_item().as_ptr(), self.items) }
+    }
+
+    /// The items, to be changed.
+    #[must_use]
+    pub fn items_mut(&mut self) -> &mut [Item] {
+        // SAFETY: as in `items`, and `&mut self` excludes other references in this process.
+        unsafe { std::slice::from_raw_parts_mut(self.first_item().as_ptr(), self.items) }
+    }
+
+    fn first_item(&self) -> NonNull<Item> {
+        // SAFETY: the mapping has at least HEAD_SIZE bytes, so the sum stays within it or at its end.
+        unsafe { self.start.byte_add(HEAD_SIZE) }.cast()
     }
 }
 
-impl Drop for Mapping {
+impl<Head, Item, const HEAD_SIZE: usize> Drop for Mapping<Head, Item, HEAD_SIZE> {
     fn drop(&mut self) {
+        let length = HEAD_SIZE + self.items * size_of::<Item>();
         // SAFETY: exactly the range that `new` mapped, and no reference to it outlives `self`.
-        let unmapped = unsafe { nix::sys::mman::munmap(self.start, self.length) };
+        let unmapped = unsafe { munmap(self.start, length) };
         debug_assert!(unmapped.is_ok());
     }
 }
@@ -89,21 +128,24 @@ impl Drop for Mapping {
 mod tests {
     use super::*;
 
+    type Small = Mapping<u64, u32, 64>;
+
     #[test]
     fn two_mappings_show_the_same_bytes() {
-        let memory = create("test", 4096).unwrap();
-        let mut first = Mapping::new(memory.as_fd(), 4096).unwrap();
-        let second = Mapping::new(memory.as_fd(), 4096).unwrap();
-        first.bytes_mut()[17] = 42;
-        assert_eq!(second.bytes()[17], 42);
+        let memory = create("test", Small::size(10)).unwrap();
+        let mut first = Small::new(memory.as_fd(), 10).unwrap();
+        let second = Small::new(memory.as_fd(), 10).unwrap();
+        *first.head_mut() = 7;
+        first.items_mut()[9] = 42;
+        assert_eq!((*second.head(), second.items()[9], second.items().len()), (7, 42, 10));
     }
 
     #[test]
     fn memory_grows_and_never_shrinks() {
-        let memory = create("test", 4096).unwrap();
-        assert!(Mapping::new(memory.as_fd(), 8192).is_err());
-        resize(memory.as_fd(), 8192).unwrap();
-        resize(memory.as_fd(), 100).unwrap();
-        assert_eq!(Mapping::new(memory.as_fd(), 8192).unwrap().bytes().len(), 8192);
+        let memory = create("test", Small::size(10)).unwrap();
+        assert!(Small::new(memory.as_fd(), 11).is_err());
+        resize(memory.as_fd(), Small::size(11)).unwrap();
+        resize(memory.as_fd(), 1).unwrap();
+        assert_eq!(Small::new(memory.as_fd(), 11).unwrap().items().len(), 11);
     }
 }

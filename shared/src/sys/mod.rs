@@ -1,7 +1,8 @@
-//! The operating system where no crate wraps it safely. Every `unsafe` block of the workspace is in this folder,
+//! The operating system, and the processor, where no crate wraps them safely. Every `unsafe` block of the workspace is in this folder,
 //! each behind a safe interface. Nothing here knows what a connection or a slot is.
 
 pub mod descriptor;
 pub mod listener;
 pub mod mapping;
 pub mod process;
+pub mod wide;

@@ -252,6 +252,11 @@ impl Connections {
 
     /// The event is over: the record says again all there is to know, or that a volatile half exists.
     pub(crate) fn settle(&mut self, key: Key) {
+        let Some(record) = self.get_mut(key) else { return };
+        if record.volatile == 0 {
+            record.flags.set(Flags::UNSAVED.union(Flags::BUSY), false);
+            return;
+        }
         if self.volatile(key).is_some_and(|volatile| volatile.is_empty()) {
             self.drop_volatile(key);
         }

@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
 
 use super::assembly::Assembly;
 use super::control::{self, PartialControl};
-use super::frame::{ClientHeader, MAX_CLIENT_HEADER};
+use super::frame::{ClientHeader, MAX_CLIENT_HEADER, ShortMessage};
 use super::mask::Mask;
 use super::message::PartialMessage;
 pub use super::message::{Message, MessageKind};
@@ -86,6 +86,15 @@ impl Engine {
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(), Violation> {
         while !input.is_empty() {
+            if self.is_idle() {
+                match take_short_messages(input, assembly.max_message_size, sink)? {
+                    ControlFlow::Continue(rest) => input = rest,
+                    ControlFlow::Break(()) => break,
+                }
+                if input.is_empty() {
+                    break;
+                }
+            }
             let step = match self.stage {
                 Stage::BetweenFrames => self.start_frame(input, assembly, sink),
                 Stage::InHeader { .. } => self.continue_header(input, assembly, sink),
@@ -273,6 +282,26 @@ impl Engine {
     fn unfinished(&self) -> Option<usize> {
         self.message.as_ref().map(PartialMessage::len)
     }
+}
+
+/// Takes whole short messages from the start of `input` for as long as there are any.
+fn take_short_messages<'a>(
+    mut input: &'a mut [u8],
+    max_message_size: usize,
+    sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Step<'a> {
+    while let Some(short) = ShortMessage::parse(input)
+        && short.length <= max_message_size
+    {
+        let (frame, rest) = input.split_at_mut(ShortMessage::HEADER + short.length);
+        short.mask.apply(&mut frame[ShortMessage::HEADER..]);
+        let message = Message::in_frame(short.kind, frame, ShortMessage::HEADER)?;
+        if sink(Event::Message(message)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        input = rest;
+    }
+    Ok(ControlFlow::Continue(input))
 }
 
 fn continue_with(flow: ControlFlow<()>, rest: &mut [u8]) -> ControlFlow<(), &mut [u8]> {
