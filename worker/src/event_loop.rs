@@ -11,7 +11,7 @@ use holdfast_shared::clock;
 use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::SlotEnd;
 use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::table::Flags;
+use holdfast_shared::table::{Flags, Phase};
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -204,10 +204,13 @@ impl Worker {
         let Some(record) = self.connections.get_mut(key) else { return };
         record.flags.set(Flags::BUSY, true);
         let may_have_output = record.volatile != 0;
+        let mut readable = readiness.is_readable() || readiness.is_read_closed() || readiness.is_error();
         if may_have_output && readiness.is_writable() {
             self.connections.flush(key);
+            // What was not read while output was queued has had its event.
+            readable |= self.connections.is_in(key, Phase::Lingering);
         }
-        if readiness.is_readable() || readiness.is_read_closed() || readiness.is_error() {
+        if readable {
             self.read(key, readiness.is_read_closed());
         }
         self.connections.settle(key);

@@ -129,6 +129,11 @@ impl Connections {
         self.write(key, &farewell);
     }
 
+    /// Does anything wait to be sent?
+    pub(crate) fn has_output(&mut self, key: Key) -> bool {
+        self.volatile(key).is_some_and(|volatile| !volatile.outbox.is_empty())
+    }
+
     fn close_slow_reader(&mut self, key: Key) {
         if !self.is_in(key, Phase::Open) {
             // It is being closed already, and does not read that either: its deadline will end it.
@@ -187,7 +192,7 @@ impl Connections {
     }
 
     fn shut_when_flushed(&mut self, key: Key) {
-        let flushed = self.volatile(key).is_none_or(|volatile| volatile.outbox.is_empty());
+        let flushed = !self.has_output(key);
         let Some(record) = self.get_mut(key) else { return };
         let last = matches!(record.phase(), Phase::Refusing | Phase::Lingering);
         if last && flushed && !record.flags.contains(Flags::WRITE_SHUT) {

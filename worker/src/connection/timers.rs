@@ -93,6 +93,8 @@ impl Connections {
             record.flags.set(Flags::AWAITING_PONG, false);
             // One interval after the last ping, not after the answer: so pings stay spread as they were.
             record.ping_due_ms = (record.ping_due_ms.saturating_sub(pong_ms) + ping_ms).max(now_ms + 1);
+            // That may be before the deadline for the answer, which is what the wheel knows of.
+            self.arm_open(key);
         }
     }
 
