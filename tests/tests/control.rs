@@ -113,13 +113,8 @@ fn totals_are_one_consistent_picture_under_load() {
         let talkers = herd.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }).from([loopback(1)]));
         herd.run_until("all are in", |herd| {
             let totals = server.totals();
-            // A slot is held from the verdict on; until the worker has heard it, the client counts as pending too.
             let inside = totals.number("accepted_total") - totals.sum("closed_total");
-            let in_between = totals.number("pending_handshakes");
-            assert!(
-                (inside..=inside + in_between).contains(&totals.number("connections")),
-                "old and new counts are mixed: {totals:?}"
-            );
+            assert_eq!(totals.number("connections"), inside, "old and new counts are mixed: {totals:?}");
             assert!(totals.number("accepted_total") >= accepted, "accepted_total went back: {totals:?}");
             assert!(
                 totals.number("messages_sent_total") >= messages,
@@ -127,7 +122,9 @@ fn totals_are_one_consistent_picture_under_load() {
             );
             accepted = totals.number("accepted_total");
             messages = totals.number("messages_sent_total");
-            herd.stats(guests).open == 100 && herd.stats(talkers).echoes > 100
+            herd.stats(guests).open == 100
+                && herd.stats(talkers).open == 20
+                && herd.stats(talkers).echoes > 100
         });
         if round % 2 == 0 {
             herd.leave(guests, 100);

@@ -58,7 +58,7 @@ fn drain_and_stop_over_the_control_socket() {
     let server = Holdfast::with("workers = 2\ndrain.duration = \"600s\"");
     let mut client = RawClient::open(server.address());
     assert_eq!(server.control().post("/stop").status, 200);
-    let _ = client.ending();
+    assert_eq!(client.close_frame().0, 1001);
     assert_eq!(server.process().wait_for_exit().code(), Some(0));
     assert_eq!(server.processes(), []);
 }

@@ -84,6 +84,20 @@ fn a_client_that_gives_no_sign_of_life_is_closed() {
 }
 
 #[test]
+fn pings_keep_their_interval_however_long_a_pong_may_take() {
+    let server = Holdfast::with(
+        "workers = 1\ntimeouts.ping_interval = \"100ms\"\ntimeouts.pong = \"10m\"\ntimeouts.idle = \"0s\"",
+    );
+    let mut client = RawClient::open(server.address());
+    for _ in 0..5 {
+        let ping = client.frame();
+        assert_eq!(ping.opcode(), PING);
+        client.send(&masked(FIN | PONG, &ping.payload)).unwrap();
+    }
+    server.stop();
+}
+
+#[test]
 fn a_request_that_does_not_come_whole_in_time_gets_408() {
     let server = Holdfast::with("workers = 1\ntimeouts.handshake = \"500ms\"");
     let request = upgrade_request("");
