@@ -34,12 +34,6 @@ impl Backoff {
         }
         self.pause
     }
-
-    /// Deaths since the last healthy life, that life's own included.
-    #[must_use]
-    pub fn quick_deaths(&self) -> u32 {
-        self.quick_deaths
-    }
 }
 
 #[cfg(test)]
@@ -61,7 +55,7 @@ mod tests {
         let mut backoff = Backoff::default();
         pauses(&mut backoff, 10);
         assert_eq!(backoff.died(Backoff::HEALTHY), Duration::ZERO);
-        assert_eq!(backoff.quick_deaths(), 1);
+        assert_eq!(backoff.quick_deaths, 1);
         assert_eq!(pauses(&mut backoff, 2), [0, 100]);
     }
 

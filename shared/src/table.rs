@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -110,7 +111,7 @@ impl Phase {
 /// Facts about a connection that are either so or not. See the constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(transparent)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// Nothing of note.
@@ -130,6 +131,11 @@ impl Flags {
 
     /// Parked, and bytes wait in the kernel: their event has passed, so they must be read without one.
     pub const INPUT_WAITS: Self = Self(1 << 6);
+
+    /// It had more to read than one turn allows, and is in the worker's list of those.
+    pub const READ_QUEUED: Self = Self(1 << 7);
+    /// The client will send no more, and is still to get what is queued.
+    pub const READ_ENDED: Self = Self(1 << 8);
 
     /// Are all of `flags` set?
     #[must_use]
@@ -166,11 +172,10 @@ pub struct Record {
     /// Differs between two connections that had the same descriptor, so that a stale event or verdict misses.
     pub serial: u32,
     phase: u8,
+    /// Why it is ending: a `CloseReason`'s index, while `Closing` or `Lingering`.
+    pub ending: u8,
     /// See [`Flags`].
     pub flags: Flags,
-    /// Why it is ending: a `CloseReason`'s index while `Closing` or `Lingering`, a `Rejection`'s while `Refusing`.
-    pub ending: u8,
-    reserved: u8,
     /// Key of the volatile half plus one; 0 is none. Means nothing to another worker.
     pub volatile: u32,
     /// The timer wheel's link: next, previous, place; zeros are unarmed. Means nothing to another worker.
@@ -182,7 +187,7 @@ pub struct Record {
     pub opened_ms: u64,
     /// When anything was last heard from the client.
     pub seen_ms: u64,
-    /// When the client last sent or got a data frame.
+    /// When the client last sent data: a frame of a message, not a ping or pong.
     pub active_ms: u64,
     /// When its phase ends: handshake, close or lingering. In phase `Open`, when the idle timer ends is computed.
     pub deadline_ms: u64,
@@ -220,17 +225,30 @@ impl Record {
         };
     }
 
-    /// Makes the record that of a new connection, with a serial that differs from its predecessor's.
-    pub fn begin(&mut self, id: u64, address: IpAddr, now_ms: u64) {
-        let serial = self.serial.wrapping_add(1);
-        *self = Self { serial, id, opened_ms: now_ms, seen_ms: now_ms, active_ms: now_ms, ..Self::zeroed() };
-        self.set_phase(Phase::Handshake);
+    /// Makes the record that of a new connection in phase `Handshake`, which ends at `deadline_ms`. `sequence` makes its serial, so that it differs
+    /// from that of every connection that had the descriptor before.
+    pub fn begin(&mut self, id: u64, sequence: u64, address: IpAddr, now_ms: u64, deadline_ms: u64) {
+        *self = Self {
+            serial: u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or_default(),
+            id,
+            opened_ms: now_ms,
+            seen_ms: now_ms,
+            active_ms: now_ms,
+            deadline_ms,
+            ..Self::zeroed()
+        };
         self.set_address(address);
+        // Whoever finds the phase after a death must find the rest.
+        compiler_fence(Ordering::SeqCst);
+        self.set_phase(Phase::Handshake);
     }
 
-    /// Makes the record that of no connection, keeping only the serial.
+    /// Makes the record that of no connection.
     pub fn end(&mut self) {
-        *self = Self { serial: self.serial, ..Self::zeroed() };
+        self.set_phase(Phase::Free);
+        // Whoever finds a phase after a death must find the rest, not half of it.
+        compiler_fence(Ordering::SeqCst);
+        *self = Self::zeroed();
     }
 }
 
@@ -372,11 +390,12 @@ mod tests {
     fn a_second_mapping_finds_what_the_first_wrote() {
         let memory = memory(16);
         let mut table = Table::format(memory.as_fd(), SlotId(3), 16).unwrap();
-        table.records_mut()[7].begin(99, "192.0.2.7".parse().unwrap(), 1234);
+        table.records_mut()[7].begin(99, 1, "192.0.2.7".parse().unwrap(), 1234, 5678);
         table.counters().accepted = 5;
         let found = Table::open(memory.as_fd()).unwrap();
         let record = found.records()[7];
-        assert_eq!((record.phase(), record.id, record.opened_ms), (Phase::Handshake, 99, 1234));
+        assert_eq!((record.phase(), record.id), (Phase::Handshake, 99));
+        assert_eq!((record.opened_ms, record.deadline_ms), (1234, 5678));
         assert_eq!(record.address(), "192.0.2.7".parse::<IpAddr>().unwrap());
         assert_eq!(found.header().counters.accepted, 5);
         assert_eq!(found.records().len(), 16);
@@ -386,7 +405,7 @@ mod tests {
     fn growing_keeps_what_is_there() {
         let memory = memory(4);
         let mut table = Table::format(memory.as_fd(), SlotId(0), 4).unwrap();
-        table.records_mut()[3].begin(1, "::1".parse().unwrap(), 1);
+        table.records_mut()[3].begin(1, 1, "::1".parse().unwrap(), 1, 2);
         table.grow(memory.as_fd(), 1000).unwrap();
         table.grow(memory.as_fd(), 10).unwrap();
         assert_eq!(table.records().len(), 1000);
@@ -405,11 +424,11 @@ mod tests {
     #[test]
     fn a_reused_record_has_another_serial() {
         let mut record = Record::zeroed();
-        record.begin(1, "::1".parse().unwrap(), 1);
+        record.begin(1, 1, "::1".parse().unwrap(), 1, 2);
         let first = record.serial;
         record.end();
         assert_eq!(record.phase(), Phase::Free);
-        record.begin(2, "::1".parse().unwrap(), 2);
+        record.begin(2, 2, "::1".parse().unwrap(), 2, 3);
         assert_ne!(record.serial, first);
     }
 }

@@ -119,7 +119,7 @@ fn the_connection_table() {
     header.sequence = 77;
     header.counters = counters();
     let record = &mut table.records_mut()[1];
-    record.begin(0x0003_0000_0000_004d, "192.0.2.1".parse().unwrap(), 1000);
+    record.begin(0x0003_0000_0000_004d, 77, "192.0.2.1".parse().unwrap(), 1000, 3000);
     record.set_phase(Phase::Open);
     record.flags = Flags::ADMITTED.union(Flags::AWAITING_PONG);
     record.ping_due_ms = 2000;

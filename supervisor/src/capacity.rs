@@ -6,6 +6,9 @@ use holdfast_shared::config::MaxConnections;
 /// Descriptors of a worker that are no connections: its link, table, listeners, epoll instance, log, and some to spare.
 const RESERVE: u32 = 64;
 
+/// Descriptors that no connection ever gets: a worker that takes over when all others are used up still has to open some.
+const HEADROOM: u32 = 16;
+
 /// The kernel spreads clients by a hash, so workers differ; this many standard deviations above the mean are provided for.
 const SPREAD_DEVIATIONS: f64 = 4.0;
 
@@ -71,7 +74,11 @@ pub fn plan(demand: Demand) -> Result<Capacity, Unreachable> {
     };
     let pending_per_worker = pending_per_worker(demand);
     let rows = max_connections.saturating_add(pending_per_worker).saturating_add(RESERVE);
-    Ok(Capacity { max_connections, pending_per_worker, rows: rows.min(demand.descriptors) })
+    Ok(Capacity {
+        max_connections,
+        pending_per_worker,
+        rows: rows.min(demand.descriptors.saturating_sub(HEADROOM)),
+    })
 }
 
 /// A worker's share of the unfinished handshakes, and never more than a quarter of its descriptors.
@@ -144,7 +151,7 @@ mod tests {
         assert_eq!(plenty.max_connections, 100_000);
         let scarce = plan(demand(20_000, 2, MaxConnections::Auto)).unwrap();
         assert!((28_000..29_900).contains(&scarce.max_connections), "{scarce:?}");
-        assert_eq!(scarce.rows, 20_000);
+        assert_eq!(scarce.rows, 20_000 - HEADROOM);
     }
 
     #[test]

@@ -229,8 +229,8 @@ impl Ledger {
     }
 
     /// The connections counted for `address` over all slots, an IPv6 address standing for its prefix.
-    #[must_use]
-    pub fn held_by_address(&self, address: IpAddr) -> u64 {
+    #[cfg(test)]
+    fn held_by_address(&self, address: IpAddr) -> u64 {
         self.held.of_bucket(address, self.limits.ipv6_prefix, u64::MAX)
     }
 

@@ -1,6 +1,7 @@
 //! The supervisor's end of the links: one exhaustive match over what slots say. Admission happens here, message by message.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use holdfast_shared::id::{Incarnation, Ticket};
 use holdfast_shared::ipc::link::LinkError;
@@ -14,18 +15,61 @@ use crate::settings;
 use crate::slot::{Cause, Event, Worker};
 use crate::supervisor::Supervisor;
 
+/// Messages of one slot in one turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// How far a link was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkEnd {
+    /// Nothing more for now.
+    Open,
+    /// There may be more.
+    Unread,
+    /// Nobody holds the other end.
+    Closed,
+}
+
 impl Supervisor {
-    /// Reads all that a slot has said.
+    /// Reads what a slot has said.
     pub(crate) fn on_link(&mut self, position: usize) {
-        while let Some(link) = self.seats.get_mut(position).and_then(|seat| seat.link.as_mut()) {
+        let end = self.read_link(position);
+        self.note_link_end(position, end);
+    }
+
+    /// Reads what a slot has said, but no more than so much in one turn: others wait for verdicts. Says how that ended.
+    pub(crate) fn read_link(&mut self, position: usize) -> LinkEnd {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(link) = self.seats.get_mut(position).and_then(|seat| seat.link.as_mut()) else {
+                return LinkEnd::Open;
+            };
             match link.flush().and_then(|()| link.receive()) {
                 Ok(Some(message)) => self.on_message(position, message),
-                Ok(None) => return,
-                Err(LinkError::Closed) => return self.on_link_closed(position),
+                Ok(None) => return LinkEnd::Open,
+                Err(LinkError::Closed) => return LinkEnd::Closed,
                 Err(error) => {
                     log::error!("slot {}: {error}; the message is ignored", self.seats[position].id);
                 }
             }
+        }
+        LinkEnd::Unread
+    }
+
+    /// Does what reading a link to this end asks for.
+    pub(crate) fn note_link_end(&mut self, position: usize, end: LinkEnd) {
+        match end {
+            LinkEnd::Open => {}
+            LinkEnd::Unread => self.unread_links.push(position),
+            LinkEnd::Closed => {
+                self.seats[position].link = None;
+                self.step(position, Event::LinkClosed);
+            }
+        }
+    }
+
+    /// Goes on with the links that had more to say than one turn allows.
+    pub(crate) fn continue_links(&mut self) {
+        for position in std::mem::take(&mut self.unread_links) {
+            self.on_link(position);
         }
     }
 
@@ -52,26 +96,25 @@ impl Supervisor {
         }
     }
 
-    fn on_link_closed(&mut self, position: usize) {
-        self.seats[position].link = None;
-        self.step(position, Event::LinkClosed);
-    }
-
     fn on_message(&mut self, position: usize, message: ToSupervisor) {
         let slot = self.seats[position].id;
         match message {
             ToSupervisor::Started { incarnation, pid } => {
                 let worker = Worker { pid: Pid::from_raw(pid), incarnation };
-                self.seats[position].worker = worker;
+                self.on_worker(position, worker);
                 self.step(position, Event::WorkerStarted(worker));
             }
             ToSupervisor::Died { incarnation, cause, lived, pause } => {
                 log::debug!("slot {slot}: worker {incarnation} lived {lived:?}");
-                self.step(position, Event::WorkerDied { cause: cause.into(), pause });
+                if self.is_current(position, incarnation) {
+                    self.step(position, Event::WorkerDied { cause: cause.into(), pause });
+                }
             }
             ToSupervisor::Left { incarnation } => {
                 log::debug!("slot {slot}: worker {incarnation} has left");
-                self.step(position, Event::WorkerLeft);
+                if self.is_current(position, incarnation) {
+                    self.step(position, Event::WorkerLeft);
+                }
             }
             ToSupervisor::Hello { incarnation, pid } => self.on_hello(position, incarnation, pid),
             ToSupervisor::Holdings { incarnation, addresses } => {
@@ -97,10 +140,25 @@ impl Supervisor {
         }
     }
 
+    /// News of a worker. If it is a newer one than the one we know, that one is dead, whether or not its keeper could tell us.
+    fn on_worker(&mut self, position: usize, worker: Worker) {
+        let known = self.seats[position].machine.state().worker();
+        if known.is_some_and(|known| known.incarnation < worker.incarnation) {
+            let pause = Duration::ZERO;
+            self.step(position, Event::WorkerDied { cause: Cause::Unknown, pause });
+        }
+        self.seats[position].worker = worker;
+    }
+
+    /// Is this about the worker we know, or from a keeper that was late to tell?
+    fn is_current(&self, position: usize, incarnation: Incarnation) -> bool {
+        self.seats[position].machine.state().worker().is_none_or(|known| known.incarnation == incarnation)
+    }
+
     /// A worker is there: from now on its word counts, and it is told what holds.
     fn on_hello(&mut self, position: usize, incarnation: Incarnation, pid: i32) {
+        self.on_worker(position, Worker { pid: Pid::from_raw(pid), incarnation });
         let seat = &mut self.seats[position];
-        seat.worker = Worker { pid: Pid::from_raw(pid), incarnation };
         seat.unanswered.clear();
         let slot = seat.id;
         self.ledger.resync_begin(slot, incarnation);
@@ -118,7 +176,7 @@ impl Supervisor {
             self.resume_seconds.observe(now.saturating_sub(died_at).as_secs_f64());
         }
         let worker = seat.worker;
-        self.step(position, Event::Hello(worker));
+        self.step(position, Event::Ready(worker));
     }
 
     fn on_admit(&mut self, position: usize, incarnation: Incarnation, tickets: Vec<(Ticket, IpAddr)>) {

@@ -47,14 +47,17 @@ impl Supervisor {
             .iter()
             .position(|seat| seat.machine.state().worker().is_some_and(|worker| worker.pid == pid));
         match (keeper, worker) {
+            // What it said last is on the link still, and comes first; the link's end comes after, for the answer to that alone would be to kill the
+            // keeper, whose number may be somebody else's by now.
             (Some(position), _) => {
-                // What the keeper said last is on the link still.
-                self.on_link(position);
+                let end = self.read_link(position);
                 self.step(position, Event::KeeperReaped { cause });
+                self.note_link_end(position, end);
             }
             (None, Some(position)) => {
-                self.on_link(position);
+                let end = self.read_link(position);
                 self.step(position, Event::OrphanReaped { pid });
+                self.note_link_end(position, end);
             }
             (None, None) => log::debug!("child {pid} ended ({cause}); nobody here knows it"),
         }

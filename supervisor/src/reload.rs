@@ -10,7 +10,7 @@ use holdfast_shared::ipc::message::ToWorker;
 use crate::capacity::{self, Capacity, Demand, Unreachable};
 use crate::control::api::{Answer, Change, Failure, ReloadReport};
 use crate::control::{self, Reply};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Stage, Supervisor};
 use crate::{notify, settings};
 
 /// How long workers may take to say that they apply new settings.
@@ -56,6 +56,14 @@ pub(crate) fn demand(config: &Config, workers: u32, descriptors: u32) -> Demand 
 impl Supervisor {
     /// Reads the configuration again and applies it, or refuses it. Whoever asked is answered when all workers apply it.
     pub(crate) fn reload(&mut self, reply: Option<Reply>) {
+        if self.stage.is_ending() {
+            const REFUSAL: &str = "not reloading: the service is shutting down";
+            log::warn!("{REFUSAL}");
+            if let Some(reply) = reply {
+                reply.send(Err(Failure::new(409, REFUSAL)));
+            }
+            return;
+        }
         notify::reloading();
         match self.try_reload() {
             Ok(report) => {
@@ -67,7 +75,7 @@ impl Supervisor {
                 if let Some(reply) = reply {
                     reply.send(Err(Failure::new(422, error.to_string())));
                 }
-                notify::ready("reload refused, the configuration before it holds");
+                self.notify_reloaded("reload refused, the configuration before it holds");
             }
         }
     }
@@ -102,10 +110,17 @@ impl Supervisor {
             if let Some(reply) = reload.reply.take() {
                 reply.send(answer);
             }
-            notify::ready("reload done");
+            self.notify_reloaded("serving with the configuration as it was last read");
             false
         });
         self.reloads.append(&mut waiting);
+    }
+
+    /// A service that has not been ready yet becomes so only when all slots serve.
+    fn notify_reloaded(&self, status: &str) {
+        if self.stage == Stage::Running {
+            notify::ready(status);
+        }
     }
 
     fn try_reload(&mut self) -> Result<ReloadReport, ReloadError> {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
+use crate::control::remove_control;
+
 const SYSTEM: &str = "/run/holdfast";
 const PID_FILE: &str = "holdfast.pid";
 
@@ -39,6 +41,23 @@ pub enum RunDirError {
         owner: u32,
         /// Our user.
         user: u32,
+    },
+    /// Others may write to it, so others could replace what is in it.
+    #[error(
+        "the run directory {} is open to others (mode {mode:03o}): `chmod 700` it if it is for this alone, or set run_dir (--run-dir)",
+        path.display()
+    )]
+    Exposed {
+        /// Where.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Whoever made the link decides where things go.
+    #[error("the run directory {} is a symbolic link; set run_dir (--run-dir) to the directory itself", path.display())]
+    Link {
+        /// Where.
+        path: PathBuf,
     },
     /// A supervisor is alive there.
     #[error(
@@ -104,11 +123,6 @@ impl RunDir {
         self.lock.as_fd()
     }
 
-    /// Takes the pid file away: a clean end. The lock goes with the last process that has it.
-    pub fn clear(&self) {
-        let _ = fs::remove_file(self.path.join(PID_FILE));
-    }
-
     fn lock(path: PathBuf) -> Result<Self, RunDirError> {
         make(&path)?;
         let pid_file = path.join(PID_FILE);
@@ -130,6 +144,15 @@ impl RunDir {
     }
 }
 
+impl Drop for RunDir {
+    /// Nobody is to be found here any more. The pid file stays, empty: whoever is waiting for its lock would be left with a file that is not there. The lock
+    /// itself goes with the last process that has it.
+    fn drop(&mut self) {
+        remove_control(&self.path);
+        let _ = self.lock.set_len(0);
+    }
+}
+
 /// Where a running supervisor's control socket is looked for when nobody says where.
 #[must_use]
 pub fn find(socket: &str) -> PathBuf {
@@ -147,23 +170,26 @@ fn usual() -> Vec<PathBuf> {
     places
 }
 
-/// Makes the directory for this user alone; one that exists must be this user's.
+/// Makes the directory for this user alone. One that exists must be this user's, and nobody else's to write to; it is left as it is.
 fn make(path: &Path) -> Result<(), RunDirError> {
+    let place = || path.to_path_buf();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| RunDirError::Create { path: path.to_path_buf(), source })?;
-    let unwritable = |source| RunDirError::Write { path: path.to_path_buf(), source };
-    let metadata = fs::metadata(path).map_err(unwritable)?;
-    let user = geteuid().as_raw();
-    if metadata.uid() != user {
-        return Err(RunDirError::Foreign { path: path.to_path_buf(), owner: metadata.uid(), user });
+        .map_err(|source| RunDirError::Create { path: place(), source })?;
+    let metadata =
+        fs::symlink_metadata(path).map_err(|source| RunDirError::Write { path: place(), source })?;
+    let (user, mode) = (geteuid().as_raw(), metadata.permissions().mode() & 0o7777);
+    if metadata.is_symlink() {
+        Err(RunDirError::Link { path: place() })
+    } else if metadata.uid() != user {
+        Err(RunDirError::Foreign { path: place(), owner: metadata.uid(), user })
+    } else if mode & 0o022 != 0 {
+        Err(RunDirError::Exposed { path: place(), mode })
+    } else {
+        Ok(())
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(unwritable)?;
-    }
-    Ok(())
 }
 
 fn who_holds(path: PathBuf, lock: &mut File) -> RunDirError {
@@ -218,10 +244,25 @@ mod tests {
     }
 
     #[test]
-    fn others_are_shut_out() {
+    fn a_place_that_is_not_ours_alone_is_refused_and_left_as_it_is() {
         let place = tempfile::tempdir().unwrap();
-        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let run_dir = RunDir::acquire(Some(place.path())).unwrap();
+        let open = place.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(matches!(RunDir::acquire(Some(&open)), Err(RunDirError::Exposed { mode: 0o1777, .. })));
+        assert_eq!(fs::metadata(&open).unwrap().permissions().mode() & 0o7777, 0o1777);
+
+        let (target, link) = (place.path().join("target"), place.path().join("link"));
+        fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(matches!(RunDir::acquire(Some(&link)), Err(RunDirError::Link { .. })));
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_made_is_for_its_user_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::acquire(Some(&place.path().join("new"))).unwrap();
         assert_eq!(fs::metadata(run_dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

@@ -10,7 +10,7 @@ use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::SupervisorEnd;
 use holdfast_shared::ipc::message::Report;
 use holdfast_shared::reason::CloseReason;
-use holdfast_shared::table::{Flags, Table};
+use holdfast_shared::table::{Flags, Phase, Table};
 use nix::unistd::Pid;
 
 use crate::slot::{Cause, Slot, Worker};
@@ -137,14 +137,22 @@ impl Seat {
         let Some(memory) = self.table.take() else { return 0 };
         match Table::open(memory.as_fd()) {
             Ok(table) => {
-                let held =
-                    table.records().iter().filter(|record| record.flags.contains(Flags::ADMITTED)).count()
-                        as u64;
                 self.base.add(&table.header().counters);
-                self.base.closed[CloseReason::WorkerLost.index()] += held;
-                self.base.lost += held;
+                let held = table.records().iter().filter(|record| record.flags.contains(Flags::ADMITTED));
+                let mut died = 0;
+                for record in held {
+                    died += 1;
+                    let reason = match record.phase() {
+                        Phase::Open => CloseReason::WorkerLost,
+                        // It was on its way out, for this reason.
+                        _ => CloseReason::from_index(usize::from(record.ending))
+                            .unwrap_or(CloseReason::WorkerLost),
+                    };
+                    self.base.closed[reason.index()] += 1;
+                    self.base.lost += u64::from(record.phase() == Phase::Open);
+                }
                 self.reconcile_with_table();
-                held
+                died
             }
             Err(error) => {
                 log::error!("slot {}: {error}; what was counted since its last report is lost", self.id);

@@ -40,7 +40,7 @@ impl Default for Slot {
 }
 
 impl Slot {
-    /// A slot that fails this often before its first `Hello` ever is reported by [`Action::StartFailed`].
+    /// A slot that fails this often before its first `Ready` ever is reported by [`Action::StartFailed`].
     pub const START_ATTEMPTS: u32 = 3;
 
     /// Where the slot stands.
@@ -86,7 +86,7 @@ impl Slot {
             Event::Spawned { .. }
             | Event::SpawnFailed
             | Event::WorkerStarted(_)
-            | Event::Hello(_)
+            | Event::Ready(_)
             | Event::WorkerDied { .. }
             | Event::WorkerLeft
             | Event::LinkClosed
@@ -108,7 +108,7 @@ impl Slot {
                 self.state
             }
             Event::WorkerStarted(_)
-            | Event::Hello(_)
+            | Event::Ready(_)
             | Event::WorkerDied { .. }
             | Event::WorkerLeft
             | Event::LinkClosed
@@ -122,11 +122,11 @@ impl Slot {
         let is_draining = matches!(self.state, State::Draining(_));
         match event {
             Event::WorkerStarted(worker) if life.may_be(worker) => self.with_worker(life, Some(worker)),
-            Event::Hello(worker) if is_draining && life.may_be(worker) => {
+            Event::Ready(worker) if is_draining && life.may_be(worker) => {
                 actions.push(Action::DrainWorker);
                 self.with_worker(life, Some(worker))
             }
-            Event::Hello(worker) if !is_ready && life.may_be(worker) => {
+            Event::Ready(worker) if !is_ready && life.may_be(worker) => {
                 self.has_served = true;
                 actions.push(Action::BecameReady(worker));
                 State::Ready(Life { worker: Some(worker), ..life })
@@ -161,7 +161,7 @@ impl Slot {
             Event::Spawned { .. }
             | Event::SpawnFailed
             | Event::WorkerStarted(_)
-            | Event::Hello(_)
+            | Event::Ready(_)
             | Event::WorkerLeft
             | Event::OrphanReaped { .. } => self.unexpected(event, actions),
         }
@@ -176,7 +176,7 @@ impl Slot {
     ) -> State {
         match event {
             // Sent before the death, read after it.
-            Event::WorkerStarted(worker) | Event::Hello(worker) if remains.may_bring(worker) => {
+            Event::WorkerStarted(worker) | Event::Ready(worker) if remains.may_bring(worker) => {
                 let known = remains.worker.replace(worker).is_some();
                 if !known && remains.keeper.is_none() {
                     actions.push(Action::KillWorker(worker.pid));
@@ -206,7 +206,7 @@ impl Slot {
             Event::Spawned { .. }
             | Event::SpawnFailed
             | Event::WorkerStarted(_)
-            | Event::Hello(_)
+            | Event::Ready(_)
             | Event::WorkerDied { .. }
             | Event::WorkerLeft
             | Event::LinkClosed

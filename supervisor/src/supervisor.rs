@@ -136,6 +136,8 @@ pub struct Supervisor {
     pub(crate) stage: Stage,
     /// Counts up with each change of the workers' settings.
     pub(crate) generation: u64,
+    /// Slots that had more to say than one turn allows.
+    pub(crate) unread_links: Vec<usize>,
     pub(crate) gathers: Vec<Gather>,
     pub(crate) reloads: Vec<PendingReload>,
     pub(crate) last_request: u64,
@@ -176,6 +178,7 @@ impl Supervisor {
             seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
             stage: Stage::Starting,
             generation: 1,
+            unread_links: Vec::new(),
             gathers: Vec::new(),
             reloads: Vec::new(),
             last_request: 0,
@@ -261,7 +264,7 @@ impl Supervisor {
 
     /// Kills everything.
     pub(crate) fn abort(&mut self) {
-        self.stage = Stage::Stopping { until: self.now };
+        self.stage = Stage::Stopping { until: Duration::MAX };
         self.ledger.set_draining(true);
         for position in 0..self.seats.len() {
             self.step(position, slot::Event::Stop);
@@ -288,6 +291,7 @@ impl Supervisor {
     }
 
     fn after_batch(&mut self) {
+        self.continue_links();
         self.reap();
         for position in 0..self.seats.len() {
             self.step(position, slot::Event::Tick);
@@ -334,6 +338,9 @@ impl Supervisor {
     }
 
     fn timeout(&self) -> Duration {
+        if !self.unread_links.is_empty() {
+            return Duration::ZERO;
+        }
         let slots = self.seats.iter().filter_map(|seat| seat.machine.wakeup());
         let gathers = self.gathers.iter().map(|gather| gather.deadline);
         let reloads = self.reloads.iter().map(|reload| reload.deadline);
@@ -352,8 +359,6 @@ impl Supervisor {
     fn end(self) -> Result<(), SupervisorError> {
         drop(self.requests);
         self.control.stop();
-        control::remove_control(self.run_dir.path());
-        self.run_dir.clear();
         match self.failure {
             Some(failure) => Err(failure),
             None => {

@@ -8,8 +8,8 @@ use holdfast_shared::ipc::message::ToWorker;
 use holdfast_shared::level::Level;
 
 use crate::control::api::{
-    self, Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, ServiceState, Snapshot,
-    Totals, WorkerRow,
+    self, Answer, ConfigEntry, Health, HealthStatus, LimitsView, Report, ServiceState, Snapshot, Totals,
+    WorkerRow,
 };
 use crate::control::histogram::Histogram;
 use crate::control::{Command, Reply, Request};
@@ -40,9 +40,6 @@ impl Supervisor {
                 Command::Config => reply.send(Ok(Answer::Config(self.config_entries()))),
                 Command::Limits => reply.send(Ok(Answer::Limits(self.limits_view()))),
                 Command::Health => reply.send(Ok(Answer::Health(self.health()))),
-                Command::Reload if self.stage.is_ending() => {
-                    reply.send(Err(Failure::new(409, "the service is shutting down")));
-                }
                 Command::Reload => self.reload(Some(reply)),
                 Command::Drain => {
                     self.drain();
@@ -67,6 +64,9 @@ impl Supervisor {
         };
         let due: Vec<Gather> = self.gathers.extract_if(.., is_due).collect();
         for Gather { request, command, reply, .. } in due {
+            if reply.is_abandoned() {
+                continue;
+            }
             let answer = match command {
                 Command::Workers => Answer::Workers(self.worker_rows(request)),
                 Command::Metrics => Answer::Metrics(Box::new(self.snapshot(request))),

@@ -9,6 +9,9 @@ use holdfast_shared::ipc::message::{MAX_BATCH, Verdict};
 
 use crate::connection::Key;
 
+/// Tickets that may be with the supervisor at a time.
+const MAX_UNANSWERED: usize = 16 * MAX_BATCH;
+
 /// One client that waits for its verdict.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
@@ -55,9 +58,24 @@ impl Admission {
         self.unsent.drain(..self.unsent.len().min(MAX_BATCH)).collect()
     }
 
-    /// Is there a ticket to send?
+    /// Is there a ticket to send? Not while the supervisor has many to answer: it may be gone for a while, and those whose clients leave meanwhile
+    /// could not be forgotten any more.
     pub(crate) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() && self.waiting.len() - self.unsent.len() < MAX_UNANSWERED
+    }
+
+    /// Forgets the tickets that have not been sent and whose clients have left, once there are many.
+    pub(crate) fn trim(&mut self, is_waiting: impl Fn(Key) -> bool) {
+        if self.unsent.len() > MAX_UNANSWERED {
+            let waiting = &mut self.waiting;
+            self.unsent.retain(|(ticket, _)| {
+                let stays = waiting.get(ticket).is_some_and(|waiting| is_waiting(waiting.key));
+                if !stays {
+                    waiting.remove(ticket);
+                }
+                stays
+            });
+        }
     }
 
     /// A verdict came. `is_waiting` tells whether the connection still waits for one.

@@ -19,24 +19,28 @@ const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Drain {
     next_step: Duration,
+    began: Duration,
     /// When the last connection has been told.
     told_by: Duration,
     /// When those who do not leave are left behind.
     ends: Duration,
     /// The row after the last one told.
     cursor: u32,
+    /// How many were told.
+    told: u32,
 }
 
 impl Drain {
     /// A drain that begins now and has told everybody within `duration`.
     pub(crate) fn new(now: Duration, duration: Duration, close_timeout: Duration) -> Self {
         let told_by = now + duration;
-        Self { next_step: now, told_by, ends: told_by + close_timeout.min(LONGEST_FAREWELL), cursor: 0 }
+        let ends = told_by + close_timeout.min(LONGEST_FAREWELL);
+        Self { next_step: now, began: now, told_by, ends, cursor: 0, told: 0 }
     }
 
     /// Everybody is told at once, and nobody waited for.
     pub(crate) fn abrupt(now: Duration) -> Self {
-        Self { next_step: now, told_by: now, ends: now, cursor: 0 }
+        Self { next_step: now, began: now, told_by: now, ends: now, cursor: 0, told: 0 }
     }
 
     /// When there is something to do next.
@@ -44,10 +48,15 @@ impl Drain {
         self.next_step
     }
 
-    /// How many of `remaining` are to be told in the step at `now`, so that the last is told in time.
+    /// How many of `remaining` are to be told in the step at `now`, so that as much of all is told as of the time has passed.
     fn share(&self, now: Duration, remaining: u32) -> u32 {
-        let steps = self.told_by.saturating_sub(now).as_millis() / STEP.as_millis() + 1;
-        remaining.div_ceil(u32::try_from(steps).unwrap_or(u32::MAX))
+        let (passed, duration) = (now.saturating_sub(self.began), self.told_by.saturating_sub(self.began));
+        if passed >= duration {
+            return remaining;
+        }
+        let all = u128::from(self.told) + u128::from(remaining);
+        let due = all * passed.as_millis() / duration.as_millis().max(1);
+        u32::try_from(due).unwrap_or(u32::MAX).saturating_sub(self.told).min(remaining)
     }
 }
 
@@ -76,6 +85,7 @@ impl Worker {
         if let Some(last) = told.last() {
             drain.cursor = last + 1;
         }
+        drain.told += share;
         for row in told {
             if let Some(key) = self.connections.key_at(row) {
                 self.connections.set_busy(key);
@@ -98,18 +108,25 @@ mod tests {
 
     #[test]
     fn everybody_is_told_in_time_and_evenly() {
-        let mut remaining = 1000;
-        let mut now = Duration::ZERO;
-        let drain = Drain::new(now, Duration::from_secs(5), Duration::from_secs(1));
-        let mut largest = 0;
-        while now <= drain.told_by {
-            let share = drain.share(now, remaining);
-            largest = largest.max(share);
-            remaining -= share;
-            now += STEP;
+        for all in [1, 20, 601, 1000, 123_457] {
+            let mut drain = Drain::new(Duration::ZERO, Duration::from_secs(5), Duration::from_secs(1));
+            let (mut now, mut remaining, mut largest) = (Duration::ZERO, all, 0);
+            while now <= drain.told_by {
+                let share = drain.share(now, remaining);
+                if now < drain.told_by / 2 {
+                    assert!(
+                        drain.told + share <= all / 2 + 1,
+                        "half of {all} were told before half of the time"
+                    );
+                }
+                largest = largest.max(share);
+                drain.told += share;
+                remaining -= share;
+                now += STEP;
+            }
+            assert_eq!(remaining, 0, "of {all}");
+            assert!(largest <= all.div_ceil(100) + 1, "one step told {largest} of {all} in 100 steps");
         }
-        assert_eq!(remaining, 0);
-        assert!(largest <= 10, "a step told {largest} of 1000 in 100 steps");
     }
 
     #[test]

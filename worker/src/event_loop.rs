@@ -49,6 +49,13 @@ pub(crate) enum Flow {
     Leave,
 }
 
+impl Flow {
+    /// A worker without a supervisor and without clients has nothing to stay for.
+    fn or_orphaned(self, is_orphaned: bool) -> Self {
+        if is_orphaned { Self::Leave } else { self }
+    }
+}
+
 /// Everything a worker has. What belongs together is a field of its own type; what is here is what the whole loop shares.
 pub(crate) struct Worker {
     pub(crate) incarnation: Incarnation,
@@ -68,8 +75,8 @@ pub(crate) struct Worker {
     pub(crate) accept_pause: AcceptPause,
     /// Connections in the order they were accepted, finished handshakes among them until trimmed.
     pub(crate) handshakes: VecDeque<Key>,
-    /// Connections that had more to read than one turn allows, and whether their end was announced.
-    pub(crate) unread: VecDeque<(Key, bool)>,
+    /// Connections that had more to read than one turn allows, each once.
+    pub(crate) unread: VecDeque<Key>,
     pub(crate) drain: Option<Drain>,
     /// The cluster-wide cap is reached, as /health says.
     pub(crate) cluster_full: bool,
@@ -204,13 +211,14 @@ impl Worker {
         let Some(record) = self.connections.get_mut(key) else { return };
         record.flags.set(Flags::BUSY, true);
         let may_have_output = record.volatile != 0;
+        let is_queued = record.flags.contains(Flags::READ_QUEUED);
         let mut readable = readiness.is_readable() || readiness.is_read_closed() || readiness.is_error();
         if may_have_output && readiness.is_writable() {
             self.connections.flush(key);
             // What was not read while output was queued has had its event.
             readable |= self.connections.is_in(key, Phase::Lingering);
         }
-        if readable {
+        if readable && !is_queued {
             self.read(key, readiness.is_read_closed());
         }
         self.connections.settle(key);
@@ -223,7 +231,7 @@ impl Worker {
         self.accept_clients();
         self.continue_reading();
         self.connections.expire_timers();
-        let flow = self.continue_drain();
+        let flow = self.continue_drain().or_orphaned(self.link.is_none() && self.connections.admitted() == 0);
         self.trim_handshakes();
         if !self.connections.released.is_empty() {
             self.accept_pause.lift();
@@ -232,22 +240,15 @@ impl Worker {
         flow
     }
 
-    fn continue_reading(&mut self) {
-        for _ in 0..self.unread.len() {
-            let Some((key, read_closed)) = self.unread.pop_front() else { return };
-            self.connections.set_busy(key);
-            self.read(key, read_closed);
-            self.connections.settle(key);
-        }
-    }
-
     fn tell_supervisor(&mut self) {
         self.send_tickets();
         self.send_releases();
         if self.now >= self.report_due {
             self.report_due = self.now + REPORT_INTERVAL;
             self.assembly.trim();
-            self.send_report(None);
+            if self.link_has_room() {
+                self.send_report(None);
+            }
         }
     }
 
@@ -270,7 +271,7 @@ impl Worker {
     fn grow_table(&mut self) {
         let Some(memory) = holdfast_shared::sys::descriptor::borrow(self.table_memory) else { return };
         if let Err(error) = self.connections.table.grow(memory, self.connections.settings.rows) {
-            // Clients beyond the table wait in the accept queue; nobody who is in is touched.
+            // Clients for whom there is no row wait in the accept queue; nobody who is in is touched.
             log::error!("{error}; going on with {} rows", self.connections.table.header().rows);
         }
     }

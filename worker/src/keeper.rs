@@ -123,9 +123,11 @@ fn become_worker(
     handover: &Handover,
     keeper: Pid,
     incarnation: Incarnation,
-    link: SlotEnd,
+    mut link: SlotEnd,
     cause: Option<DeathCause>,
 ) -> ! {
+    // The copy of what the keeper has yet to send is the keeper's.
+    link.forget_queued();
     // Without its keeper, a worker would be one death away from losing everything, unnoticed.
     let _ = set_pdeathsig(Signal::SIGKILL);
     if getppid() != keeper {

@@ -52,9 +52,8 @@ impl Worker {
 
     fn on_verdict(&mut self, ticket: holdfast_shared::id::Ticket, verdict: Verdict) {
         let connections = &self.connections;
-        let outcome = self.admission.verdict(ticket, verdict, self.now, |key| {
-            connections.get(key).is_some_and(|record| record.phase() == Phase::Parked)
-        });
+        let is_waiting = |key| connections.is_in(key, Phase::Parked);
+        let outcome = self.admission.verdict(ticket, verdict, self.now, is_waiting);
         match (outcome, verdict) {
             (Outcome::Deliver { key, waited }, verdict) => {
                 self.connections.table.counters().admission(waited);
@@ -74,6 +73,8 @@ impl Worker {
 
     /// Asks for admission of all who came with a valid request in this turn.
     pub(crate) fn send_tickets(&mut self) {
+        let connections = &self.connections;
+        self.admission.trim(|key| connections.is_in(key, Phase::Parked));
         while self.admission.has_unsent() && self.link_has_room() {
             let tickets = self.admission.take_batch();
             self.tell(&ToSupervisor::Admit { incarnation: self.incarnation, tickets });
@@ -112,7 +113,7 @@ impl Worker {
         }
     }
 
-    fn link_has_room(&self) -> bool {
+    pub(crate) fn link_has_room(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.has_room())
     }
 

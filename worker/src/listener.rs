@@ -8,6 +8,7 @@ use holdfast_shared::clock::milliseconds;
 use holdfast_shared::reason::Rejection;
 use holdfast_shared::sys::listener::accept;
 use holdfast_shared::table::Phase;
+use nix::errno::Errno;
 
 use crate::connection::Key;
 use crate::event_loop::Worker;
@@ -18,6 +19,9 @@ const ACCEPTS_PER_TURN: usize = 128;
 
 /// How long accepting rests when descriptors ran out. A close within that time wakes it too.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many of the oldest are looked at for one to evict: many may be finished, or waiting for verdicts.
+const LOOK_AT: usize = 1024;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -71,6 +75,9 @@ impl Worker {
     }
 
     fn accept_one(&mut self, position: usize) {
+        if self.connections.is_full(self.own_descriptors) {
+            return self.pause("all descriptors of this worker are in use");
+        }
         match accept(self.listeners[position].descriptor) {
             Ok(None) => self.listeners[position].ready = false,
             Ok(Some((descriptor, peer))) => {
@@ -80,17 +87,17 @@ impl Worker {
                     None => self.pause(&format!("descriptor {row} is beyond the connection table")),
                 }
             }
-            Err(error) => match error.raw_os_error() {
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 // The client left while it was queued, or a firewall refused it: accept(2) passes such errors on.
                 Some(
-                    libc_errno::ECONNABORTED
-                    | libc_errno::EINTR
-                    | libc_errno::EPERM
-                    | libc_errno::EPROTO
-                    | libc_errno::ENETDOWN
-                    | libc_errno::EHOSTDOWN
-                    | libc_errno::EHOSTUNREACH
-                    | libc_errno::ENETUNREACH,
+                    Errno::ECONNABORTED
+                    | Errno::EINTR
+                    | Errno::EPERM
+                    | Errno::EPROTO
+                    | Errno::ENETDOWN
+                    | Errno::EHOSTDOWN
+                    | Errno::EHOSTUNREACH
+                    | Errno::ENETUNREACH,
                 ) => {}
                 _ => self.pause(&error.to_string()),
             },
@@ -98,8 +105,11 @@ impl Worker {
     }
 
     fn welcome(&mut self, key: Key) {
-        if self.connections.pending() > self.connections.settings.max_pending_handshakes {
-            self.evict_oldest_handshake();
+        if self.connections.pending() > self.connections.settings.max_pending_handshakes
+            && !self.evict_oldest_handshake()
+        {
+            self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
+            return self.connections.end(key);
         }
         if let Err(error) = self.register(key) {
             self.connections.end(key);
@@ -110,21 +120,26 @@ impl Worker {
     }
 
     /// Too many unfinished handshakes: the oldest makes room, so that somebody who speaks gets in however many are silent. One that was
-    /// silent gets its refusal, and no time to read it: lingering would keep the place.
-    fn evict_oldest_handshake(&mut self) {
-        for _ in 0..self.handshakes.len() {
-            let Some(key) = self.handshakes.pop_front() else { return };
+    /// silent gets its refusal, and no time to read it: lingering would keep the place. Says whether there was one among the oldest.
+    fn evict_oldest_handshake(&mut self) -> bool {
+        for _ in 0..self.handshakes.len().min(LOOK_AT) {
+            let Some(key) = self.handshakes.pop_front() else { return false };
             match self.connections.get(key).map(|record| record.phase()) {
                 Some(Phase::Handshake) => {
                     self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
-                    return self.connections.end(key);
+                    self.connections.end(key);
+                    return true;
                 }
-                Some(Phase::Refusing) => return self.connections.end(key),
+                Some(Phase::Refusing) => {
+                    self.connections.end(key);
+                    return true;
+                }
                 // Whoever waits for a verdict has done its part.
                 Some(Phase::Parked) => self.handshakes.push_back(key),
                 Some(Phase::Free | Phase::Open | Phase::Closing | Phase::Lingering) | None => {}
             }
         }
+        false
     }
 
     /// Forgets handshakes that are finished, once they are many.
@@ -150,18 +165,4 @@ impl Worker {
             );
         }
     }
-}
-
-/// Error numbers, by the names of accept(2).
-mod libc_errno {
-    use nix::errno::Errno;
-
-    pub(super) const ECONNABORTED: i32 = Errno::ECONNABORTED as i32;
-    pub(super) const EINTR: i32 = Errno::EINTR as i32;
-    pub(super) const EPERM: i32 = Errno::EPERM as i32;
-    pub(super) const EPROTO: i32 = Errno::EPROTO as i32;
-    pub(super) const ENETDOWN: i32 = Errno::ENETDOWN as i32;
-    pub(super) const EHOSTDOWN: i32 = Errno::EHOSTDOWN as i32;
-    pub(super) const EHOSTUNREACH: i32 = Errno::EHOSTUNREACH as i32;
-    pub(super) const ENETUNREACH: i32 = Errno::ENETUNREACH as i32;
 }

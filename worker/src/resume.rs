@@ -85,7 +85,9 @@ impl Worker {
             let fate = fate(&record, is_open);
             let key = self.connections.take_over(row);
             match fate {
-                Fate::Vanished | Fate::Dropped => self.connections.end(key),
+                // The number may be somebody else's by now, our own epoll instance's even.
+                Fate::Vanished => self.connections.forget(key),
+                Fate::Dropped => self.connections.end(key),
                 Fate::Resumed | Fate::AskedAgain => resumed += u32::from(self.go_on(key, &record, fate)),
                 Fate::Lost => {
                     lost += 1;
@@ -96,7 +98,6 @@ impl Worker {
         // The places of those that ended just now are not among the holdings, so there is nothing to give back.
         self.connections.released.clear();
         self.connections.true_up();
-        self.connections.table.counters().lost += u64::from(lost);
         self.tell_holdings();
         let took = clock::now().saturating_sub(began);
         self.announce(resumed, lost, took, cause);
@@ -140,6 +141,7 @@ impl Worker {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
         }
         self.connections.mark_ending(key, CloseReason::WorkerLost);
+        self.connections.table.counters().lost += 1;
         if record.flags.contains(Flags::FRAME_CUT) {
             // Half a frame is on the wire: a close frame would be read as its other half.
             self.connections.enter(key, Phase::Lingering, self.connections.close_deadline_ms());
@@ -185,7 +187,7 @@ mod tests {
 
     fn record(phase: Phase, flags: Flags) -> Record {
         let mut record = Record::zeroed();
-        record.begin(1, "::1".parse().unwrap(), 0);
+        record.begin(1, 1, "::1".parse().unwrap(), 0, 0);
         record.set_phase(phase);
         record.flags = flags;
         record

@@ -134,7 +134,10 @@ fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
             ) => {}
             None => {
                 if let Some(socket) = descriptor::borrow(link.as_raw_fd()) {
-                    let mut wanted = [PollFd::new(socket, PollFlags::POLLIN)];
+                    // Our own Hello may be what waits, behind messages of a worker that is dead.
+                    let mut interest = PollFlags::POLLIN;
+                    interest.set(PollFlags::POLLOUT, link.has_queued());
+                    let mut wanted = [PollFd::new(socket, interest)];
                     // An interrupted wait is only a reason to look again.
                     let _ = poll(&mut wanted, PollTimeout::NONE);
                 }

@@ -111,6 +111,17 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
         self.queue.len() < MAX_QUEUED
     }
 
+    /// Does anything wait for the other side to read?
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Forgets what waits: it is another process's, which will send it itself.
+    pub fn forget_queued(&mut self) {
+        self.queue.clear();
+    }
+
     /// Sends what waits, as far as the other side reads. To be called when the socket is writable.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::Pid;
 
@@ -38,9 +39,9 @@ pub fn die_of_faults() -> io::Result<()> {
 /// What the kernel says, and `EBUSY` when the process has more than one thread: the child would have only the
 /// calling one, and whatever locks the others hold, the allocator's too, would stay locked in it for ever.
 pub fn fork_sharing_descriptors() -> io::Result<Side> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(Errno::EBUSY.into());
-    }
+    // Has no effect but its check: it is refused unless this is the only thread. It needs no descriptor, as a look into /proc would, and descriptors may
+    // have run out when a worker is to be replaced.
+    unshare(CloneFlags::CLONE_THREAD).map_err(|_| Errno::EBUSY)?;
     let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
     let none: libc::c_long = 0;
     // SAFETY: without CLONE_VM and with a null stack, clone returns twice like fork(2), each side on its own copy of

@@ -25,6 +25,8 @@ pub enum Cause {
     Signal(i32),
     /// It never ran: the kernel refused to make it.
     NotSpawned,
+    /// Nobody told us.
+    Unknown,
 }
 
 /// What happened to a slot.
@@ -39,10 +41,10 @@ pub enum Event {
     },
     /// The keeper asked for by [`Action::SpawnKeeper`] could not be made.
     SpawnFailed,
-    /// From the keeper, on the link: it has cloned a worker. May come after that worker's `Hello`.
+    /// From the keeper, on the link: it has cloned a worker. May come after that worker's `Ready`.
     WorkerStarted(Worker),
     /// From the worker, on the link: it has resumed its connections and serves.
-    Hello(Worker),
+    Ready(Worker),
     /// From the keeper, on the link: its worker died, or could not be cloned.
     WorkerDied {
         /// How.
@@ -117,6 +119,7 @@ impl fmt::Display for Cause {
             Self::Exit(status) => DeathCause::Exit(status).fmt(f),
             Self::Signal(signal) => DeathCause::Signal(signal).fmt(f),
             Self::NotSpawned => f.write_str("could not be started"),
+            Self::Unknown => f.write_str("unknown"),
         }
     }
 }

@@ -13,11 +13,11 @@ pub enum State {
     Empty,
     /// A keeper was asked for and is not there yet.
     Spawning,
-    /// The keeper runs; none of its workers has said `Hello` yet.
+    /// The keeper runs; none of its workers has said `Ready` yet.
     Starting(Life),
     /// The worker serves.
     Ready(Life),
-    /// The worker died; its keeper waits out a pause, or has cloned one that has not said `Hello` yet.
+    /// The worker died; its keeper waits out a pause, or has cloned one that has not said `Ready` yet.
     WorkerDown(Life),
     /// The worker finishes what it has; nothing is started again once the keeper ends.
     Draining(Life),

@@ -26,7 +26,7 @@ fn events() -> [Event; 12] {
         Event::Spawned { keeper: KEEPER },
         Event::SpawnFailed,
         Event::WorkerStarted(worker(11)),
-        Event::Hello(worker(11)),
+        Event::Ready(worker(11)),
         Event::WorkerDied { cause: KILLED, pause: Duration::ZERO },
         Event::WorkerLeft,
         Event::LinkClosed,
@@ -110,7 +110,7 @@ fn up_is_not_ready_until_hello() {
     assert_eq!(slot.step(Event::Spawned { keeper: KEEPER }, NOW), []);
     assert_eq!(slot.step(Event::WorkerStarted(worker(11)), NOW), []);
     assert_eq!(slot.state().name(), "starting");
-    assert_eq!(slot.step(Event::Hello(worker(11)), NOW), [Action::BecameReady(worker(11))]);
+    assert_eq!(slot.step(Event::Ready(worker(11)), NOW), [Action::BecameReady(worker(11))]);
     assert_eq!((slot.state().keeper(), slot.state().worker()), (Some(KEEPER), Some(worker(11))));
 }
 
@@ -143,7 +143,7 @@ fn a_keeper_that_cannot_be_spawned_is_a_failed_start_and_backs_off() {
 fn a_slot_that_has_served_never_reports_a_failed_start() {
     let mut slot = in_state(State::Starting(Life { keeper: KEEPER, since: NOW, worker: None }));
     let cause = KILLED;
-    let _ = slot.step(Event::Hello(worker(11)), NOW);
+    let _ = slot.step(Event::Ready(worker(11)), NOW);
     for _ in 0..5 {
         let actions = slot.step(Event::WorkerDied { cause, pause: Duration::ZERO }, NOW);
         assert_eq!(actions, [Action::WorkerLost { cause, pause: Duration::ZERO }]);
@@ -176,7 +176,7 @@ fn an_orphan_may_be_reaped_before_its_keeper() {
 fn a_worker_that_comes_up_while_draining_is_told_to_drain() {
     let mut slot = in_state(State::WorkerDown(Life { keeper: KEEPER, since: NOW, worker: None }));
     assert_eq!(slot.step(Event::Drain, NOW), []);
-    assert_eq!(slot.step(Event::Hello(worker(11)), NOW), [Action::DrainWorker]);
+    assert_eq!(slot.step(Event::Ready(worker(11)), NOW), [Action::DrainWorker]);
     assert_eq!(slot.step(Event::WorkerLeft, NOW), []);
     assert_eq!(slot.step(Event::LinkClosed, NOW), [Action::KillKeeper(KEEPER)]);
     assert_eq!(slot.step(Event::KeeperReaped { cause: Cause::Exit(0) }, NOW), [Action::ForgetHoldings]);
@@ -343,7 +343,7 @@ impl World {
     fn worker_says_hello(&mut self) {
         if let Some(worker) = self.worker.as_mut().filter(|worker| worker.alive && !worker.greeted) {
             worker.greeted = true;
-            self.link.push_back(Event::Hello(worker.identity));
+            self.link.push_back(Event::Ready(worker.identity));
         }
     }
 
@@ -401,7 +401,7 @@ impl World {
         let was_ready = matches!(self.slot.state(), State::Ready(_));
         let actions = self.slot.step(event, self.now);
         let is_ready = matches!(self.slot.state(), State::Ready(_));
-        assert!(was_ready || !is_ready || matches!(event, Event::Hello(_)), "ready without a hello");
+        assert!(was_ready || !is_ready || matches!(event, Event::Ready(_)), "ready without a hello");
         for action in actions {
             self.act(action);
         }

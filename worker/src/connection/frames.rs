@@ -83,8 +83,8 @@ impl Worker {
             Input::InPlace(count) => engine.filled(count, &mut self.assembly, &mut sink),
         };
         let sent = replies.finish();
-        let is_idle = engine.is_idle();
-        self.count_messages(key, received, sent);
+        let (is_idle, progressed) = (engine.is_idle(), engine.take_progress());
+        self.count_messages(key, received, sent, progressed);
         match (result, close) {
             (Ok(()), None) if is_idle => {}
             (Ok(()), None) => self.keep_engine(key, Some(kept.unwrap_or_else(|| Box::new(fresh)))),
@@ -107,13 +107,13 @@ impl Worker {
         self.connections.finish_close(key, Some(code), violation.text(), violation.reason());
     }
 
-    fn count_messages(&mut self, key: Key, received: u64, sent: u64) {
+    fn count_messages(&mut self, key: Key, received: u64, sent: u64, progressed: bool) {
         let counters = self.connections.table.counters();
         counters.messages_received += received;
         counters.messages_sent += sent;
         let now_ms = self.connections.now_ms;
         if let Some(record) = self.connections.get_mut(key)
-            && received > 0
+            && (received > 0 || progressed)
         {
             record.messages_received += received;
             record.active_ms = now_ms;

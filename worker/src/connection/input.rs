@@ -10,7 +10,7 @@ use crate::connection::{Connections, Key};
 use crate::event_loop::Worker;
 
 /// Reads of one connection in one turn; one with more to read waits for the others.
-const READS_PER_TURN: usize = 16;
+const READS_PER_TURN: usize = 8;
 
 /// What a read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,25 @@ impl Worker {
                 Read::End => return self.read_end(key),
             }
         }
-        self.unread.push_back((key, read_closed));
+        if let Some(record) = self.connections.get_mut(key)
+            && !record.flags.contains(Flags::READ_QUEUED)
+        {
+            record.flags.set(Flags::READ_QUEUED, true);
+            self.unread.push_back(key);
+        }
+    }
+
+    /// Goes on with those who had more to read than a turn allows, until their sockets are seen empty.
+    pub(crate) fn continue_reading(&mut self) {
+        for _ in 0..self.unread.len() {
+            let Some(key) = self.unread.pop_front() else { return };
+            let Some(record) = self.connections.get_mut(key) else { continue };
+            record.flags.set(Flags::READ_QUEUED, false);
+            record.flags.set(Flags::BUSY, true);
+            // Whether the end was announced meanwhile does not matter: they are read until there is nothing more.
+            self.read(key, true);
+            self.connections.settle(key);
+        }
     }
 
     /// What a parked client sends stays in the kernel until the verdict. If it is gone there is nothing to wait for.
@@ -62,9 +80,14 @@ impl Worker {
         }
     }
 
+    /// End of file. After a closing handshake the client may still read what is queued for it; without one it has just gone.
     fn read_end(&mut self, key: Key) {
-        // End of file without a closing handshake, or after one: either way it was the client who left, if the connection
-        // is still open. Queued output is dropped: nobody reads it.
+        if self.connections.is_in(key, Phase::Lingering) && self.connections.has_output(key) {
+            if let Some(record) = self.connections.get_mut(key) {
+                record.flags.set(Flags::READ_ENDED, true);
+            }
+            return;
+        }
         self.connections.mark_ending(key, CloseReason::Client);
         self.connections.end(key);
     }

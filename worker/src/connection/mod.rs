@@ -121,19 +121,25 @@ impl Connections {
         self.queued_bytes
     }
 
+    /// Is the last row taken? `own` is how many descriptors of the slot are no connections.
+    pub(crate) fn is_full(&self, own: u32) -> bool {
+        own + self.admitted + self.pending >= self.table.header().rows
+    }
+
     /// Makes `descriptor` a connection in phase `Handshake`. `None`, and the descriptor closed, when the table has no row for it.
     pub(crate) fn begin(&mut self, descriptor: OwnedFd, peer: IpAddr) -> Option<Key> {
         let row = u32::try_from(descriptor.as_raw_fd()).ok()?;
-        let now_ms = self.now_ms;
+        let (now_ms, deadline_ms) = (self.now_ms, self.handshake_deadline_ms());
         let header = self.table.header_mut();
         if row >= header.rows {
             return None;
         }
         header.rows_used = header.rows_used.max(row + 1);
         header.sequence += 1;
-        let id = ConnectionId::new(self.slot, header.sequence);
+        let sequence = header.sequence;
+        let id = ConnectionId::new(self.slot, sequence);
         let record = &mut self.table.records_mut()[index(row)];
-        record.begin(id.0, peer, now_ms);
+        record.begin(id.0, sequence, peer, now_ms, deadline_ms);
         let serial = record.serial;
         // From here on the record owns the descriptor, and `end` closes it.
         let _ = descriptor.into_raw_fd();
@@ -141,11 +147,12 @@ impl Connections {
         Some(Key { row, serial })
     }
 
-    /// Counts a connection that an earlier worker left, as one of ours.
+    /// Counts a connection that an earlier worker left, as one of ours. What its flags say stays until its fate is carried out: this worker may die
+    /// before that.
     pub(crate) fn take_over(&mut self, row: u32) -> Key {
         let record = &mut self.table.records_mut()[index(row)];
         record.volatile = 0;
-        record.flags.set(Flags::UNSAVED.union(Flags::BUSY).union(Flags::FRAME_CUT), false);
+        record.flags.set(Flags::READ_QUEUED, false);
         record.timer = [0; 3];
         let key = Key { row, serial: record.serial };
         let (admitted, pending) = (record.flags.contains(Flags::ADMITTED), record.phase().is_pending());
@@ -195,11 +202,14 @@ impl Connections {
         self.table.counters().accepted += 1;
     }
 
-    /// Makes up for a worker that died between counting and writing down: whoever is in or has left must have come.
+    /// Makes up for a worker that died between writing down and counting: whoever is in or has left must have come, and whoever has come and is not in
+    /// must have left.
     pub(crate) fn true_up(&mut self) {
         let admitted = u64::from(self.admitted);
         let counters = self.table.counters();
-        counters.accepted = admitted + counters.closed.iter().sum::<u64>();
+        let accounted = admitted + counters.closed.iter().sum::<u64>();
+        counters.closed[CloseReason::WorkerLost.index()] += counters.accepted.saturating_sub(accounted);
+        counters.accepted = counters.accepted.max(accounted);
     }
 
     /// The supervisor let one in that had left meanwhile: counted as one that came and went, and given back.
@@ -225,6 +235,22 @@ impl Connections {
         let Some(&record) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
         self.drop_volatile(key);
+        self.free(key, &record);
+        // Freed first: should the worker die before the close, the next one closes what no record owns.
+        if let Err(error) = nix::unistd::close(key.descriptor()) {
+            log::error!("cannot close descriptor {}: {error}", key.row);
+        }
+    }
+
+    /// Frees the record of a connection whose descriptor is closed already.
+    pub(crate) fn forget(&mut self, key: Key) {
+        if let Some(&record) = self.get(key) {
+            self.free(key, &record);
+        }
+    }
+
+    fn free(&mut self, key: Key, record: &Record) {
+        self.table.records_mut()[index(key.row)].end();
         self.pending -= u32::from(record.phase().is_pending());
         if record.flags.contains(Flags::ADMITTED) {
             self.admitted -= 1;
@@ -235,11 +261,6 @@ impl Connections {
             let lasted = Duration::from_millis(self.now_ms.saturating_sub(record.opened_ms));
             self.table.counters().close(reason, lasted);
             self.released.push((record.address(), reason));
-        }
-        // Record first: should the worker die before the close, the next one closes what no record owns.
-        self.table.records_mut()[index(key.row)].end();
-        if let Err(error) = nix::unistd::close(key.descriptor()) {
-            log::error!("cannot close descriptor {}: {error}", key.row);
         }
     }
 

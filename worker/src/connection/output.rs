@@ -23,13 +23,9 @@ impl Connections {
         };
         if queued == 0 {
             match self.send(key, bytes) {
-                Some(sent) if sent < bytes.len() => {
-                    if let Some(record) = self.get_mut(key) {
-                        record.flags.set(Flags::FRAME_CUT, sent > 0);
-                    }
-                    self.queue(key, &bytes[sent..]);
-                }
-                Some(_) | None => {}
+                Some(sent) if sent < bytes.len() => self.queue(key, &bytes[sent..]),
+                Some(_) => self.set_frame_cut(key, false),
+                None => {}
             }
         } else if (queued + bytes.len()) as u64 > self.settings.max_queued_output {
             // Nothing of these bytes is on the wire yet, so they can be left out and the stream stays whole.
@@ -93,7 +89,7 @@ impl Connections {
                 None => {
                     let mut farewell = Vec::new();
                     frame::append_frame(&mut farewell, OpCode::Control(Control::Close), &[]);
-                    self.write(key, &farewell);
+                    self.write_last(key, &farewell);
                 }
             }
         }
@@ -126,7 +122,7 @@ impl Connections {
     fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
         let mut farewell = Vec::new();
         frame::append_close(&mut farewell, code, text);
-        self.write(key, &farewell);
+        self.write_last(key, &farewell);
     }
 
     /// Does anything wait to be sent?
@@ -141,9 +137,16 @@ impl Connections {
         }
         self.mark_ending(key, CloseReason::SlowReader);
         self.enter(key, Phase::Lingering, self.close_deadline_ms());
-        let mut farewell = Vec::new();
-        frame::append_close(&mut farewell, CloseCode::Again, "Slow reader");
-        self.queue(key, &farewell);
+        self.write_close(key, CloseCode::Again, "Slow reader");
+    }
+
+    /// Writes a close frame: behind whatever is queued, and however much that is.
+    fn write_last(&mut self, key: Key, farewell: &[u8]) {
+        if self.has_output(key) {
+            self.queue(key, farewell);
+        } else {
+            self.write(key, farewell);
+        }
     }
 
     fn queue(&mut self, key: Key, bytes: &[u8]) {
@@ -153,8 +156,16 @@ impl Connections {
         }
     }
 
-    /// What the kernel took; `None` when the connection is over.
+    fn set_frame_cut(&mut self, key: Key, is_cut: bool) {
+        if let Some(record) = self.get_mut(key) {
+            record.flags.set(Flags::FRAME_CUT, is_cut);
+        }
+    }
+
+    /// What the kernel took; `None` when the connection is over. Until the caller knows that all of it is out, the stream may have been cut in the middle
+    /// of a frame.
     fn send(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
+        self.set_frame_cut(key, true);
         loop {
             match send(key.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(sent) => {
@@ -186,8 +197,7 @@ impl Connections {
     }
 
     fn outbox_ran_empty(&mut self, key: Key) {
-        let Some(record) = self.get_mut(key) else { return };
-        record.flags.set(Flags::FRAME_CUT, false);
+        self.set_frame_cut(key, false);
         self.shut_when_flushed(key);
     }
 
@@ -195,7 +205,9 @@ impl Connections {
         let flushed = !self.has_output(key);
         let Some(record) = self.get_mut(key) else { return };
         let last = matches!(record.phase(), Phase::Refusing | Phase::Lingering);
-        if last && flushed && !record.flags.contains(Flags::WRITE_SHUT) {
+        if last && flushed && record.flags.contains(Flags::READ_ENDED) {
+            self.end(key);
+        } else if last && flushed && !record.flags.contains(Flags::WRITE_SHUT) {
             record.flags.set(Flags::WRITE_SHUT, true);
             // A peer that is gone already makes this fail; reading then says so.
             let _ = shutdown(key.descriptor(), Shutdown::Write);

@@ -39,7 +39,10 @@ impl Worker {
             &gathered
         };
         match reader.read(request, peer, &self.policy) {
-            Progress::Incomplete => self.keep_request(key, request.to_vec(), reader),
+            Progress::Incomplete => {
+                let kept = if gathered.is_empty() { bytes.to_vec() } else { gathered };
+                self.keep_request(key, kept, reader);
+            }
             Progress::Upgrade(upgrade) => {
                 if let Some(frames) = request.get(upgrade.length..).filter(|frames| !frames.is_empty()) {
                     self.keep_request(key, frames.to_vec(), RequestReader::default());
@@ -62,7 +65,8 @@ impl Worker {
     }
 
     fn health(&self) -> Health {
-        if self.drain.is_some() {
+        // Without a supervisor nobody is let in.
+        if self.drain.is_some() || self.link.is_none() {
             Health::Draining
         } else if self.cluster_full {
             Health::Full

@@ -43,6 +43,8 @@ pub struct Engine {
     stage: Stage,
     /// The data message whose first bytes have come and whose last have not. Control frames come in between.
     message: Option<PartialMessage>,
+    /// Whether a piece of a message has come since that was last asked.
+    progressed: bool,
 }
 
 /// Where in a frame the stream stands.
@@ -107,6 +109,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Whether a piece of an unfinished message has come since this was last asked.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
     }
 
     /// Where the next bytes of a long payload can be read to without a detour, if the stream is in one. What was read there is then to be
@@ -241,6 +248,7 @@ impl Engine {
             return Ok(ControlFlow::Continue(()));
         };
         message.advance(count, *mask)?;
+        self.progressed = true;
         *mask = mask.after(count);
         *remaining -= count;
         if *remaining > 0 {
