@@ -36,8 +36,6 @@ impl Worker {
                 Phase::Parked => return self.read_later(key, read_closed),
                 Phase::Handshake => self.read_request(key),
                 Phase::Open | Phase::Closing => self.read_frames(key),
-                // A slow reader goes on sending, and would be read for nothing: until it has read what is queued it is left alone.
-                Phase::Lingering if !read_closed && self.connections.has_output(key) => return,
                 Phase::Free | Phase::Refusing | Phase::Lingering => {
                     self.connections.receive(key, &mut self.scratch)
                 }
