@@ -5,4 +5,5 @@ pub mod descriptor;
 pub mod listener;
 pub mod mapping;
 pub mod process;
+pub mod steering;
 pub mod wide;
