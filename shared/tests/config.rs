@@ -71,12 +71,13 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ),
     // Types and ranges
     (
-        "workers = true\nbacklog = \"many\"\napp = \"chat\"\nrun_dir = 7",
+        "workers = true\nbacklog = \"many\"\napp = \"chat\"\nrun_dir = 7\nbalance = \"random\"",
         &[
             "h.toml:1: workers: a boolean is not a whole number; allowed: \"auto\" or a whole number from 1 to 1024",
             "h.toml:2: backlog: \"many\" is not a whole number; allowed: a whole number from 1 to 2147483647",
             "h.toml:3: app: \"chat\" is not an application; allowed: \"echo\"",
             "h.toml:4: run_dir: 7 is not a directory; allowed: a directory of at most 91 bytes, or \"\" for the usual places",
+            "h.toml:5: balance: \"random\" is not a way to balance; allowed: \"kernel\", \"least-connections\" or \"source-address\"",
         ],
     ),
     (

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::config::{
-    Admin, App, Config, Drain, Effective, FlagValue, Inputs, Limits, MaxConnections, Portion, Proxy,
+    Admin, App, Balance, Config, Drain, Effective, FlagValue, Inputs, Limits, MaxConnections, Portion, Proxy,
     Security, Timeouts, Value, Workers, changes, load, load_text, reload,
 };
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 fn duration(least: u64) -> impl Strategy<Value = Duration> {
     (least..=86_400_000).prop_map(Duration::from_millis)
@@ -83,6 +84,7 @@ prop_compose! {
         admin in option::of(addresses(30_000..60_000)),
         workers in option::of(1..=1024u16),
         backlog in 1..=0x7fff_ffffu32,
+        balance in select(vec![Balance::Kernel, Balance::LeastConnections, Balance::SourceAddress]),
         run_dir in option::of("[^\0]{1,20}"),
         limits in limits(),
         timeouts in timeouts(),
@@ -95,6 +97,7 @@ prop_compose! {
             listen,
             workers: workers.map_or(Workers::Auto, Workers::Count),
             backlog,
+            balance,
             run_dir: run_dir.map(PathBuf::from),
             app: App::Echo,
             limits,

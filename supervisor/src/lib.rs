@@ -23,5 +23,6 @@ mod signals;
 pub mod slot;
 pub mod spawn;
 pub mod start;
+mod steering;
 pub mod supervisor;
 mod totals;

@@ -90,6 +90,12 @@ impl Listeners {
         self.sockets.get(slot).into_iter().flatten().map(|socket| socket.as_fd())
     }
 
+    /// One socket of each address's group, standing for all of it. A socket's place in its group is its slot: that is the order in which
+    /// they began to listen.
+    pub fn groups(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
+        self.addresses.iter().copied().zip(self.of_slot(0))
+    }
+
     /// How many clients wait on a slot's listeners, and how many may.
     #[must_use]
     pub fn accept_queue(&self, slot: usize) -> AcceptQueue {

@@ -143,6 +143,7 @@ impl Supervisor {
         let config = &self.effective.config;
         self.ledger.set_limits(settings::for_ledger(config, &capacity));
         self.edges = settings::for_levels(&config.limits.resolve(capacity.max_connections));
+        self.steering.reconsider();
         self.generation += 1;
         let settings = Box::new(settings::for_worker(config, &capacity));
         self.tell_all(&ToWorker::Configure { generation: self.generation, settings });

@@ -1,5 +1,6 @@
 //! The supervisor's loop and what all of it shares. Readiness becomes an [`Event`], an event is one match arm, an arm is one method.
-//! After the batch, in fixed order: the dead are reaped, slots take their turn, the level is looked at, what was waited for is answered.
+//! After the batch, in fixed order: the dead are reaped, slots take their turn, the level is looked at, new clients are steered, what was waited
+//! for is answered.
 //!
 //! It reads no client byte and blocks on nothing.
 
@@ -27,6 +28,7 @@ use crate::reload::PendingReload;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::seat::Seat;
 use crate::signals::Signals;
+use crate::steering::Steering;
 use crate::totals::Gather;
 use crate::{notify, settings, slot};
 
@@ -129,6 +131,7 @@ pub struct Supervisor {
     pub(crate) capacity: Capacity,
     pub(crate) run_dir: RunDir,
     pub(crate) listeners: Listeners,
+    pub(crate) steering: Steering,
     pub(crate) ledger: Ledger,
     pub(crate) edges: LevelEdges,
     pub(crate) level: Level,
@@ -175,6 +178,7 @@ impl Supervisor {
             capacity,
             run_dir,
             listeners,
+            steering: Steering::default(),
             seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
             stage: Stage::Starting,
             generation: 1,
@@ -298,6 +302,7 @@ impl Supervisor {
         }
         self.enforce_deadlines();
         self.watch_level();
+        self.steer();
         self.announce_ready();
         self.finish_gathers();
         self.finish_reloads();
@@ -348,7 +353,7 @@ impl Supervisor {
             Stage::Draining { until } | Stage::Stopping { until } => Some(until),
             Stage::Starting | Stage::Running => None,
         };
-        let next = slots.chain(gathers).chain(reloads).chain(stage).min();
+        let next = slots.chain(gathers).chain(reloads).chain(stage).chain(self.steering.wakeup()).min();
         next.map_or(TICK, |moment| moment.saturating_sub(self.now)).min(TICK)
     }
 

@@ -148,6 +148,7 @@ impl Supervisor {
             keeper_pid: state.keeper().and_then(pid),
             incarnation: seat.worker.incarnation.0,
             state: state.name().to_owned(),
+            weight: self.steering.share(position),
             silent: is_silent(seat, request),
             last_death: seat.last_death.clone(),
             restarts_total: seat.restarts.clone(),

@@ -66,6 +66,7 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| put(&mut c.backlog, parse::count(v, 1..=i32::MAX.unsigned_abs())),
         |c| Value::Integer(c.backlog.into()),
     ),
+    key("balance", Live, |c, v| put(&mut c.balance, parse::balance(v)), |c| parse::show_balance(c.balance)),
     key(
         "run_dir",
         Keep(|new, running| new.run_dir.clone_from(&running.run_dir)),

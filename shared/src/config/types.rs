@@ -20,6 +20,8 @@ pub struct Config {
     pub workers: Workers,
     /// Length of each listener's accept queue; the kernel cuts it to `net.core.somaxconn`.
     pub backlog: u32,
+    /// Which worker gets a new client.
+    pub balance: Balance,
     /// Where control socket and pid file go; `None` means the first writable of the usual places.
     pub run_dir: Option<PathBuf>,
     /// The application that answers messages.
@@ -45,6 +47,17 @@ pub enum Workers {
     Auto,
     /// Exactly this many, at least one.
     Count(u16),
+}
+
+/// Which worker gets a new client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Balance {
+    /// The one the kernel's hash of addresses and ports falls on.
+    Kernel,
+    /// One of those with the fewest connections.
+    LeastConnections,
+    /// The same for all clients of an address, an IPv6 address standing for its /64.
+    SourceAddress,
 }
 
 /// The embedded applications.
@@ -200,6 +213,7 @@ impl Default for Config {
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080)],
             workers: Workers::Auto,
             backlog: 65_535,
+            balance: Balance::Kernel,
             run_dir: None,
             app: App::Echo,
             limits: Limits::default(),

@@ -69,6 +69,7 @@ fn workers(rows: &[WorkerRow]) -> String {
         "PID",
         "KEEPER",
         "INCARNATION",
+        "WEIGHT",
         "CONNECTIONS",
         "ACCEPTED",
         "REJECTED",
@@ -92,7 +93,7 @@ fn workers(rows: &[WorkerRow]) -> String {
     table.trim_fmt()
 }
 
-fn worker(row: &WorkerRow) -> [String; 18] {
+fn worker(row: &WorkerRow) -> [String; 19] {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     [
         row.slot.to_string(),
@@ -100,6 +101,7 @@ fn worker(row: &WorkerRow) -> [String; 18] {
         or_dash(row.pid.map(|pid| pid.to_string())),
         or_dash(row.keeper_pid.map(|pid| pid.to_string())),
         row.incarnation.to_string(),
+        or_dash(row.weight.map(|weight| weight.to_string())),
         human::count(row.connections),
         human::count(row.accepted_total),
         human::count(row.rejected_total),

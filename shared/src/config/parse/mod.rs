@@ -7,7 +7,8 @@ mod quantity;
 use super::Value;
 
 pub(super) use name::{
-    app, listen, networks, optional_address, origins, path, run_dir, show_app, show_run_dir,
+    app, balance, listen, networks, optional_address, origins, path, run_dir, show_app, show_balance,
+    show_run_dir,
 };
 pub(super) use quantity::{
     count, duration, duration_or_never, limit, max_connections, portion, show_duration, show_max_connections,

@@ -1,4 +1,4 @@
-//! Addresses, networks, origins, paths and the names of applications.
+//! Addresses, networks, origins, paths and what is chosen by name.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::{Problem, Problems, list};
-use crate::config::{App, Value};
+use crate::config::{App, Balance, Value};
 
 const ADDRESS_ALLOWED: &str = "ADDRESS:PORT, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
 
@@ -149,4 +149,22 @@ pub(in crate::config) fn show_app(app: App) -> Value {
     match app {
         App::Echo => Value::text("echo"),
     }
+}
+
+pub(in crate::config) fn balance(value: &Value) -> Result<Balance, Problem> {
+    let choices = [Balance::Kernel, Balance::LeastConnections, Balance::SourceAddress];
+    choices.into_iter().find(|&balance| show_balance(balance) == *value).ok_or_else(|| {
+        Problem::new(
+            format!("{value} is not a way to balance"),
+            "\"kernel\", \"least-connections\" or \"source-address\"",
+        )
+    })
+}
+
+pub(in crate::config) fn show_balance(balance: Balance) -> Value {
+    Value::text(match balance {
+        Balance::Kernel => "kernel",
+        Balance::LeastConnections => "least-connections",
+        Balance::SourceAddress => "source-address",
+    })
 }

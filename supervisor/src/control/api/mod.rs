@@ -162,6 +162,8 @@ pub struct WorkerRow {
     pub incarnation: u32,
     /// The slot's state: starting, ready, draining, backing_off.
     pub state: String,
+    /// The part of new clients it is sent, in thousandths; absent if the kernel's hash decides.
+    pub weight: Option<u16>,
     /// The worker did not answer in time: its figures are those of its last report.
     pub silent: bool,
     /// How the last worker of this slot ended, if one has.
