@@ -14,6 +14,7 @@ pub mod herd_process;
 pub mod holdfast;
 pub mod http;
 pub mod kernel;
+pub mod load;
 pub mod process;
 pub mod sampler;
 pub mod watch;
