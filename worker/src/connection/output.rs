@@ -13,6 +13,10 @@ use crate::connection::{Connections, Key};
 use crate::websocket::frame;
 use crate::websocket::refusal::{Refusal, Status};
 
+/// So few bytes go into the socket's buffer whole or not at all, unless it is all but full: a worker that dies while it writes them leaves a stream that ends
+/// between frames, and its client can be told 1012.
+const TAKEN_WHOLE: usize = 4096;
+
 impl Connections {
     /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client that has more than
     /// `max_queued_output` waiting already is a slow reader, and closed.
@@ -22,8 +26,13 @@ impl Connections {
             None => 0,
         };
         if queued == 0 {
+            // Should the worker die in the middle of this, the next one must not write into the middle of a frame.
+            self.set_frame_cut(key, bytes.len() > TAKEN_WHOLE);
             match self.send(key, bytes) {
-                Some(sent) if sent < bytes.len() => self.queue(key, &bytes[sent..]),
+                Some(sent) if sent < bytes.len() => {
+                    self.set_frame_cut(key, sent > 0);
+                    self.queue(key, &bytes[sent..]);
+                }
                 Some(_) => self.set_frame_cut(key, false),
                 None => {}
             }
@@ -44,6 +53,7 @@ impl Connections {
             }
             // The outbox leaves the connection for the time of the call, so that both can be borrowed.
             let mut waiting = std::mem::take(&mut volatile.outbox);
+            self.set_frame_cut(key, true);
             let Some(sent) = self.send(key, waiting.front()) else {
                 self.queued_bytes -= waiting.len() as u64;
                 return;
@@ -162,10 +172,8 @@ impl Connections {
         }
     }
 
-    /// What the kernel took; `None` when the connection is over. Until the caller knows that all of it is out, the stream may have been cut in the middle
-    /// of a frame.
+    /// What the kernel took; `None` when the connection is over.
     fn send(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
-        self.set_frame_cut(key, true);
         loop {
             match send(key.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(sent) => {
