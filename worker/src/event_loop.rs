@@ -11,7 +11,7 @@ use holdfast_shared::clock;
 use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::SlotEnd;
 use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::table::{Flags, Phase};
+use holdfast_shared::table::Flags;
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -212,11 +212,9 @@ impl Worker {
         record.flags.set(Flags::BUSY, true);
         let may_have_output = record.volatile != 0;
         let is_queued = record.flags.contains(Flags::READ_QUEUED);
-        let mut readable = readiness.is_readable() || readiness.is_read_closed() || readiness.is_error();
+        let readable = readiness.is_readable() || readiness.is_read_closed() || readiness.is_error();
         if may_have_output && readiness.is_writable() {
             self.connections.flush(key);
-            // What was not read while output was queued has had its event.
-            readable |= self.connections.is_in(key, Phase::Lingering);
         }
         if readable && !is_queued {
             self.read(key, readiness.is_read_closed());
