@@ -260,9 +260,13 @@ impl Supervisor {
         notify::stopping("stopping");
         self.stage = Stage::Stopping { until: self.now + STOP_GRACE };
         self.ledger.set_draining(true);
-        self.tell_all(&ToWorker::Leave);
         for position in 0..self.seats.len() {
-            self.step(position, slot::Event::Drain);
+            if matches!(self.seats[position].machine.state(), slot::State::Draining(_)) {
+                self.tell(position, &ToWorker::Leave);
+            } else {
+                // The slot asks for its worker to be told, now or as soon as there is one.
+                self.step(position, slot::Event::Drain);
+            }
         }
     }
 
