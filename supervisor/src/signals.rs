@@ -45,7 +45,8 @@ impl Supervisor {
                 SIGHUP => self.reload(None),
                 SIGINT | SIGTERM if self.stage.is_ending() => self.stop(),
                 SIGINT | SIGTERM => self.drain(),
-                // Children are reaped each turn.
+                SIGCHLD => self.look_for_dead = true,
+                // No other was installed.
                 _ => {}
             }
         }

@@ -139,6 +139,8 @@ pub struct Supervisor {
     pub(crate) stage: Stage,
     /// Counts up with each change of the workers' settings.
     pub(crate) generation: u64,
+    /// Children may have ended since they were last looked for.
+    pub(crate) look_for_dead: bool,
     /// Slots that had more to say than one turn allows.
     pub(crate) unread_links: Vec<usize>,
     pub(crate) gathers: Vec<Gather>,
@@ -182,6 +184,7 @@ impl Supervisor {
             seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
             stage: Stage::Starting,
             generation: 1,
+            look_for_dead: false,
             unread_links: Vec::new(),
             gathers: Vec::new(),
             reloads: Vec::new(),
@@ -210,6 +213,8 @@ impl Supervisor {
                 return Err(SupervisorError::Kernel { doing: "wait for events", source });
             }
             self.now = clock::now();
+            // A turn that nothing caused is the time to see whether a signal was missed.
+            self.look_for_dead |= events.is_empty();
             for event in &events {
                 match self.name(event.token()) {
                     Event::Signals => self.on_signals(),
@@ -300,7 +305,9 @@ impl Supervisor {
 
     fn after_batch(&mut self) {
         self.continue_links();
-        self.reap();
+        if std::mem::take(&mut self.look_for_dead) {
+            self.reap();
+        }
         for position in 0..self.seats.len() {
             self.step(position, slot::Event::Tick);
         }
