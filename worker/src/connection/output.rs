@@ -26,15 +26,19 @@ impl Connections {
             None => 0,
         };
         if queued == 0 {
-            // Should the worker die in the middle of this, the next one must not write into the middle of a frame.
-            self.set_frame_cut(key, bytes.len() > TAKEN_WHOLE);
+            // Should the worker die in the middle of this, the next one must not write into the middle of a frame. With nothing queued the
+            // flag is not set, so for what is taken whole there is nothing to set or clear.
+            let may_be_cut = bytes.len() > TAKEN_WHOLE;
+            if may_be_cut {
+                self.set_frame_cut(key, true);
+            }
             match self.send(key, bytes) {
                 Some(sent) if sent < bytes.len() => {
                     self.set_frame_cut(key, sent > 0);
                     self.queue(key, &bytes[sent..]);
                 }
-                Some(_) => self.set_frame_cut(key, false),
-                None => {}
+                Some(_) if may_be_cut => self.set_frame_cut(key, false),
+                Some(_) | None => {}
             }
         } else if (queued + bytes.len()) as u64 > self.settings.max_queued_output {
             // Nothing of these bytes is on the wire yet, so they can be left out and the stream stays whole.
