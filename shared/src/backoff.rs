@@ -1,5 +1,5 @@
-//! How long to wait before starting again what keeps dying. The keeper uses it for workers, the supervisor for
-//! keepers. Owns no clock: how long the dead one lived comes in as an argument.
+//! How long to wait before starting again what keeps dying. The keeper uses it for workers, the supervisor
+//! for keepers. Owns no clock: how long the dead one lived comes in as an argument.
 
 use std::time::Duration;
 

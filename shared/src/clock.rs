@@ -1,5 +1,6 @@
-//! The one clock of the cluster: CLOCK_MONOTONIC in milliseconds. All processes of a host see the same values, so times
-//! in the connection table stay true across worker deaths; a wall clock that jumps moves nothing.
+//! The one clock of the cluster: CLOCK_MONOTONIC in milliseconds. All processes of a host see the same
+//! values, so times in the connection table stay true across worker deaths; a wall clock that jumps moves
+//! nothing.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ pub fn now_ms() -> u64 {
 /// The monotonic clock's reading, since boot.
 #[must_use]
 pub fn now() -> Duration {
-    // CLOCK_MONOTONIC exists on every Linux; a failure would be a broken kernel, and time standing still is the
-    // mildest answer to that.
+    // CLOCK_MONOTONIC exists on every Linux; a failure would be a broken kernel, and time standing still is
+    // the mildest answer to that.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 

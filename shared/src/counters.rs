@@ -1,5 +1,6 @@
-//! What a slot counts. The counters live in the slot's connection table, so they survive its workers: a total never
-//! goes backwards, and nothing counted between a report and a death is lost. Append only: part of the table layout.
+//! What a slot counts. The counters live in the slot's connection table, so they survive its workers: a total
+//! never goes backwards, and nothing counted between a report and a death is lost. Append only: part of the
+//! table layout.
 
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ impl Histogram {
     }
 }
 
-/// All counters of one slot. Plain `u64`s, so that they can lie in shared memory and be added up as a row of numbers.
+/// All counters of one slot. Plain `u64`s, so that they can lie in shared memory and be added up as a row of
+/// numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Counters {

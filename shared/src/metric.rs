@@ -1,8 +1,9 @@
 //! Every Prometheus metric of Holdfast: name, type, labels, help and buckets, in one place.
 //! Owns no values: who counts what is elsewhere, and `supervisor/src/metrics` writes the text.
 //!
-//! To add one: add it here (it joins [`ALL`] by itself), give it a source in `control::api::Snapshot`, write it
-//! in `metrics::render`; a test there fails as long as a listed metric is not written. Names are never changed.
+//! To add one: add it here (it joins [`ALL`] by itself), give it a source in `control::api::Snapshot`, write
+//! it in `metrics::render`; a test there fails as long as a listed metric is not written. Names are never
+//! changed.
 
 use std::fmt;
 
@@ -101,7 +102,8 @@ metrics! {
         "Always 1; the version is in the label.";
 }
 
-/// Upper bounds of [`RESUME`], in seconds. Those of the other histograms are in [`crate::counters`], with the counts.
+/// Upper bounds of [`RESUME`], in seconds. Those of the other histograms are in [`crate::counters`], with the
+/// counts.
 pub const RESUME_BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The connection table: the layout that survives a worker. A header page, then one record for each descriptor number.
-//! A connection *is* its record; the process serving it comes and goes.
+//! The connection table: the layout that survives a worker. A header page, then one record for each
+//! descriptor number. A connection *is* its record; the process serving it comes and goes.
 //!
 //! One live worker at a time reads and writes a table. Nothing here touches sockets.
 
@@ -65,7 +65,8 @@ pub enum Phase {
     Open = 4,
     /// We sent a close frame first and wait for the client's.
     Closing = 5,
-    /// Nothing more to say: the write half is shut, or about to be when the outbox is empty. Waits for end of file.
+    /// Nothing more to say: the write half is shut, or about to be when the outbox is empty. Waits for end of
+    /// file.
     Lingering = 6,
 }
 
@@ -102,8 +103,8 @@ impl Phase {
     }
 
     fn from_byte(byte: u8) -> Self {
-        // A byte out of range can only come from memory we did not write; a connection we know nothing of is best
-        // treated as one to close.
+        // A byte out of range can only come from memory we did not write; a connection we know nothing of is
+        // best treated as one to close.
         Self::ALL.get(usize::from(byte)).copied().unwrap_or(Self::Lingering)
     }
 }
@@ -169,7 +170,8 @@ impl Flags {
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct Record {
-    /// Differs between two connections that had the same descriptor, so that a stale event or verdict misses.
+    /// Differs between two connections that had the same descriptor, so that a stale event or verdict
+    /// misses.
     pub serial: u32,
     phase: u8,
     /// Why it is ending: a `CloseReason`'s index, while `Closing` or `Lingering`.
@@ -189,7 +191,8 @@ pub struct Record {
     pub seen_ms: u64,
     /// When the client last sent data: a frame of a message, not a ping or pong.
     pub active_ms: u64,
-    /// When its phase ends: handshake, close or lingering. In phase `Open`, when the idle timer ends is computed.
+    /// When its phase ends: handshake, close or lingering. In phase `Open`, when the idle timer ends is
+    /// computed.
     pub deadline_ms: u64,
     /// When the next ping is due; while a pong is awaited, when it must have come.
     pub ping_due_ms: u64,
@@ -225,8 +228,9 @@ impl Record {
         };
     }
 
-    /// Makes the record that of a new connection in phase `Handshake`, which ends at `deadline_ms`. `sequence` makes its serial, so that it differs
-    /// from that of every connection that had the descriptor before.
+    /// Makes the record that of a new connection in phase `Handshake`, which ends at `deadline_ms`.
+    /// `sequence` makes its serial, so that it differs from that of every connection that had the
+    /// descriptor before.
     pub fn begin(&mut self, id: u64, sequence: u64, address: IpAddr, now_ms: u64, deadline_ms: u64) {
         *self = Self {
             serial: u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or_default(),

@@ -1,6 +1,7 @@
-//! The bytes that outlive a binary: link messages and connection tables. When one of these tests fails, processes of the version before would
-//! misread this one. Either undo the change, or raise `codec::PROTOCOL_VERSION` or `table::LAYOUT_VERSION` and accept the new bytes with
-//! `HOLDFAST_BLESS=1 cargo test -p holdfast-shared --test golden`.
+//! The bytes that outlive a binary: link messages and connection tables. When one of these tests fails,
+//! processes of the version before would misread this one. Either undo the change, or raise
+//! `codec::PROTOCOL_VERSION` or `table::LAYOUT_VERSION` and accept the new bytes with `HOLDFAST_BLESS=1 cargo
+//! test -p holdfast-shared --test golden`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
 

@@ -1,15 +1,19 @@
-//! How many connections a descriptor limit carries: the arithmetic behind the start, pure. Every connection is a descriptor of
-//! one worker, and a worker has as many as RLIMIT_NOFILE says, whatever the machine could do.
+//! How many connections a descriptor limit carries: the arithmetic behind the start, pure. Every connection
+//! is a descriptor of one worker, and a worker has as many as RLIMIT_NOFILE says, whatever the machine could
+//! do.
 
 use holdfast_shared::config::MaxConnections;
 
-/// Descriptors of a worker that are no connections: its link, table, listeners, epoll instance, log, and some to spare.
+/// Descriptors of a worker that are no connections: its link, table, listeners, epoll instance, log, and some
+/// to spare.
 const RESERVE: u32 = 64;
 
-/// Descriptors that no connection ever gets: a worker that takes over when all others are used up still has to open some.
+/// Descriptors that no connection ever gets: a worker that takes over when all others are used up still has
+/// to open some.
 const HEADROOM: u32 = 16;
 
-/// The kernel spreads clients by a hash, so workers differ; this many standard deviations above the mean are provided for.
+/// The kernel spreads clients by a hash, so workers differ; this many standard deviations above the mean are
+/// provided for.
 const SPREAD_DEVIATIONS: f64 = 4.0;
 
 /// What the descriptor limit has to carry.
@@ -61,8 +65,8 @@ pub struct Unreachable {
 /// What `demand` comes to.
 ///
 /// # Errors
-/// When the cap is configured and more than the descriptors carry. One that is not configured is the largest reachable one, up to
-/// its ceiling.
+/// When the cap is configured and more than the descriptors carry. One that is not configured is the largest
+/// reachable one, up to its ceiling.
 pub fn plan(demand: Demand) -> Result<Capacity, Unreachable> {
     let reachable = reachable(demand);
     let max_connections = match demand.max_connections {

@@ -1,4 +1,5 @@
-//! The command line of `holdfast`: which roles there are and what each takes. Parses and explains; does nothing.
+//! The command line of `holdfast`: which roles there are and what each takes. Parses and explains; does
+//! nothing.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;

@@ -1,11 +1,13 @@
-//! What the kernel says of our processes and sockets. Read when asked for; a figure that cannot be had is absent, never guessed.
+//! What the kernel says of our processes and sockets. Read when asked for; a figure that cannot be had is
+//! absent, never guessed.
 
 use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// Raises this process's descriptor limit as far as it may go, for itself and all it starts. Returns the limit.
+/// Raises this process's descriptor limit as far as it may go, for itself and all it starts. Returns the
+/// limit.
 ///
 /// # Errors
 /// What the kernel says.

@@ -1,12 +1,12 @@
 //! The cluster-wide cap is enforced here: who holds how many connections, and whether one more may be opened.
 //!
 //! One ledger sees every admission and every close, so the cap and the per-address limits are exact, without
-//! locks or shared counters. What a dead worker held stays counted until the next worker of its slot has reported
-//! what it took over, or until the slot's descriptors are really closed: the count may be above the truth for
-//! that while, never below.
+//! locks or shared counters. What a dead worker held stays counted until the next worker of its slot has
+//! reported what it took over, or until the slot's descriptors are really closed: the count may be above the
+//! truth for that while, never below.
 //!
-//! Pure: knows no socket, no clock, no process. Cannot fail and never panics; messages that make no sense change
-//! nothing and are counted as anomalies.
+//! Pure: knows no socket, no clock, no process. Cannot fail and never panics; messages that make no sense
+//! change nothing and are counted as anomalies.
 
 mod holdings;
 #[cfg(test)]
@@ -92,8 +92,9 @@ impl Ledger {
         &self.limits
     }
 
-    /// Puts new limits in force for admissions from now on. Nobody is dropped: below a lowered limit it takes closes
-    /// to get, until then newcomers are refused. A changed prefix length regroups what is held already.
+    /// Puts new limits in force for admissions from now on. Nobody is dropped: below a lowered limit it takes
+    /// closes to get, until then newcomers are refused. A changed prefix length regroups what is held
+    /// already.
     pub fn set_limits(&mut self, limits: LedgerLimits) {
         self.limits = limits;
     }
@@ -105,7 +106,8 @@ impl Ledger {
 
     /// Counts one more connection of `address` in `slot`, if the limits allow it.
     ///
-    /// The address is checked before the cap: a client at its own limit learns that waiting for others is no use.
+    /// The address is checked before the cap: a client at its own limit learns that waiting for others is no
+    /// use.
     ///
     /// A worker that has not finished its report may ask already; such a connection is counted on top of its
     /// predecessor's and must not appear in the report.
@@ -130,8 +132,8 @@ impl Ledger {
     /// Gives back one connection. Ignored from a worker that no longer fills the slot: its successor's report
     /// accounts for the close. An unknown connection is an anomaly.
     ///
-    /// From a worker that is still reporting, it takes back a connection already reported; the count follows when
-    /// the report is finished.
+    /// From a worker that is still reporting, it takes back a connection already reported; the count follows
+    /// when the report is finished.
     ///
     /// Returns whether the connection was counted until now.
     pub fn release(&mut self, slot: SlotId, incarnation: Incarnation, address: IpAddr) -> bool {
@@ -183,7 +185,8 @@ impl Ledger {
         }
     }
 
-    /// The report is complete: from now on `slot` holds what its worker reported, and what it was admitted since.
+    /// The report is complete: from now on `slot` holds what its worker reported, and what it was admitted
+    /// since.
     pub fn resync_finish(&mut self, slot: SlotId, incarnation: Incarnation) {
         let Some(account) = self.accounts.get_mut(&slot).filter(|account| account.newest == incarnation)
         else {
@@ -203,8 +206,8 @@ impl Ledger {
         }
     }
 
-    /// The descriptors of `slot` are all closed: nothing is held there any more. Returns how many connections that
-    /// gives back; a second call gives back none.
+    /// The descriptors of `slot` are all closed: nothing is held there any more. Returns how many connections
+    /// that gives back; a second call gives back none.
     pub fn forget(&mut self, slot: SlotId) -> u64 {
         let Some(account) = self.accounts.get_mut(&slot) else { return 0 };
         account.phase = Phase::Vacant;

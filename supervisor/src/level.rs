@@ -1,6 +1,6 @@
-//! From the count of connections to a [`Level`], with hysteresis so that a count that hovers at an edge does not
-//! make the level flap. Pure: who announces a change is not decided here. Admission never asks the level; a
-//! cluster that is still called full admits as soon as one place is free.
+//! From the count of connections to a [`Level`], with hysteresis so that a count that hovers at an edge does
+//! not make the level flap. Pure: who announces a change is not decided here. Admission never asks the level;
+//! a cluster that is still called full admits as soon as one place is free.
 
 use holdfast_shared::level::Level;
 
@@ -14,7 +14,8 @@ pub struct LevelEdges {
     /// [`Level::Full`] begins here, in connections.
     pub max: u64,
     /// A level ends this many connections below where it began. Zero means one: an edge that is entered and
-    /// left at the same count would flap. More than the edge means the edge: nothing is held at no connections.
+    /// left at the same count would flap. More than the edge means the edge: nothing is held at no
+    /// connections.
     pub margin: u64,
 }
 

@@ -1,5 +1,5 @@
-//! The Holdfast supervisor: policy. Configuration, admission, totals, the control socket; which slots there are and whether they live.
-//! Reads no client byte.
+//! The Holdfast supervisor: policy. Configuration, admission, totals, the control socket; which slots there
+//! are and whether they live. Reads no client byte.
 
 pub mod capacity;
 pub mod check;

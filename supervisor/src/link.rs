@@ -1,4 +1,5 @@
-//! The supervisor's end of the links: one exhaustive match over what slots say. Admission happens here, message by message.
+//! The supervisor's end of the links: one exhaustive match over what slots say. Admission happens here,
+//! message by message.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,7 +37,8 @@ impl Supervisor {
         self.note_link_end(position, end);
     }
 
-    /// Reads what a slot has said, but no more than so much in one turn: others wait for verdicts. Says how that ended.
+    /// Reads what a slot has said, but no more than so much in one turn: others wait for verdicts. Says how
+    /// that ended.
     pub(crate) fn read_link(&mut self, position: usize) -> LinkEnd {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(link) = self.seats.get_mut(position).and_then(|seat| seat.link.as_mut()) else {
@@ -73,8 +75,8 @@ impl Supervisor {
         }
     }
 
-    /// Says something to a slot's worker. One that has stopped reading is killed: the next one takes over its connections, and asks
-    /// again for what it was not told.
+    /// Says something to a slot's worker. One that has stopped reading is killed: the next one takes over its
+    /// connections, and asks again for what it was not told.
     pub(crate) fn tell(&mut self, position: usize, message: &ToWorker) {
         let Some(seat) = self.seats.get_mut(position) else { return };
         let Some(link) = &mut seat.link else { return };
@@ -140,7 +142,8 @@ impl Supervisor {
         }
     }
 
-    /// News of a worker. If it is a newer one than the one we know, that one is dead, whether or not its keeper could tell us.
+    /// News of a worker. If it is a newer one than the one we know, that one is dead, whether or not its
+    /// keeper could tell us.
     fn on_worker(&mut self, position: usize, worker: Worker) {
         let known = self.seats[position].machine.state().worker();
         if known.is_some_and(|known| known.incarnation < worker.incarnation) {

@@ -1,5 +1,6 @@
-//! The listening sockets: for each address a SO_REUSEPORT group with one socket per slot. Made once, before any worker, and never closed
-//! between workers: closing the last copy of one would reset the clients queued on it.
+//! The listening sockets: for each address a SO_REUSEPORT group with one socket per slot. Made once, before
+//! any worker, and never closed between workers: closing the last copy of one would reset the clients queued
+//! on it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -90,8 +91,8 @@ impl Listeners {
         self.sockets.get(slot).into_iter().flatten().map(|socket| socket.as_fd())
     }
 
-    /// One socket of each address's group, standing for all of it. A socket's place in its group is its slot: that is the order in which
-    /// they began to listen.
+    /// One socket of each address's group, standing for all of it. A socket's place in its group is its slot:
+    /// that is the order in which they began to listen.
     pub fn groups(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
         self.addresses.iter().copied().zip(self.of_slot(0))
     }
@@ -118,8 +119,8 @@ impl Listeners {
     }
 }
 
-/// A socket of ours would join the group of another server of the same user instead of failing. One without SO_REUSEPORT fails
-/// whenever anybody listens there.
+/// A socket of ours would join the group of another server of the same user instead of failing. One without
+/// SO_REUSEPORT fails whenever anybody listens there.
 fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());

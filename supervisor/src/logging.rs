@@ -1,11 +1,13 @@
-//! Log lines: time, level, who, what. Who is the role and the process, for the lines of all processes come out of one stream.
+//! Log lines: time, level, who, what. Who is the role and the process, for the lines of all processes come
+//! out of one stream.
 
 use std::io::Write;
 
 use env_logger::{Builder, Env, Target};
 use log::LevelFilter;
 
-/// Starts logging to standard error. `HOLDFAST_LOG` chooses more or less (`debug`, `holdfast_worker=trace`); the default is `info`.
+/// Starts logging to standard error. `HOLDFAST_LOG` chooses more or less (`debug`, `holdfast_worker=trace`);
+/// the default is `info`.
 pub fn start(role: &'static str) {
     let mut builder = Builder::new();
     builder.filter_level(LevelFilter::Info);

@@ -1,5 +1,5 @@
-//! Slots in motion: feeds the state machines and does what they ask for. What is to be done is decided in `slot`; here are the
-//! processes and links it is done with.
+//! Slots in motion: feeds the state machines and does what they ask for. What is to be done is decided in
+//! `slot`; here are the processes and links it is done with.
 
 use holdfast_shared::ipc::message::ToWorker;
 use nix::errno::Errno;
@@ -20,8 +20,8 @@ impl Supervisor {
         }
     }
 
-    /// Collects every child that has ended: keepers, and workers whose keeper died before them, which are ours since we are their
-    /// subreaper.
+    /// Collects every child that has ended: keepers, and workers whose keeper died before them, which are
+    /// ours since we are their subreaper.
     pub(crate) fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -47,8 +47,9 @@ impl Supervisor {
             .iter()
             .position(|seat| seat.machine.state().worker().is_some_and(|worker| worker.pid == pid));
         match (keeper, worker) {
-            // What it said last is on the link still, and comes first; the link's end comes after, for the answer to that alone would be to kill the
-            // keeper, whose number may be somebody else's by now.
+            // What it said last is on the link still, and comes first; the link's end comes after, for the
+            // answer to that alone would be to kill the keeper, whose number may be somebody
+            // else's by now.
             (Some(position), _) => {
                 let end = self.read_link(position);
                 self.step(position, Event::KeeperReaped { cause });

@@ -1,5 +1,6 @@
-//! Reading the configuration again. All of it is validated, and what can fail is done, before anything changes: a bad one leaves everything as
-//! it was and says why. A good one applies live; no connection is touched.
+//! Reading the configuration again. All of it is validated, and what can fail is done, before anything
+//! changes: a bad one leaves everything as it was and says why. A good one applies live; no connection is
+//! touched.
 
 use std::io;
 use std::time::Duration;
@@ -54,7 +55,8 @@ pub(crate) fn demand(config: &Config, workers: u32, descriptors: u32) -> Demand 
 }
 
 impl Supervisor {
-    /// Reads the configuration again and applies it, or refuses it. Whoever asked is answered when all workers apply it.
+    /// Reads the configuration again and applies it, or refuses it. Whoever asked is answered when all
+    /// workers apply it.
     pub(crate) fn reload(&mut self, reply: Option<Reply>) {
         if self.stage.is_ending() {
             const REFUSAL: &str = "not reloading: the service is shutting down";

@@ -1,4 +1,5 @@
-//! The run directory: where the control socket and the pid file are, and the lock that lets one cluster at a time be there.
+//! The run directory: where the control socket and the pid file are, and the lock that lets one cluster at a
+//! time be there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -145,8 +146,8 @@ impl RunDir {
 }
 
 impl Drop for RunDir {
-    /// Nobody is to be found here any more. The pid file stays, empty: whoever is waiting for its lock would be left with a file that is not there. The lock
-    /// itself goes with the last process that has it.
+    /// Nobody is to be found here any more. The pid file stays, empty: whoever is waiting for its lock would
+    /// be left with a file that is not there. The lock itself goes with the last process that has it.
     fn drop(&mut self) {
         remove_control(&self.path);
         let _ = self.lock.set_len(0);
@@ -170,7 +171,8 @@ fn usual() -> Vec<PathBuf> {
     places
 }
 
-/// Makes the directory for this user alone. One that exists must be this user's, and nobody else's to write to; it is left as it is.
+/// Makes the directory for this user alone. One that exists must be this user's, and nobody else's to write
+/// to; it is left as it is.
 fn make(path: &Path) -> Result<(), RunDirError> {
     let place = || path.to_path_buf();
     DirBuilder::new()

@@ -1,5 +1,6 @@
-//! One slot with everything the supervisor has for it: the state machine, our end of the link, the table's memory, what was last
-//! reported. Bookkeeping only; what to do about it is decided in `slot`, and done in `supervisor`.
+//! One slot with everything the supervisor has for it: the state machine, our end of the link, the table's
+//! memory, what was last reported. Bookkeeping only; what to do about it is decided in `slot`, and done in
+//! `supervisor`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +20,8 @@ use crate::spawn::Spawned;
 /// Causes that are shown before they have happened, so that the first time is seen as a change.
 const USUAL_CAUSES: [&str; 4] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1"];
 
-/// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is always what is open.
+/// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is
+/// always what is open.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Admitted {
     /// Connections let in.
@@ -101,8 +103,9 @@ impl Seat {
         self.admitted.closed[reason.index()] += 1;
     }
 
-    /// A worker has taken over, and says what its table has counted. What the last worker did not live to tell of is made up for: closes with
-    /// their reasons, and clients that had been let in and never heard of it.
+    /// A worker has taken over, and says what its table has counted. What the last worker did not live to
+    /// tell of is made up for: closes with their reasons, and clients that had been let in and never
+    /// heard of it.
     pub fn reconcile(&mut self, counters: &Counters) {
         self.report.counters = *counters;
         self.reconcile_with_table();
@@ -127,8 +130,8 @@ impl Seat {
         self.unanswered.clear();
     }
 
-    /// The slot's descriptors are all closed. Counts what its table says to the end, and the connections that died with it.
-    /// Returns how many those were.
+    /// The slot's descriptors are all closed. Counts what its table says to the end, and the connections that
+    /// died with it. Returns how many those were.
     pub fn bury(&mut self) -> u64 {
         self.link = None;
         self.ready_since = None;

@@ -1,13 +1,13 @@
 //! One slot as the supervisor sees it: is its keeper alive, is its worker serving, what is to be done next.
 //!
-//! A pure state machine: events and the time go in, actions come out. It spawns, kills and reaps nothing itself,
-//! and it never restarts a worker: the keeper does that, the slot only hears of it.
+//! A pure state machine: events and the time go in, actions come out. It spawns, kills and reaps nothing
+//! itself, and it never restarts a worker: the keeper does that, the slot only hears of it.
 //!
-//! The descriptors of a slot are shared by its keeper and its worker, so they are closed when *both* are gone. End
-//! of file on the link is not proof enough: a dying process closes its descriptors one by one, the link among the
-//! first. Only when it is reaped are all closed. Hence three facts are waited for before a slot's holdings are
-//! given back: the link is closed (no worker that we never heard of lives on), the keeper is reaped, and the last
-//! worker we heard of is reaped.
+//! The descriptors of a slot are shared by its keeper and its worker, so they are closed when *both* are
+//! gone. End of file on the link is not proof enough: a dying process closes its descriptors one by one, the
+//! link among the first. Only when it is reaped are all closed. Hence three facts are waited for before a
+//! slot's holdings are given back: the link is closed (no worker that we never heard of lives on), the keeper
+//! is reaped, and the last worker we heard of is reaped.
 
 mod event;
 mod state;

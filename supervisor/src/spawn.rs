@@ -1,5 +1,5 @@
-//! Starting keepers: fork and exec of the running binary, with what the slot needs handed over by descriptor number. A child that
-//! execs starts clean, however late and from however many threads.
+//! Starting keepers: fork and exec of the running binary, with what the slot needs handed over by descriptor
+//! number. A child that execs starts clean, however late and from however many threads.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -86,7 +86,8 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     for listener in &order.listeners {
         command.args(["--listener", &listener.as_raw_fd().to_string()]);
     }
-    // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to die of.
+    // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to
+    // die of.
     command.process_group(0).stdin(Stdio::null());
     let child = with_inherited(&inherited, || command.spawn().map_err(SpawnError::Process))?;
     let keeper = Pid::from_raw(
@@ -95,8 +96,8 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     Ok(Spawned { keeper, link, table })
 }
 
-/// Lets `descriptors` survive an exec for as long as `action` takes. Only the supervisor's own thread starts processes, so
-/// nothing else execs meanwhile.
+/// Lets `descriptors` survive an exec for as long as `action` takes. Only the supervisor's own thread starts
+/// processes, so nothing else execs meanwhile.
 fn with_inherited<T>(
     descriptors: &[BorrowedFd<'_>],
     action: impl FnOnce() -> Result<T, SpawnError>,

@@ -1,5 +1,6 @@
-//! Starting the service: everything that can be wrong is found out here, in the order an operator would want to hear of it, before any process is
-//! made. A start that cannot work stops at once, with the reason and the remedy.
+//! Starting the service: everything that can be wrong is found out here, in the order an operator would want
+//! to hear of it, before any process is made. A start that cannot work stops at once, with the reason and the
+//! remedy.
 
 use std::num::NonZero;
 
@@ -11,7 +12,8 @@ use crate::run_dir::RunDir;
 use crate::supervisor::{Foundation, Supervisor, SupervisorError};
 use crate::{capacity, host, reload};
 
-/// Prepares the service that `effective` describes; `inputs` is where it came from, to be read again on reload.
+/// Prepares the service that `effective` describes; `inputs` is where it came from, to be read again on
+/// reload.
 ///
 /// # Errors
 /// See [`SupervisorError`]; nothing stays behind.
@@ -26,7 +28,8 @@ pub fn prepare(inputs: Inputs, effective: Effective) -> Result<Supervisor, Super
     let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
     let run_dir = RunDir::acquire(config.run_dir.as_deref())?;
     let listeners = Listeners::bind(&config.listen, slots, config.backlog)?;
-    // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors are closed.
+    // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors
+    // are closed.
     prctl::set_child_subreaper(true).map_err(|error| SupervisorError::Kernel {
         doing: "become the reaper of orphaned workers",
         source: error.into(),

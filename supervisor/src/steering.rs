@@ -1,5 +1,6 @@
-//! Which slot gets a new client: keeps a program in the kernel that chooses by what the slots are like now, or leaves the choice to the
-//! kernel. Owns when to think again; how to weigh is in `weights`, how to tell the kernel in `program`.
+//! Which slot gets a new client: keeps a program in the kernel that chooses by what the slots are like now,
+//! or leaves the choice to the kernel. Owns when to think again; how to weigh is in `weights`, how to tell
+//! the kernel in `program`.
 //!
 //! Steering is never worth a client: where the kernel refuses, that is said once, and its hash chooses.
 
@@ -22,7 +23,8 @@ use weights::Weights;
 
 /// How long weights hold if counts have moved, but fewer clients have come than the weights were made for.
 const PERIOD: Duration = Duration::from_millis(250);
-/// How long they hold however many come. Until then the newest are on their way through accept and handshake, and not in every count.
+/// How long they hold however many come. Until then the newest are on their way through accept and handshake,
+/// and not in every count.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
 
 /// What a slot is like at one moment.
@@ -196,7 +198,8 @@ impl Pace {
         self.recent.max(self.arrived(admitted))
     }
 
-    /// Counted each turn, so however long nothing happened before, these have come in at most one turn more than the shortest period.
+    /// Counted each turn, so however long nothing happened before, these have come in at most one turn more
+    /// than the shortest period.
     fn arrived(&self, admitted: u64) -> u64 {
         admitted.saturating_sub(self.admitted)
     }

@@ -1,6 +1,6 @@
-//! The supervisor's loop and what all of it shares. Readiness becomes an [`Event`], an event is one match arm, an arm is one method.
-//! After the batch, in fixed order: the dead are reaped, slots take their turn, the level is looked at, new clients are steered, what was waited
-//! for is answered.
+//! The supervisor's loop and what all of it shares. Readiness becomes an [`Event`], an event is one match
+//! arm, an arm is one method. After the batch, in fixed order: the dead are reaped, slots take their turn,
+//! the level is looked at, new clients are steered, what was waited for is answered.
 //!
 //! It reads no client byte and blocks on nothing.
 

@@ -1,5 +1,6 @@
-//! Answering questions with figures of one moment: every worker is asked, and the answer is put together when all have reported. One that does not
-//! report in time is named, and its last figures stand; no figure is ever reset while it is being collected.
+//! Answering questions with figures of one moment: every worker is asked, and the answer is put together when
+//! all have reported. One that does not report in time is named, and its last figures stand; no figure is
+//! ever reset while it is being collected.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Blocking clients for one connection: raw bytes for everything that is wrong, tungstenite for everything that is right.
+//! Blocking clients for one connection: raw bytes for everything that is wrong, tungstenite for everything
+//! that is right.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -40,8 +41,8 @@ pub fn loopback(n: u16) -> IpAddr {
     IpAddr::from([127, 0, high, low])
 }
 
-/// A blocking, unconnected socket bound to `source`, which leaves the choice of a port to connect time, so that one
-/// address has as many ports as there are destinations.
+/// A blocking, unconnected socket bound to `source`, which leaves the choice of a port to connect time, so
+/// that one address has as many ports as there are destinations.
 ///
 /// # Errors
 /// When the descriptors run out or the address is not ours.
@@ -161,8 +162,8 @@ impl RawClient {
         self.read_one("a frame", Frame::parse)
     }
 
-    /// Reads one unfragmented data message and returns its payload, answering pings on the way: the server may ping at
-    /// any time.
+    /// Reads one unfragmented data message and returns its payload, answering pings on the way: the server
+    /// may ping at any time.
     ///
     /// # Panics
     /// When something else comes, or the connection ends before it.
@@ -177,7 +178,8 @@ impl RawClient {
         }
     }
 
-    /// Reads frames up to and including the close frame, answering pings, and returns the close code and reason.
+    /// Reads frames up to and including the close frame, answering pings, and returns the close code and
+    /// reason.
     ///
     /// # Panics
     /// When the connection ends without one.

@@ -1,4 +1,5 @@
-//! The Prometheus text format, as much of it as our metrics use: name, labels, value. Anything else is a failure.
+//! The Prometheus text format, as much of it as our metrics use: name, labels, value. Anything else is a
+//! failure.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,8 @@ impl Exposition {
         self.kinds.get(name).map(String::as_str)
     }
 
-    /// The sum of all series called `name` that have every one of `labels`, such as `reason="origin"`; 0 when there is none.
+    /// The sum of all series called `name` that have every one of `labels`, such as `reason="origin"`; 0 when
+    /// there is none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         self.series(name)

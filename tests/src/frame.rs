@@ -1,4 +1,5 @@
-//! WebSocket frames byte by byte (RFC 6455 section 5.2), wrong ones included: what a library's client would refuse to send.
+//! WebSocket frames byte by byte (RFC 6455 section 5.2), wrong ones included: what a library's client would
+//! refuse to send.
 
 /// The key all frames of the tests are masked with.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];

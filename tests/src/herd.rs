@@ -1,5 +1,5 @@
-//! Thousands of clients in one thread, on one mio event loop, driven step by step: `run_until` a fact about them is true.
-//! Owns sockets and counts; what one client does with its socket is in `member`.
+//! Thousands of clients in one thread, on one mio event loop, driven step by step: `run_until` a fact about
+//! them is true. Owns sockets and counts; what one client does with its socket is in `member`.
 
 mod member;
 mod stats;
@@ -34,7 +34,8 @@ pub enum Role {
     Silent,
     /// Upgrades, answers pings, and keeps quiet.
     Idle,
-    /// Upgrades and keeps `in_flight` messages of `size` bytes travelling, checking every byte that comes back.
+    /// Upgrades and keeps `in_flight` messages of `size` bytes travelling, checking every byte that comes
+    /// back.
     Echo {
         /// Messages sent and not yet back.
         in_flight: u64,
@@ -167,7 +168,8 @@ impl Herd {
         self.of_group(group).filter_map(Member::refusal)
     }
 
-    /// Longest time that a client with messages in flight has waited for the next one to come back, waits not over included.
+    /// Longest time that a client with messages in flight has waited for the next one to come back, waits not
+    /// over included.
     #[must_use]
     pub fn longest_stall(&self, group: GroupId) -> Duration {
         let now = Instant::now();

@@ -20,8 +20,8 @@ pub struct HerdProcess {
 }
 
 impl HerdProcess {
-    /// Starts `program` (the test's `CARGO_BIN_EXE_holdfast-herd`) with `clients` in `role` from `sources` loopback addresses
-    /// beginning with number `first_source`.
+    /// Starts `program` (the test's `CARGO_BIN_EXE_holdfast-herd`) with `clients` in `role` from `sources`
+    /// loopback addresses beginning with number `first_source`.
     ///
     /// # Panics
     /// When it cannot be started.

@@ -1,4 +1,5 @@
-//! One running Holdfast: its processes, run directory, control socket and log. Whatever a test does, they are gone after it.
+//! One running Holdfast: its processes, run directory, control socket and log. Whatever a test does, they are
+//! gone after it.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,13 +18,15 @@ use crate::http::Response;
 use crate::process;
 use crate::watch::Watched;
 
-/// The mark by which a test finds its processes, also those whose parent is dead. Its value is the test's own directory.
+/// The mark by which a test finds its processes, also those whose parent is dead. Its value is the test's own
+/// directory.
 const MARK: &str = "HOLDFAST_TEST_RUN";
 
 /// How long a poll of the control socket rests between two questions.
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 
-/// Values that let a test end soon, unless its config file says otherwise: clients of a test seldom answer a close.
+/// Values that let a test end soon, unless its config file says otherwise: clients of a test seldom answer a
+/// close.
 const QUICK_END: [(&str, &str); 2] = [("drain.duration", "100ms"), ("timeouts.close", "500ms")];
 
 /// Environment variables that configure Holdfast and may be set where the tests run.
@@ -42,8 +45,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// With this config file (TOML). Listen and admin addresses on ports of the kernel's choice, and a run directory, are
-    /// given as flags.
+    /// With this config file (TOML). Listen and admin addresses on ports of the kernel's choice, and a run
+    /// directory, are given as flags.
     #[must_use]
     pub fn config(text: &str) -> Self {
         Self { config: text.to_owned(), default_addresses: true, ..Self::default() }
@@ -355,7 +358,8 @@ pub fn pid_of(worker: &Totals, name: &str) -> Pid {
     Pid::from_raw(i32::try_from(worker.number(name)).expect("a pid fits"))
 }
 
-/// Runs `holdfast` with these arguments to its end, and returns its exit status, standard output and standard error.
+/// Runs `holdfast` with these arguments to its end, and returns its exit status, standard output and standard
+/// error.
 ///
 /// # Panics
 /// When it cannot be started.

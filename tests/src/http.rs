@@ -62,7 +62,8 @@ impl Response {
             .unwrap_or_else(|error| panic!("body is not JSON: {error}: {}", self.text()))
     }
 
-    /// Checks what every refusal owes its client: a length, an announced close, and a JSON body that names `reason`.
+    /// Checks what every refusal owes its client: a length, an announced close, and a JSON body that names
+    /// `reason`.
     ///
     /// # Panics
     /// When one of them is missing.

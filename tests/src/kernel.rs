@@ -1,4 +1,5 @@
-//! The kernel's own table of TCP sockets (sock_diag(7)): a count of connections that does not depend on anything we say.
+//! The kernel's own table of TCP sockets (sock_diag(7)): a count of connections that does not depend on
+//! anything we say.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +15,8 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 /// Where `tcpi_bytes_sent` is in `struct tcp_info`, whose fields never move (linux/tcp.h).
 const BYTES_SENT: std::ops::Range<usize> = 200..208;
 
-/// More than the kernel puts into one answer of a dump (NLMSG_GOODSIZE at most 8 KiB, 32 KiB when asked with a large buffer).
+/// More than the kernel puts into one answer of a dump (NLMSG_GOODSIZE at most 8 KiB, 32 KiB when asked with
+/// a large buffer).
 const ANSWER_SIZE: usize = 64 * 1024;
 
 /// One established server-side socket.
@@ -28,8 +30,9 @@ pub struct Established {
 
 /// The established IPv4 sockets whose own port is `port`, by client address.
 ///
-/// The kernel walks its table while connections come and go, so one dump may show two sockets that never existed at
-/// the same time. What is in two dumps in a row existed at the moment between them: see [`in_both`].
+/// The kernel walks its table while connections come and go, so one dump may show two sockets that never
+/// existed at the same time. What is in two dumps in a row existed at the moment between them: see
+/// [`in_both`].
 ///
 /// # Panics
 /// When the kernel does not answer.
@@ -63,7 +66,8 @@ pub fn accept_queue(port: u16) -> u64 {
     queued
 }
 
-/// The sockets that are in both dumps, as the first one shows them: all of these existed at the moment between them.
+/// The sockets that are in both dumps, as the first one shows them: all of these existed at the moment
+/// between them.
 #[must_use]
 pub fn in_both(
     first: &BTreeMap<SocketAddr, Established>,

@@ -5,7 +5,8 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Every process whose environment has `variable` set to `value`: a mark that survives fork, exec and the death of a parent.
+/// Every process whose environment has `variable` set to `value`: a mark that survives fork, exec and the
+/// death of a parent.
 #[must_use]
 pub fn marked(variable: &str, value: &str) -> Vec<Pid> {
     let mark = format!("{variable}={value}");
@@ -42,7 +43,8 @@ pub fn is_running(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z" && state != "X"))
 }
 
-/// Proportional set size in bytes, 0 for a process that has ended: shared pages are counted once over all sharers.
+/// Proportional set size in bytes, 0 for a process that has ended: shared pages are counted once over all
+/// sharers.
 #[must_use]
 pub fn pss(pid: Pid) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();

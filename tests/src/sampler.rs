@@ -1,4 +1,5 @@
-//! Watches a cap while something else happens: what the control socket says, and what the kernel's socket table shows.
+//! Watches a cap while something else happens: what the control socket says, and what the kernel's socket
+//! table shows.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,9 +21,10 @@ pub struct Samples {
     pub most: u64,
 }
 
-/// Does `work` while two other threads sample `server`: one asks the control socket, one the kernel. Meant for clients that
-/// stay idle once they are in: what they were sent is then exactly the 101, which tells them from pending ones (nothing
-/// sent) and refused ones (something else). Returns what `work` does, what was reported, and what was established.
+/// Does `work` while two other threads sample `server`: one asks the control socket, one the kernel. Meant
+/// for clients that stay idle once they are in: what they were sent is then exactly the 101, which tells them
+/// from pending ones (nothing sent) and refused ones (something else). Returns what `work` does, what was
+/// reported, and what was established.
 ///
 /// # Panics
 /// When a count was above `cap`, and when `work` does.

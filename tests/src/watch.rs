@@ -1,5 +1,5 @@
-//! One child process under watch: every line it logs, how it ended, and the only place in the tests that waits for time
-//! to pass. Knows nothing of Holdfast.
+//! One child process under watch: every line it logs, how it ended, and the only place in the tests that
+//! waits for time to pass. Knows nothing of Holdfast.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,7 +15,8 @@ use crate::PATIENCE;
 /// How many of the last log lines a failed wait prints.
 const TAIL: usize = 60;
 
-/// How long the log of a process that has ended may take to arrive when others still hold its end of the pipe.
+/// How long the log of a process that has ended may take to arrive when others still hold its end of the
+/// pipe.
 const LOG_GRACE: Duration = Duration::from_millis(500);
 
 /// A running (or ended) child process whose standard error is being collected. Clones watch the same one.
@@ -83,7 +84,8 @@ impl Watched {
     pub fn signal(&self, signal: Signal) {
         let state = self.state();
         if state.exit.is_none() {
-            // The reaper may be between wait and its note of it; the pid is then free for an instant, not yet reused.
+            // The reaper may be between wait and its note of it; the pid is then free for an instant, not yet
+            // reused.
             let _ = kill(self.pid, signal);
         }
     }

@@ -1,4 +1,5 @@
-//! Every violation of RFC 6455 gets the close code the RFC names, then the close: never a hang, never a dead worker.
+//! Every violation of RFC 6455 gets the close code the RFC names, then the close: never a hang, never a dead
+//! worker.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 

@@ -1,4 +1,5 @@
-//! Requests that are no upgrade: each gets the fitting answer, complete and readable, and leaves nothing behind.
+//! Requests that are no upgrade: each gets the fitting answer, complete and readable, and leaves nothing
+//! behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
@@ -148,7 +149,8 @@ fn refusals_are_complete_and_readable_and_spread_their_retry() {
     let mut waits = Vec::new();
     for _ in 0..30 {
         let mut client = RawClient::connect(server.address());
-        // The client has more to say than the server wants to read: the refusal must be readable all the same.
+        // The client has more to say than the server wants to read: the refusal must be readable all the
+        // same.
         let mut request = upgrade_request("");
         request.extend_from_slice(&[0; 16 * 1024]);
         client.send(&request).unwrap();

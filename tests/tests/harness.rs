@@ -13,7 +13,8 @@ use holdfast_tests::kernel;
 use holdfast_tests::watch::Watched;
 use tungstenite::Message;
 
-/// Echoes text and binary; the text "close" is answered by a close frame with code 1012, "cut" by end of file.
+/// Echoes text and binary; the text "close" is answered by a close frame with code 1012, "cut" by end of
+/// file.
 fn reference_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

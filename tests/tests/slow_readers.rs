@@ -66,8 +66,8 @@ fn a_slow_reader_is_told_1013() {
     let server =
         Holdfast::with("workers = 1\nlimits.max_queued_output = \"64KiB\"\ntimeouts.close = \"30s\"");
     let mut client = RawClient::open(server.address());
-    // The kernel's buffers take some megabytes before anything queues in the server. Once it has had enough, it takes in
-    // bytes, so that it can close without a reset, and no more messages.
+    // The kernel's buffers take some megabytes before anything queues in the server. Once it has had enough,
+    // it takes in bytes, so that it can close without a reset, and no more messages.
     let sender = client.keep_sending(masked(FIN | TEXT, &[b'x'; 32 * 1024]));
     let mut before = (0, 0);
     server.wait_until("it is found out", |totals| {

@@ -51,7 +51,8 @@ fn force_back_off(server: &Holdfast, slot: usize) {
     }
 }
 
-/// `count` clients come, fifty at a time: what all send in the same instant is spread by the weights of that instant.
+/// `count` clients come, fifty at a time: what all send in the same instant is spread by the weights of that
+/// instant.
 fn arrive(herd: &mut Herd, mut count: usize) {
     while count > 0 {
         let next = count.min(50);

@@ -1,4 +1,5 @@
-//! A worker dies: its clients stay, except the few whose stream was in flight, and those who queue are served.
+//! A worker dies: its clients stay, except the few whose stream was in flight, and those who queue are
+//! served.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
@@ -51,8 +52,8 @@ fn no_idle_client_is_lost_when_every_worker_is_killed_in_turn() {
     server.stop();
 }
 
-/// At most this many clients of a worker can be in the middle of an event when it dies: the one being processed, and
-/// those whose echo has been gathered and not yet written in the same turn.
+/// At most this many clients of a worker can be in the middle of an event when it dies: the one being
+/// processed, and those whose echo has been gathered and not yet written in the same turn.
 const MID_EVENT: usize = 16;
 
 #[test]

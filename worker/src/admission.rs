@@ -53,13 +53,14 @@ impl Admission {
         self.unsent.push((ticket, address));
     }
 
-    /// Tickets to be sent in one message, at most `MAX_BATCH`; to be called until empty, while the link takes messages.
+    /// Tickets to be sent in one message, at most `MAX_BATCH`; to be called until empty, while the link takes
+    /// messages.
     pub(crate) fn take_batch(&mut self) -> Vec<(Ticket, IpAddr)> {
         self.unsent.drain(..self.unsent.len().min(MAX_BATCH)).collect()
     }
 
-    /// Is there a ticket to send? Not while the supervisor has many to answer: it may be gone for a while, and those whose clients leave meanwhile
-    /// could not be forgotten any more.
+    /// Is there a ticket to send? Not while the supervisor has many to answer: it may be gone for a while,
+    /// and those whose clients leave meanwhile could not be forgotten any more.
     pub(crate) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty() && self.waiting.len() - self.unsent.len() < MAX_UNANSWERED
     }

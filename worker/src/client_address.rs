@@ -7,9 +7,10 @@ use ipnet::IpNet;
 
 /// The address of the client at the other end of `peer`'s connection.
 ///
-/// `forwarded_for` are the request's X-Forwarded-For lines, in order. Each proxy appends the address it was connected
-/// from, so the list is read from its end: an entry is as true as the hop that wrote it, and every hop up to the first
-/// untrusted address is ours. Anything to the left of that address was written by a stranger. So:
+/// `forwarded_for` are the request's X-Forwarded-For lines, in order. Each proxy appends the address it was
+/// connected from, so the list is read from its end: an entry is as true as the hop that wrote it, and every
+/// hop up to the first untrusted address is ours. Anything to the left of that address was written by a
+/// stranger. So:
 /// - an untrusted `peer` is the client, whatever its headers say;
 /// - otherwise the right-most entry that is not itself a trusted proxy is;
 /// - if all entries are trusted, the left-most is: a client inside our own network;

@@ -1,5 +1,5 @@
-//! Leaving with grace: all connections are closed, spread evenly over a time, so that their clients do not come to the other
-//! servers as one crowd. Those who still come are told that this one is going.
+//! Leaving with grace: all connections are closed, spread evenly over a time, so that their clients do not
+//! come to the other servers as one crowd. Those who still come are told that this one is going.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::event_loop::{Flow, Worker};
 /// How often a drain makes a step.
 const STEP: Duration = Duration::from_millis(50);
 
-/// The longest that clients who were told are waited for, whatever `timeouts.close` says: whoever stops the service wants it to end.
+/// The longest that clients who were told are waited for, whatever `timeouts.close` says: whoever stops the
+/// service wants it to end.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// A drain under way.
@@ -48,7 +49,8 @@ impl Drain {
         self.next_step
     }
 
-    /// How many of `remaining` are to be told in the step at `now`, so that as much of all is told as of the time has passed.
+    /// How many of `remaining` are to be told in the step at `now`, so that as much of all is told as of the
+    /// time has passed.
     fn share(&self, now: Duration, remaining: u32) -> u32 {
         let (passed, duration) = (now.saturating_sub(self.began), self.told_by.saturating_sub(self.began));
         if passed >= duration {

@@ -1,5 +1,6 @@
-//! The worker's loop. Readiness becomes an [`Event`], an event is one match arm, an arm is one method. After the batch, in fixed order:
-//! the link, new clients, unread input, timers, the drain, and what the supervisor is to be told.
+//! The worker's loop. Readiness becomes an [`Event`], an event is one match arm, an arm is one method. After
+//! the batch, in fixed order: the link, new clients, unread input, timers, the drain, and what the supervisor
+//! is to be told.
 
 use std::collections::VecDeque;
 use std::io;
@@ -56,7 +57,8 @@ impl Flow {
     }
 }
 
-/// Everything a worker has. What belongs together is a field of its own type; what is here is what the whole loop shares.
+/// Everything a worker has. What belongs together is a field of its own type; what is here is what the whole
+/// loop shares.
 pub(crate) struct Worker {
     pub(crate) incarnation: Incarnation,
     pub(crate) poll: Poll,

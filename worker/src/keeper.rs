@@ -1,5 +1,6 @@
-//! The process that holds a slot's descriptors, so that its worker may die. It makes the worker, waits for its end and makes the next
-//! one. No other logic: whatever could go wrong here would cost the slot its connections.
+//! The process that holds a slot's descriptors, so that its worker may die. It makes the worker, waits for
+//! its end and makes the next one. No other logic: whatever could go wrong here would cost the slot its
+//! connections.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -32,7 +33,8 @@ pub struct Handover {
     pub link: RawFd,
     /// The connection table's memory.
     pub table: RawFd,
-    /// The lock of the run directory, held open so that no second cluster starts while this one's connections live.
+    /// The lock of the run directory, held open so that no second cluster starts while this one's
+    /// connections live.
     pub lock: RawFd,
     /// The slot's listening sockets.
     pub listeners: Vec<RawFd>,
@@ -110,7 +112,8 @@ pub fn run(handover: &Handover) -> Result<(), KeeperError> {
     }
 }
 
-/// A terminal's and a service manager's signals reach the whole group; here only the supervisor decides what they mean.
+/// A terminal's and a service manager's signals reach the whole group; here only the supervisor decides what
+/// they mean.
 fn ignore_group_signals() -> Result<(), Errno> {
     let mut ignored = SigSet::empty();
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2] {

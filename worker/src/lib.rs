@@ -1,4 +1,5 @@
-//! The Holdfast worker: one event loop that serves a slot's connections, and the keeper that holds them for it.
+//! The Holdfast worker: one event loop that serves a slot's connections, and the keeper that holds them for
+//! it.
 
 mod admission;
 pub mod app;

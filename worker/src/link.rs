@@ -1,4 +1,5 @@
-//! The worker's end of the link: one exhaustive match over what the supervisor says, and the senders of what it is told.
+//! The worker's end of the link: one exhaustive match over what the supervisor says, and the senders of what
+//! it is told.
 
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ impl Worker {
         }
     }
 
-    /// Gives back the places of all who left in this turn. Never lost: what the link does not take waits here.
+    /// Gives back the places of all who left in this turn. Never lost: what the link does not take waits
+    /// here.
     pub(crate) fn send_releases(&mut self) {
         while !self.connections.released.is_empty() && self.link_has_room() {
             let released = &mut self.connections.released;
@@ -90,7 +92,8 @@ impl Worker {
         }
     }
 
-    /// Reports the counts of this moment. What was counted is told first, so that a report and the ledger agree.
+    /// Reports the counts of this moment. What was counted is told first, so that a report and the ledger
+    /// agree.
     pub(crate) fn send_report(&mut self, request: Option<u64>) {
         self.send_releases();
         let report = Report {
@@ -117,7 +120,8 @@ impl Worker {
         self.link.as_ref().is_some_and(|link| link.has_room())
     }
 
-    /// The supervisor is gone. Those who are in stay and are served; nobody can be let in, for nobody counts any more.
+    /// The supervisor is gone. Those who are in stay and are served; nobody can be let in, for nobody counts
+    /// any more.
     fn lose_supervisor(&mut self) {
         let Some(link) = self.link.take() else { return };
         log::error!(

@@ -1,5 +1,5 @@
-//! Taking clients off the accept queues: so many a turn, and none while descriptors are short. Every client that reaches a slot
-//! comes through here.
+//! Taking clients off the accept queues: so many a turn, and none while descriptors are short. Every client
+//! that reaches a slot comes through here.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
@@ -29,7 +29,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) descriptor: RawFd,
-    /// The queue may hold clients. Readiness is edge-triggered: once told, remember until the queue was seen empty.
+    /// The queue may hold clients. Readiness is edge-triggered: once told, remember until the queue was seen
+    /// empty.
     pub(crate) ready: bool,
 }
 
@@ -88,7 +89,8 @@ impl Worker {
                 }
             }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                // The client left while it was queued, or a firewall refused it: accept(2) passes such errors on.
+                // The client left while it was queued, or a firewall refused it: accept(2) passes such errors
+                // on.
                 Some(
                     Errno::ECONNABORTED
                     | Errno::EINTR
@@ -119,8 +121,9 @@ impl Worker {
         self.connections.enter(key, Phase::Handshake, self.connections.handshake_deadline_ms());
     }
 
-    /// Too many unfinished handshakes: the oldest makes room, so that somebody who speaks gets in however many are silent. One that was
-    /// silent gets its refusal, and no time to read it: lingering would keep the place. Says whether there was one among the oldest.
+    /// Too many unfinished handshakes: the oldest makes room, so that somebody who speaks gets in however
+    /// many are silent. One that was silent gets its refusal, and no time to read it: lingering would
+    /// keep the place. Says whether there was one among the oldest.
     fn evict_oldest_handshake(&mut self) -> bool {
         for _ in 0..self.handshakes.len().min(LOOK_AT) {
             let Some(key) = self.handshakes.pop_front() else { return false };
@@ -151,7 +154,8 @@ impl Worker {
         }
     }
 
-    /// Descriptors, or memory for them, ran out. Readiness will not be told again, so a timer or a close resumes accepting.
+    /// Descriptors, or memory for them, ran out. Readiness will not be told again, so a timer or a close
+    /// resumes accepting.
     fn pause(&mut self, cause: &str) {
         self.accept_pause.until = Some(self.now + PAUSE);
         self.connections.table.counters().accept_pauses += 1;

@@ -1,8 +1,9 @@
-//! Bringing a table back to life: what a new worker does with the connections of a dead one. The same path serves the first worker
-//! of a slot, which finds none.
+//! Bringing a table back to life: what a new worker does with the connections of a dead one. The same path
+//! serves the first worker of a slot, which finds none.
 //!
-//! A record tells whether its connection can go on: all there is to know is in it, unless it says `UNSAVED` (half a message, or queued
-//! output, was on the dead worker's heap) or `BUSY` (the worker died in the middle of it).
+//! A record tells whether its connection can go on: all there is to know is in it, unless it says `UNSAVED`
+//! (half a message, or queued output, was on the dead worker's heap) or `BUSY` (the worker died in the middle
+//! of it).
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -52,8 +53,9 @@ fn fate(record: &Record, descriptor_is_open: bool) -> Fate {
     }
 }
 
-/// Closes every descriptor that nobody owns: the dead worker's epoll instance, and a client it had accepted and not yet recorded. To be
-/// called before the new worker opens anything. Returns the descriptors that stay.
+/// Closes every descriptor that nobody owns: the dead worker's epoll instance, and a client it had accepted
+/// and not yet recorded. To be called before the new worker opens anything. Returns the descriptors that
+/// stay.
 pub(crate) fn close_strays(owned: &[RawFd], records: &[Record]) -> std::io::Result<HashSet<RawFd>> {
     let mut open: HashSet<RawFd> = descriptor::open_descriptors()?.into_iter().collect();
     open.retain(|&number| {
@@ -72,7 +74,8 @@ pub(crate) fn close_strays(owned: &[RawFd], records: &[Record]) -> std::io::Resu
 }
 
 impl Worker {
-    /// Takes over every connection in the table and tells the supervisor what is held. `cause` is how the last worker died.
+    /// Takes over every connection in the table and tells the supervisor what is held. `cause` is how the
+    /// last worker died.
     pub(crate) fn resume(&mut self, open: &HashSet<RawFd>, cause: Option<DeathCause>) {
         let began = clock::now();
         let (mut resumed, mut lost) = (0, 0);
@@ -95,7 +98,8 @@ impl Worker {
                 }
             }
         }
-        // The places of those that ended just now are not among the holdings, so there is nothing to give back.
+        // The places of those that ended just now are not among the holdings, so there is nothing to give
+        // back.
         self.connections.released.clear();
         self.connections.true_up();
         self.tell_holdings();

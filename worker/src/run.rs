@@ -1,4 +1,5 @@
-//! A worker's life from its first instruction to its last: meet the supervisor, take over the table, serve, leave.
+//! A worker's life from its first instruction to its last: meet the supervisor, take over the table, serve,
+//! leave.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -32,8 +33,8 @@ pub struct Assignment {
     pub slot: SlotId,
     /// Which of the slot's workers it is.
     pub incarnation: Incarnation,
-    /// Its end of the link. Never dropped: the descriptor is the keeper's too, and closing it here would close it there, where the next
-    /// client would get its number.
+    /// Its end of the link. Never dropped: the descriptor is the keeper's too, and closing it here would
+    /// close it there, where the next client would get its number.
     pub link: ManuallyDrop<SlotEnd>,
     /// The connection table's memory.
     pub table: RawFd,
@@ -79,7 +80,8 @@ pub enum WorkerError {
 /// Serves until told to leave.
 ///
 /// # Errors
-/// See [`WorkerError`]. The connections stay open whatever happens here: their descriptors are the keeper's too.
+/// See [`WorkerError`]. The connections stay open whatever happens here: their descriptors are the keeper's
+/// too.
 pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
     let Assignment { slot, incarnation, mut link, table: table_memory, listeners, kept, cause } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };

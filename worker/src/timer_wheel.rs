@@ -1,10 +1,10 @@
-//! A hashed timer wheel (Varghese and Lauck, scheme 5) with one timer per connection. Arm, cancel and expire are
-//! O(1) and allocate nothing: the list links live in the connections' own records. Owns no clock and decides
-//! nothing; the caller says what time it is and what an expired timer means.
+//! A hashed timer wheel (Varghese and Lauck, scheme 5) with one timer per connection. Arm, cancel and expire
+//! are O(1) and allocate nothing: the list links live in the connections' own records. Owns no clock and
+//! decides nothing; the caller says what time it is and what an expired timer means.
 //!
 //! Meant for lazy timers: activity on a connection moves its deadlines in the record and never touches the
-//! wheel. When the timer fires, the owner compares the clock with the earliest true deadline and re-arms if that
-//! is still ahead. That is also why a deadline beyond the horizon may fire early.
+//! wheel. When the timer fires, the owner compares the clock with the earliest true deadline and re-arms if
+//! that is still ahead. That is also why a deadline beyond the horizon may fire early.
 //!
 //! All times are milliseconds on one monotonic clock.
 
@@ -52,8 +52,8 @@ const WORDS: usize = BUCKETS as usize / 64;
 /// The heads of the lists, one per tick of the next 65 seconds.
 #[derive(Debug)]
 pub struct TimerWheel {
-    /// The first record of each bucket. Deadlines are clamped to one turn of the wheel, so a bucket never mixes
-    /// ticks and expires as a whole.
+    /// The first record of each bucket. Deadlines are clamped to one turn of the wheel, so a bucket never
+    /// mixes ticks and expires as a whole.
     heads: Box<[u32; BUCKETS as usize]>,
     /// One bit per bucket: whether it has a record.
     occupied: [u64; WORDS],
@@ -86,8 +86,8 @@ impl TimerWheel {
     }
 
     /// Arms the timer of record `index`, or moves it if it is armed. It fires at the first tick at or after
-    /// `deadline`; a deadline in the past fires at the next [`pop_expired`](Self::pop_expired), one beyond the
-    /// [horizon](Self::HORIZON) at the horizon.
+    /// `deadline`; a deadline in the past fires at the next [`pop_expired`](Self::pop_expired), one beyond
+    /// the [horizon](Self::HORIZON) at the horizon.
     pub fn arm(&mut self, links: &mut impl Links, index: u32, deadline: u64) {
         self.cancel(links, index);
         let latest = self.cursor.saturating_add(u64::from(BUCKETS) - 1);
@@ -103,7 +103,8 @@ impl TimerWheel {
         self.armed += 1;
     }
 
-    /// Disarms the timer of record `index`; nothing happens if it is not armed. Must precede the end of the record.
+    /// Disarms the timer of record `index`; nothing happens if it is not armed. Must precede the end of the
+    /// record.
     pub fn cancel(&mut self, links: &mut impl Links, index: u32) {
         let link = links.link(index);
         if !link.is_armed() {
@@ -125,8 +126,9 @@ impl TimerWheel {
         self.armed = self.armed.saturating_sub(1);
     }
 
-    /// Takes one timer whose tick has come out of the wheel and returns its record, earliest tick first; `None`
-    /// when none is left. One at a time, so that the caller can bound its work and may arm or cancel in between.
+    /// Takes one timer whose tick has come out of the wheel and returns its record, earliest tick first;
+    /// `None` when none is left. One at a time, so that the caller can bound its work and may arm or
+    /// cancel in between.
     pub fn pop_expired(&mut self, links: &mut impl Links, now: u64) -> Option<u32> {
         let now = now / TICK;
         match self.next_occupied() {
@@ -154,7 +156,8 @@ impl TimerWheel {
     fn next_occupied(&self) -> Option<u64> {
         let start = bucket_of(self.cursor);
         let (word, bit) = (usize::from(start / 64), start % 64);
-        // The word of the cursor comes twice: its upper bits are the nearest ticks, its lower bits the farthest.
+        // The word of the cursor comes twice: its upper bits are the nearest ticks, its lower bits the
+        // farthest.
         let upper = self.occupied[word] & (u64::MAX << bit);
         let others = (1..WORDS).map(|step| (word + step) % WORDS).map(|word| (word, self.occupied[word]));
         let lower = (word, self.occupied[word] & !(u64::MAX << bit));

@@ -1,5 +1,5 @@
-//! The engine against tungstenite, on the same streams: the same messages in the same order, and the same class of
-//! close code at the end. Where the two may differ, [`agree`] says why.
+//! The engine against tungstenite, on the same streams: the same messages in the same order, and the same
+//! class of close code at the end. Where the two may differ, [`agree`] says why.
 
 mod streams;
 
@@ -78,15 +78,17 @@ fn reference_of(stream: &[u8]) -> Reference {
 
 /// Whether the two outcomes are the same, but for these differences:
 ///
-/// 1. *Early verdicts.* tungstenite looks at a frame when its last byte has come, the engine at every byte. Where the
-///    engine has a verdict and tungstenite none, tungstenite is given the rest of the frame, as zeros.
-/// 2. *First rule first.* On a frame that breaks two rules tungstenite finds 1009 first where the engine, which goes
-///    by the order of the bytes, finds a reserved bit, a wrong sequence, a missing mask or a long control frame.
-/// 3. *Close codes.* tungstenite checks the reason's UTF-8 first, and then reports a code that must not be sent as a
-///    close with 1002; the engine reports a violation, whose code is 1002.
+/// 1. *Early verdicts.* tungstenite looks at a frame when its last byte has come, the engine at every byte.
+///    Where the engine has a verdict and tungstenite none, tungstenite is given the rest of the frame, as
+///    zeros.
+/// 2. *First rule first.* On a frame that breaks two rules tungstenite finds 1009 first where the engine,
+///    which goes by the order of the bytes, finds a reserved bit, a wrong sequence, a missing mask or a long
+///    control frame.
+/// 3. *Close codes.* tungstenite checks the reason's UTF-8 first, and then reports a code that must not be
+///    sent as a close with 1002; the engine reports a violation, whose code is 1002.
 /// 4. *Bad gateway.* tungstenite takes the registered close code 1014 for one that must not be sent.
-/// 5. *Minimal lengths.* RFC 6455, section 5.2: "the minimal number of bytes MUST be used to encode the length".
-///    tungstenite does not enforce it, and reads on. Autobahn has no case for it.
+/// 5. *Minimal lengths.* RFC 6455, section 5.2: "the minimal number of bytes MUST be used to encode the
+///    length". tungstenite does not enforce it, and reads on. Autobahn has no case for it.
 fn agree(stream: &[u8], sizes: &[usize]) -> Result<(), String> {
     let (ours, mut reference) = (run(stream, sizes), reference_of(stream));
     if ours.violation.is_some() && reference.failure.is_none() {

@@ -41,7 +41,8 @@ fn request_and(line: &str) -> Vec<u8> {
     head(&[&REQUEST[..], &[line]].concat())
 }
 
-/// The first answer to `bytes` when they arrive in pieces of the given sizes, over and over; all at once without any.
+/// The first answer to `bytes` when they arrive in pieces of the given sizes, over and over; all at once
+/// without any.
 fn read(bytes: &[u8], sizes: &[usize], policy: &HandshakePolicy) -> Progress {
     let mut reader = RequestReader::default();
     let (mut have, mut sizes) = (0, sizes.iter().cycle());

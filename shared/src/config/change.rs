@@ -46,8 +46,8 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         .collect()
 }
 
-/// What is in effect once `running` has reloaded `read`: the new values, except that changed keys which need a
-/// restart keep the running value and its source. The changes say which is which.
+/// What is in effect once `running` has reloaded `read`: the new values, except that changed keys which need
+/// a restart keep the running value and its source. The changes say which is which.
 #[must_use]
 pub fn reload(running: &Effective, read: Effective) -> (Effective, Vec<Change>) {
     let changes = changes(&running.config, &read.config);

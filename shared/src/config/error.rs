@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-/// Where a value came from. Displays, and serialises, as a person would say it: `default`, `holdfast.toml:12`,
-/// `environment MAX_CONNECTIONS`, `flag --workers`.
+/// Where a value came from. Displays, and serialises, as a person would say it: `default`,
+/// `holdfast.toml:12`, `environment MAX_CONNECTIONS`, `flag --workers`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Nobody said anything.
@@ -109,8 +109,8 @@ fn suggest(suggestion: Option<&'static str>) -> String {
     suggestion.map_or_else(String::new, |key| format!("; did you mean {key}?"))
 }
 
-/// Everything wrong with the configuration, in the order of the file, then environment, then flags. Never empty.
-/// Displays as one line each.
+/// Everything wrong with the configuration, in the order of the file, then environment, then flags. Never
+/// empty. Displays as one line each.
 #[derive(Debug, Error)]
 #[error("{}", lines(.0))]
 pub struct ConfigErrors(Vec<ConfigError>);

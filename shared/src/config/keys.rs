@@ -136,7 +136,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "limits.max_queued_output",
         Live,
-        // Room for control frames, of which the largest is 131 bytes (RFC 6455, section 5.5), must always be there.
+        // Room for control frames, of which the largest is 131 bytes (RFC 6455, section 5.5), must always be
+        // there.
         |c, v| put(&mut c.limits.max_queued_output, parse::size(v, 1024..=LARGEST_SIZE)),
         |c| parse::show_size(c.limits.max_queued_output),
     ),
@@ -226,8 +227,8 @@ fn sections() -> impl Iterator<Item = &'static str> {
     KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(section, _)| section)
 }
 
-/// The key or section that `name` was probably meant to be: the right key in the wrong section, or a slip of the
-/// finger.
+/// The key or section that `name` was probably meant to be: the right key in the wrong section, or a slip of
+/// the finger.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     /// Below this Jaro-Winkler similarity, a suggestion confuses more than it helps.
     const LIKELY: f64 = 0.8;

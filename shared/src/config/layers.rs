@@ -170,7 +170,8 @@ fn unknown(name: &str, value: &Value, place: Source) -> ConfigError {
     ConfigError::UnknownKey { place, suggestion: keys::nearest(name), key }
 }
 
-/// The dotted name of a key. A dot inside the key itself is quoted, as TOML does, so that it is not one of ours.
+/// The dotted name of a key. A dot inside the key itself is quoted, as TOML does, so that it is not one of
+/// ours.
 fn name(section: &str, key: &str) -> String {
     let key = if key.contains('.') { format!("\"{key}\"") } else { key.to_owned() };
     if section.is_empty() { key } else { format!("{section}.{key}") }

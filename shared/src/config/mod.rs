@@ -1,8 +1,8 @@
 //! The configuration: file, environment and flags layered into one typed, validated [`Config`] in which every
 //! value knows where it came from.
 //!
-//! Only the supervisor reads it; keepers and workers get the values they need by message. Nothing here resolves
-//! what depends on the host (`"auto"`), opens a socket or changes the running server.
+//! Only the supervisor reads it; keepers and workers get the values they need by message. Nothing here
+//! resolves what depends on the host (`"auto"`), opens a socket or changes the running server.
 
 mod change;
 mod check;

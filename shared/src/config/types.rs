@@ -1,4 +1,5 @@
-//! The configuration as types, with its defaults. Knows neither how values are spelled nor where they came from.
+//! The configuration as types, with its defaults. Knows neither how values are spelled nor where they came
+//! from.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -137,7 +138,8 @@ impl Portion {
     }
 }
 
-/// The limits that levels are computed from, in connections: `warning <= soft <= max`, `hysteresis <= warning`.
+/// The limits that levels are computed from, in connections: `warning <= soft <= max`, `hysteresis <=
+/// warning`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedLimits {
     /// The cap.
@@ -151,8 +153,8 @@ pub struct ResolvedLimits {
 }
 
 impl Limits {
-    /// The level limits once the cap is known to be `max`. An `"auto"` cap may turn out below a soft limit that
-    /// was given as a number; then the lower limits give way.
+    /// The level limits once the cap is known to be `max`. An `"auto"` cap may turn out below a soft limit
+    /// that was given as a number; then the lower limits give way.
     #[must_use]
     pub fn resolve(&self, max: u32) -> ResolvedLimits {
         let soft = self.soft_connections.of(max).min(max);

@@ -1,4 +1,5 @@
-//! A configuration value before it has a type: what TOML, a variable or a flag said, and how to spell it again.
+//! A configuration value before it has a type: what TOML, a variable or a flag said, and how to spell it
+//! again.
 
 use std::fmt;
 

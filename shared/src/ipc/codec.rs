@@ -1,5 +1,5 @@
-//! Messages as bytes: magic, protocol version, payload. The one place that names bincode. Size and version are checked before
-//! anything of the payload is looked at, and a decoder must consume every byte.
+//! Messages as bytes: magic, protocol version, payload. The one place that names bincode. Size and version
+//! are checked before anything of the payload is looked at, and a decoder must consume every byte.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use serde::Serialize;
@@ -77,7 +77,8 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
 /// The message in `bytes`.
 ///
 /// # Errors
-/// See [`CodecError`]; whatever the bytes are, this does not panic and does not allocate more than they warrant.
+/// See [`CodecError`]; whatever the bytes are, this does not panic and does not allocate more than they
+/// warrant.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let length = bytes.len();
     if length > MAX_MESSAGE {

@@ -1,5 +1,6 @@
-//! One end of a link: a nonblocking SEQPACKET socket that carries whole messages of one type each way. SEQPACKET, because
-//! each read is one message, with its own descriptors should it ever carry any, and end of file is still seen.
+//! One end of a link: a nonblocking SEQPACKET socket that carries whole messages of one type each way.
+//! SEQPACKET, because each read is one message, with its own descriptors should it ever carry any, and end of
+//! file is still seen.
 
 use std::collections::VecDeque;
 use std::io;

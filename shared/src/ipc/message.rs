@@ -1,5 +1,5 @@
-//! Everything that is said on a link, one enum for each direction. Variants and fields are appended only; whatever changes
-//! the bytes of an existing message raises `codec::PROTOCOL_VERSION`.
+//! Everything that is said on a link, one enum for each direction. Variants and fields are appended only;
+//! whatever changes the bytes of an existing message raises `codec::PROTOCOL_VERSION`.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
-//! What a worker must know to serve: the part of the configuration that concerns it, as the supervisor computed it.
-//! A worker never reads a file; it gets these by message, when it starts and whenever they change.
+//! What a worker must know to serve: the part of the configuration that concerns it, as the supervisor
+//! computed it. A worker never reads a file; it gets these by message, when it starts and whenever they
+//! change.
 
 use std::time::Duration;
 

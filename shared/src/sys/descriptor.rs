@@ -1,6 +1,6 @@
-//! Descriptors by number. In a worker a descriptor is an index into the connection table, and the table decides
-//! when it is closed; so the worker handles plain numbers, and the few places that turn a number into something
-//! that closes itself are here.
+//! Descriptors by number. In a worker a descriptor is an index into the connection table, and the table
+//! decides when it is closed; so the worker handles plain numbers, and the few places that turn a number into
+//! something that closes itself are here.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -26,12 +26,12 @@ pub enum DescriptorError {
     },
 }
 
-/// Lends `number` to calls that want a borrowed descriptor. It must be open for as long as it is lent; a closed
-/// number makes the call fail with `EBADF` and does no harm beyond.
+/// Lends `number` to calls that want a borrowed descriptor. It must be open for as long as it is lent; a
+/// closed number makes the call fail with `EBADF` and does no harm beyond.
 #[must_use]
 pub fn borrow<'a>(number: RawFd) -> Option<BorrowedFd<'a>> {
-    // SAFETY: -1, the one value BorrowedFd forbids, is excluded. An ill-timed close makes a system call fail or
-    // reach another descriptor, neither of which touches memory.
+    // SAFETY: -1, the one value BorrowedFd forbids, is excluded. An ill-timed close makes a system call fail
+    // or reach another descriptor, neither of which touches memory.
     (number >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
 }
 
@@ -67,7 +67,8 @@ pub fn set_nonblocking(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The numbers of all descriptors open in this process, in no particular order; the one used to list them excluded.
+/// The numbers of all descriptors open in this process, in no particular order; the one used to list them
+/// excluded.
 ///
 /// # Errors
 /// When /proc is not mounted or no descriptor is left to read it with.

@@ -1,5 +1,5 @@
-//! Accepting with the peer's address in one system call, and leaving the new descriptor open across exec: both things
-//! that the usual wrappers do otherwise.
+//! Accepting with the peer's address in one system call, and leaving the new descriptor open across exec:
+//! both things that the usual wrappers do otherwise.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,14 +8,15 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use socket2::{SockAddr, SockAddrStorage};
 
-/// Takes one client off the listener's queue; `None` when there is none. The descriptor is nonblocking and *not*
-/// close-on-exec: it must survive the keeper's exec of a new binary.
+/// Takes one client off the listener's queue; `None` when there is none. The descriptor is nonblocking and
+/// *not* close-on-exec: it must survive the keeper's exec of a new binary.
 ///
 /// # Errors
 /// What `accept4` says: `EMFILE` and `ENFILE` mean that descriptors ran out.
 pub fn accept(listener: RawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
     let accept4 = |storage: *mut SockAddrStorage, length: *mut libc::socklen_t| {
-        // SAFETY: both pointers come from `try_init`, `length` holding the size of `storage`; accept4 writes within it.
+        // SAFETY: both pointers come from `try_init`, `length` holding the size of `storage`; accept4 writes
+        // within it.
         let descriptor = unsafe { libc::accept4(listener, storage.cast(), length, libc::SOCK_NONBLOCK) };
         Errno::result(descriptor).map_err(io::Error::from)
     };
@@ -64,6 +65,7 @@ pub fn accept_queue(listener: RawFd) -> io::Result<AcceptQueue> {
     Errno::result(result)?;
     // SAFETY: all of it was zeroed, and zeros are valid for these integers; the kernel overwrote a prefix.
     let info = unsafe { info.assume_init() };
-    // For a listening socket the kernel puts the queue's length and bound here (tcp_get_info in net/ipv4/tcp.c).
+    // For a listening socket the kernel puts the queue's length and bound here (tcp_get_info in
+    // net/ipv4/tcp.c).
     Ok(AcceptQueue { length: info.tcpi_unacked, limit: info.tcpi_sacked })
 }

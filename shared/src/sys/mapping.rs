@@ -1,4 +1,5 @@
-//! Anonymous memory that outlives a process: a memfd and its mapping. Knows sizes only; `table` gives them meaning.
+//! Anonymous memory that outlives a process: a memfd and its mapping. Knows sizes only; `table` gives them
+//! meaning.
 
 use std::ffi::c_void;
 use std::io;
@@ -12,7 +13,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::ftruncate;
 
-/// Makes a memfd of `size` zero bytes. Sparse: untouched pages cost nothing. Not inherited by exec unless asked.
+/// Makes a memfd of `size` zero bytes. Sparse: untouched pages cost nothing. Not inherited by exec unless
+/// asked.
 ///
 /// # Errors
 /// What the kernel says.
@@ -36,8 +38,8 @@ pub fn resize(memory: BorrowedFd<'_>, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A shared, writable mapping of the start of a memfd, seen as one `Head` and, after `HEAD_SIZE` bytes, a run of `Item`s. Unmapped when dropped; the
-/// memory itself stays as long as a descriptor of it does.
+/// A shared, writable mapping of the start of a memfd, seen as one `Head` and, after `HEAD_SIZE` bytes, a run
+/// of `Item`s. Unmapped when dropped; the memory itself stays as long as a descriptor of it does.
 ///
 /// That everything fits is checked once, here, so that looking at an item costs what it costs in a slice.
 #[derive(Debug)]
@@ -74,8 +76,8 @@ impl<Head: Pod, Item: Pod, const HEAD_SIZE: usize> Mapping<Head, Item, HEAD_SIZE
         }
         let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
         let protection = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
-        // SAFETY: no address is asked for, so no existing mapping is replaced; the file is long enough (checked
-        // above) and never shrinks (see `resize`), so no access can fault.
+        // SAFETY: no address is asked for, so no existing mapping is replaced; the file is long enough
+        // (checked above) and never shrinks (see `resize`), so no access can fault.
         let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, memory, 0) }?;
         Ok(Self { start, items, types: PhantomData })
     }
@@ -83,8 +85,9 @@ impl<Head: Pod, Item: Pod, const HEAD_SIZE: usize> Mapping<Head, Item, HEAD_SIZE
     /// The head.
     #[must_use]
     pub fn head(&self) -> &Head {
-        // SAFETY: mapped until drop, page-aligned, long enough and any bytes are a `Head` (`FITS`, Pod). Another process writes the
-        // memory only while this one has no reference to it: a table has one live worker at a time.
+        // SAFETY: mapped until drop, page-aligned, long enough and any bytes are a `Head` (`FITS`, Pod).
+        // Another process writes the memory only while this one has no reference to it: a table has
+        // one live worker at a time.
         unsafe { self.start.cast::<Head>().as_ref() }
     }
 
@@ -98,7 +101,8 @@ impl<Head: Pod, Item: Pod, const HEAD_SIZE: usize> Mapping<Head, Item, HEAD_SIZE
     /// The items.
     #[must_use]
     pub fn items(&self) -> &[Item] {
-        // SAFETY: `new` has mapped HEAD_SIZE bytes and `items` items behind them, aligned (`FITS`); for the rest see `head`.
+        // SAFETY: `new` has mapped HEAD_SIZE bytes and `items` items behind them, aligned (`FITS`); for the
+        // rest see `head`.
         unsafe { std::slice::from_raw_parts(self.first_item().as_ptr(), self.items) }
     }
 

@@ -1,5 +1,6 @@
-//! The operating system, and the processor, where no crate wraps them safely. Every `unsafe` block of the workspace is in this folder,
-//! each behind a safe interface. Nothing here knows what a connection or a slot is.
+//! The operating system, and the processor, where no crate wraps them safely. Every `unsafe` block of the
+//! workspace is in this folder, each behind a safe interface. Nothing here knows what a connection or a slot
+//! is.
 
 pub mod descriptor;
 pub mod listener;

@@ -19,8 +19,9 @@ pub enum Side {
     Child,
 }
 
-/// Lets a fault end the process as the kernel means it to. Rust's runtime catches SIGSEGV and SIGBUS to report an overflowing stack, and
-/// returns when it was none; a signal that somebody sent would then be swallowed.
+/// Lets a fault end the process as the kernel means it to. Rust's runtime catches SIGSEGV and SIGBUS to
+/// report an overflowing stack, and returns when it was none; a signal that somebody sent would then be
+/// swallowed.
 ///
 /// # Errors
 /// What the kernel says.
@@ -32,20 +33,21 @@ pub fn die_of_faults() -> io::Result<()> {
     Ok(())
 }
 
-/// Forks with `CLONE_FILES`: the child has its own memory, and *shares* the descriptor table. What either opens or
-/// closes, the other sees; when one dies, however it dies, nothing is closed.
+/// Forks with `CLONE_FILES`: the child has its own memory, and *shares* the descriptor table. What either
+/// opens or closes, the other sees; when one dies, however it dies, nothing is closed.
 ///
 /// # Errors
 /// What the kernel says, and `EBUSY` when the process has more than one thread: the child would have only the
 /// calling one, and whatever locks the others hold, the allocator's too, would stay locked in it for ever.
 pub fn fork_sharing_descriptors() -> io::Result<Side> {
-    // Has no effect but its check: it is refused unless this is the only thread. It needs no descriptor, as a look into /proc would, and descriptors may
-    // have run out when a worker is to be replaced.
+    // Has no effect but its check: it is refused unless this is the only thread. It needs no descriptor, as a
+    // look into /proc would, and descriptors may have run out when a worker is to be replaced.
     unshare(CloneFlags::CLONE_THREAD).map_err(|_| Errno::EBUSY)?;
     let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
     let none: libc::c_long = 0;
-    // SAFETY: without CLONE_VM and with a null stack, clone returns twice like fork(2), each side on its own copy of
-    // the stack. There is one thread (checked above), so the child's memory is in a consistent state.
+    // SAFETY: without CLONE_VM and with a null stack, clone returns twice like fork(2), each side on its own
+    // copy of the stack. There is one thread (checked above), so the child's memory is in a consistent
+    // state.
     let result = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
     match Errno::result(result)? {
         0 => Ok(Side::Child),

@@ -1,12 +1,14 @@
-//! Telling the kernel which socket of a SO_REUSEPORT group gets the next client: a classic BPF program that returns an index into the group.
-//! It needs no privilege, is checked by the kernel before it is used, and is swapped while clients arrive. What a program decides is not known here.
+//! Telling the kernel which socket of a SO_REUSEPORT group gets the next client: a classic BPF program that
+//! returns an index into the group. It needs no privilege, is checked by the kernel before it is used, and is
+//! swapped while clients arrive. What a program decides is not known here.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-/// What instructions do, as the kernel's classic BPF encodes it. `A` is the accumulator, `X` the other register, `K` the instruction's constant.
+/// What instructions do, as the kernel's classic BPF encodes it. `A` is the accumulator, `X` the other
+/// register, `K` the instruction's constant.
 pub mod opcode {
     use libc::{
         BPF_A, BPF_ABS, BPF_ADD, BPF_ALU, BPF_DIV, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_MEM,
@@ -18,7 +20,8 @@ pub mod opcode {
         (bits & 0xff) as u16
     }
 
-    /// A = the 32 bits at `K` of the packet, in network byte order. See [`RANDOM`](super::RANDOM) and [`IP_HEADER`](super::IP_HEADER).
+    /// A = the 32 bits at `K` of the packet, in network byte order. See [`RANDOM`](super::RANDOM) and
+    /// [`IP_HEADER`](super::IP_HEADER).
     pub const LOAD: u16 = code(BPF_LD | BPF_W | BPF_ABS);
     /// A = word `K` of the scratch memory
     pub const LOAD_SCRATCH: u16 = code(BPF_LD | BPF_MEM);
@@ -90,20 +93,21 @@ impl Instruction {
     }
 }
 
-/// Lets `program` choose the socket of every client to come, for the whole group that `member` is in. It runs on each SYN and
-/// answers with a socket's place in the group, the order in which the sockets began to listen. When the answer is no such place, the
-/// kernel hashes as it does without a program.
+/// Lets `program` choose the socket of every client to come, for the whole group that `member` is in. It runs
+/// on each SYN and answers with a socket's place in the group, the order in which the sockets began to
+/// listen. When the answer is no such place, the kernel hashes as it does without a program.
 ///
 /// # Errors
-/// What the kernel says: `EINVAL` for a program that may read or jump out of bounds, or a socket in no group; `ENOMEM` for one larger than
-/// `net.core.optmem_max`; `ENOPROTOOPT` from a kernel older than 4.6; `EPERM` where the system call is filtered.
+/// What the kernel says: `EINVAL` for a program that may read or jump out of bounds, or a socket in no group;
+/// `ENOMEM` for one larger than `net.core.optmem_max`; `ENOPROTOOPT` from a kernel older than 4.6; `EPERM`
+/// where the system call is filtered.
 pub fn attach(member: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
     let mut filter: Vec<libc::sock_filter> = program.iter().map(encode).collect();
     let length = u16::try_from(filter.len()).map_err(|_| io::Error::from(Errno::EINVAL))?;
     let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
-    // SAFETY: `program` is a sock_fprog, and its pointer leads to `len` instructions; both outlive the call. The kernel copies
-    // them and verifies the copy; it writes to neither.
+    // SAFETY: `program` is a sock_fprog, and its pointer leads to `len` instructions; both outlive the call.
+    // The kernel copies them and verifies the copy; it writes to neither.
     let result = unsafe {
         libc::setsockopt(
             member.as_raw_fd(),

@@ -1,4 +1,5 @@
-//! Work on long runs of bytes with the widest vectors this processor has. The compiler is told what it may use; the code is plain Rust.
+//! Work on long runs of bytes with the widest vectors this processor has. The compiler is told what it may
+//! use; the code is plain Rust.
 
 /// XORs `bytes` with the four bytes of `key`, over and over.
 pub fn xor(bytes: &mut [u8], key: [u8; 4]) {

@@ -21,9 +21,9 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 /// Binds the control socket in `run_dir`, mode 0600, in place of one that a dead supervisor may have left.
 /// The caller holds the run directory's lock, so that no living supervisor can be disowned.
 ///
-/// bind(2) takes the mode from the umask, which belongs to the whole process, and a chmod afterwards leaves a moment in
-/// which anybody could connect. So the socket is made in a directory only we may enter and moved out when its mode is right.
-/// rename(2) also means that at no time there is no socket.
+/// bind(2) takes the mode from the umask, which belongs to the whole process, and a chmod afterwards leaves a
+/// moment in which anybody could connect. So the socket is made in a directory only we may enter and moved
+/// out when its mode is right. rename(2) also means that at no time there is no socket.
 ///
 /// # Errors
 /// The directory or socket cannot be made: no right to write, or a path longer than `sun_path` (107 bytes).
@@ -37,7 +37,8 @@ pub fn bind_control(run_dir: &Path) -> Result<UnixListener, Error> {
     listener.map_err(|source| Error::BindControl { path, source })
 }
 
-/// Removes the control socket of `run_dir`; the last thing a supervisor does before it gives up the directory's lock.
+/// Removes the control socket of `run_dir`; the last thing a supervisor does before it gives up the
+/// directory's lock.
 pub fn remove_control(run_dir: &Path) {
     let path = socket_path(run_dir);
     if let Err(error) = fs::remove_file(&path) {
@@ -59,7 +60,8 @@ pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 fn bind_private(nursery: &Path, path: &Path) -> io::Result<UnixListener> {
-    // The name it is born with is shorter: without this a socket could be made that nobody can name in connect(2).
+    // The name it is born with is shorter: without this a socket could be made that nobody can name in
+    // connect(2).
     SocketName::from_pathname(path)?;
     DirBuilder::new().mode(0o700).create(nursery)?;
     let newborn = nursery.join("s");

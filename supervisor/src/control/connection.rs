@@ -46,7 +46,8 @@ pub enum Access {
 }
 
 impl Access {
-    /// The access of a peer of the control socket. Its mode 0600 says the same, but a mode is easily widened by hand.
+    /// The access of a peer of the control socket. Its mode 0600 says the same, but a mode is easily widened
+    /// by hand.
     pub fn of_peer(uid: u32, pid: Option<i32>, own_uid: u32) -> Self {
         if uid == 0 || uid == own_uid { Self::Everything { uid, pid } } else { Self::Nothing }
     }

@@ -1,5 +1,5 @@
-//! A stream that fails when its peer reads nothing for too long. hyper has a deadline for request heads but none for
-//! writes, so a client that asks and never reads would otherwise keep its place for ever.
+//! A stream that fails when its peer reads nothing for too long. hyper has a deadline for request heads but
+//! none for writes, so a client that asks and never reads would otherwise keep its place for ever.
 
 use std::future::Future;
 use std::io;

@@ -1,13 +1,14 @@
-//! The HTTP side of the supervisor: the control socket (everything, for the operator) and the admin address (reads, for
-//! monitoring). One thread with its own runtime; it holds no state that matters and decides nothing.
+//! The HTTP side of the supervisor: the control socket (everything, for the operator) and the admin address
+//! (reads, for monitoring). One thread with its own runtime; it holds no state that matters and decides
+//! nothing.
 //!
 //! ```text
 //! client -> connection -> routes -> Request -> bounded channel + Waker -> the supervisor's loop
 //! client <- connection <- routes <- oneshot <----------------- Reply::send -----------'
 //! ```
 //!
-//! Whatever clients do here (stall, flood, send garbage, go away) costs this thread at most [`MAX_CONNECTIONS`]
-//! connections per listener and the loop at most [`QUEUE`] requests.
+//! Whatever clients do here (stall, flood, send garbage, go away) costs this thread at most
+//! [`MAX_CONNECTIONS`] connections per listener and the loop at most [`QUEUE`] requests.
 
 pub mod api;
 mod bind;
@@ -73,7 +74,8 @@ pub enum Error {
     Rebind(#[source] io::Error),
 }
 
-/// The supervisor's handle on the HTTP side. Dropping it ends the thread without waiting; [`Control::stop`] waits.
+/// The supervisor's handle on the HTTP side. Dropping it ends the thread without waiting; [`Control::stop`]
+/// waits.
 #[derive(Debug)]
 pub struct Control {
     messages: tokio::sync::mpsc::UnboundedSender<Message>,
@@ -125,8 +127,9 @@ impl Control {
     }
 
     /// Moves the admin side to another address, or turns it off. Returns where it listens now.
-    /// The new listener is bound before the old one closes, except where both want the same port and so exclude each
-    /// other (127.0.0.1:8404 to 0.0.0.0:8404); then the old one closes first and comes back if the new one fails.
+    /// The new listener is bound before the old one closes, except where both want the same port and so
+    /// exclude each other (127.0.0.1:8404 to 0.0.0.0:8404); then the old one closes first and comes back
+    /// if the new one fails.
     ///
     /// # Errors
     /// The new address cannot be bound; the old one stays.

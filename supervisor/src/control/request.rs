@@ -1,5 +1,6 @@
 //! How a request reaches the supervisor's loop and how its answer comes back.
-//! Also the one list of commands with their method, path and deadline, from which routes and `holdfast ctl` are made.
+//! Also the one list of commands with their method, path and deadline, from which routes and `holdfast ctl`
+//! are made.
 
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ impl Command {
         }
     }
 
-    /// Whether it changes something: such commands are POST, logged with who asked, and never on the admin address.
+    /// Whether it changes something: such commands are POST, logged with who asked, and never on the admin
+    /// address.
     #[must_use]
     pub fn is_change(self) -> bool {
         match self {

@@ -1,5 +1,5 @@
-//! The thread's runtime: accepts on both listeners, bounds the connections of each, swaps the admin listener, ends.
-//! Reads no byte of a client; `connection` does.
+//! The thread's runtime: accepts on both listeners, bounds the connections of each, swaps the admin listener,
+//! ends. Reads no byte of a client; `connection` does.
 
 use std::future::Future;
 use std::io::{self, Write};

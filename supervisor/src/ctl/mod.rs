@@ -59,8 +59,8 @@ pub enum CtlError {
     Print(#[source] io::Error),
 }
 
-/// Asks the supervisor of `run_dir` and prints its answer to standard output: tables for people or, with `json`, the
-/// body as it was received (metrics are Prometheus text either way).
+/// Asks the supervisor of `run_dir` and prints its answer to standard output: tables for people or, with
+/// `json`, the body as it was received (metrics are Prometheus text either way).
 ///
 /// # Errors
 /// See [`CtlError`]; its text is for standard error.

@@ -1,12 +1,14 @@
 //! Who holds how many connections from which address: the store under the ledger. Counts; refuses nothing.
 //!
-//! Full addresses are kept, not buckets of them, so that a changed IPv6 prefix length counts what is already held
-//! exactly. The addresses of a bucket are neighbours in a sorted map; a bucket is counted by walking them.
+//! Full addresses are kept, not buckets of them, so that a changed IPv6 prefix length counts what is already
+//! held exactly. The addresses of a bucket are neighbours in a sorted map; a bucket is counted by walking
+//! them.
 //!
 //! Memory, for connections from distinct addresses: a leaf of std's B-tree has room for 11 entries and is at
-//! least half full (6 of them plus one in the parent when addresses come in ascending order, the worst case). An
-//! IPv6 entry is 18 + 4 bytes, so a leaf is 272 bytes with the allocator's header and a seventh of it, with its
-//! share of the inner nodes, is at most 48 bytes per connection; an IPv4 entry is 6 + 4 bytes and at most 27.
+//! least half full (6 of them plus one in the parent when addresses come in ascending order, the worst case).
+//! An IPv6 entry is 18 + 4 bytes, so a leaf is 272 bytes with the allocator's header and a seventh of it,
+//! with its share of the inner nodes, is at most 48 bytes per connection; an IPv4 entry is 6 + 4 bytes and at
+//! most 27.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,8 +45,8 @@ impl Holdings {
         }
     }
 
-    /// The connections of `address`'s bucket over all slots. Stops counting at `enough`, so a limit is checked in
-    /// at most as many steps as the limit.
+    /// The connections of `address`'s bucket over all slots. Stops counting at `enough`, so a limit is
+    /// checked in at most as many steps as the limit.
     pub(super) fn of_bucket(&self, address: IpAddr, ipv6_prefix: u8, enough: u64) -> u64 {
         match address.to_canonical() {
             IpAddr::V4(address) => count(&self.v4, address..=address, enough),
@@ -52,8 +54,8 @@ impl Holdings {
         }
     }
 
-    /// Replaces everything `slot` holds by what `reported` says. Walks the whole store: for deaths of workers,
-    /// not for connections.
+    /// Replaces everything `slot` holds by what `reported` says. Walks the whole store: for deaths of
+    /// workers, not for connections.
     pub(super) fn replace(&mut self, slot: SlotId, mut reported: Self) {
         self.v4.retain(|key, _| key.1 != slot);
         self.v6.retain(|key, _| key.1 != slot);

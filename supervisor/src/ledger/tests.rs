@@ -1,4 +1,5 @@
-//! The ledger against a model of the truth: which connections really exist, and which messages are on their way.
+//! The ledger against a model of the truth: which connections really exist, and which messages are on their
+//! way.
 
 use std::collections::VecDeque;
 
@@ -298,7 +299,8 @@ impl Slot {
 struct World {
     ledger: Ledger,
     slots: [Slot; SLOTS],
-    /// The count may not be above this: the cap, or what was held when it was lowered and has not gone since.
+    /// The count may not be above this: the cap, or what was held when it was lowered and has not gone
+    /// since.
     ceiling: u64,
     anomalies: u64,
 }

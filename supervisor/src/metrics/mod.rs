@@ -1,5 +1,5 @@
-//! A snapshot of the supervisor as Prometheus text. Counts nothing and reads nothing: the loop fills the snapshot,
-//! `holdfast_shared::metric` lists the names, `text` knows the format.
+//! A snapshot of the supervisor as Prometheus text. Counts nothing and reads nothing: the loop fills the
+//! snapshot, `holdfast_shared::metric` lists the names, `text` knows the format.
 
 mod text;
 

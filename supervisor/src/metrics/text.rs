@@ -12,7 +12,8 @@ use crate::control::histogram::Histogram;
 pub struct Exposition(String);
 
 impl Exposition {
-    /// Begins `metric`. Its head is written with the first sample, so that a family without samples is no family.
+    /// Begins `metric`. Its head is written with the first sample, so that a family without samples is no
+    /// family.
     pub fn family(&mut self, metric: &'static Metric) -> Family<'_> {
         Family { out: &mut self.0, metric, headed: false }
     }

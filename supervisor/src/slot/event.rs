@@ -79,9 +79,9 @@ pub enum Action {
     SpawnKeeper,
     /// Send SIGKILL to the keeper. It is our child and not reaped yet, so the pid is still its own.
     KillKeeper(Pid),
-    /// The worker's keeper is reaped, so the worker is our child, or was reaped by its keeper and the pid may be
-    /// anybody's. Ask `waitpid` (WNOHANG) first: still running, send SIGKILL and report when it is reaped; reaped
-    /// now or not our child, report [`Event::OrphanReaped`] at once.
+    /// The worker's keeper is reaped, so the worker is our child, or was reaped by its keeper and the pid may
+    /// be anybody's. Ask `waitpid` (WNOHANG) first: still running, send SIGKILL and report when it is
+    /// reaped; reaped now or not our child, report [`Event::OrphanReaped`] at once.
     KillWorker(Pid),
     /// Tell the worker to drain.
     DrainWorker,
@@ -103,8 +103,8 @@ pub enum Action {
         /// The next keeper is spawned after this long.
         pause: Duration,
     },
-    /// The slot has never served and [`Slot::START_ATTEMPTS`](super::Slot::START_ATTEMPTS) attempts have failed. Comes once; the slot goes on
-    /// trying unless it is stopped.
+    /// The slot has never served and [`Slot::START_ATTEMPTS`](super::Slot::START_ATTEMPTS) attempts have
+    /// failed. Comes once; the slot goes on trying unless it is stopped.
     StartFailed {
         /// How the last attempt ended.
         cause: Cause,

@@ -1,6 +1,7 @@
 //! From weights to the program that the kernel runs on each SYN: its answer is the slot. Pure.
 //!
-//! Programs run forwards only, a compare or two for each slot, and have no memory from one client to the next.
+//! Programs run forwards only, a compare or two for each slot, and have no memory from one client to the
+//! next.
 
 use std::net::SocketAddr;
 
@@ -45,8 +46,8 @@ fn weighted(weights: &Weights) -> Vec<Instruction> {
     program
 }
 
-/// The slot that the client's address always falls on. Addresses of slots with weight zero go to one of the others, each always to
-/// the same; nobody else moves.
+/// The slot that the client's address always falls on. Addresses of slots with weight zero go to one of the
+/// others, each always to the same; nobody else moves.
 fn by_source(weights: &Weights, is_ipv6: bool) -> Vec<Instruction> {
     let slots = weights.as_slice();
     let out: Vec<u32> = (0..).zip(slots).filter(|(_, weight)| **weight == 0).map(|(slot, _)| slot).collect();
@@ -56,7 +57,8 @@ fn by_source(weights: &Weights, is_ipv6: bool) -> Vec<Instruction> {
     let mut program = if is_ipv6 { hash_ipv6() } else { hash_ipv4() };
     program.push(Instruction::new(STORE_SCRATCH, 0));
     program.push(Instruction::new(MODULO, all));
-    // One that is out jumps behind the return; over what is left of this list, two instructions a slot, and the return.
+    // One that is out jumps behind the return; over what is left of this list, two instructions a slot, and
+    // the return.
     for (&slot, after) in out.iter().zip((0..out.len()).rev()) {
         program.push(Instruction::skip_next_unless(JUMP_EQUAL, slot));
         program.push(Instruction::new(JUMP, u32::try_from(2 * after + 1).unwrap_or(u32::MAX)));
@@ -97,7 +99,8 @@ fn hash_ipv6() -> Vec<Instruction> {
     program
 }
 
-/// The finaliser of MurmurHash3: every bit of A depends on every other, so neighbours among addresses spread evenly.
+/// The finaliser of MurmurHash3: every bit of A depends on every other, so neighbours among addresses spread
+/// evenly.
 fn mix() -> impl Iterator<Item = Instruction> {
     let fold = |bits| [(COPY_TO_X, 0), (SHIFT_RIGHT, bits), (XOR_X, 0)];
     let multiply = |factor| [(MULTIPLY, factor)];

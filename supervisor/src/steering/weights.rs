@@ -2,12 +2,14 @@
 
 use super::Load;
 
-/// The part of the new clients that each slot gets: weights of which at least one is not zero, and whose sum fits `u32`.
+/// The part of the new clients that each slot gets: weights of which at least one is not zero, and whose sum
+/// fits `u32`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Weights(Vec<u32>);
 
-/// How many newcomers to make weights for: as many as are expected before they can be corrected. And no fewer than a small part of what a
-/// slot holds: counts that differ by less are even, and a sudden crowd must not be sent where two were missing.
+/// How many newcomers to make weights for: as many as are expected before they can be corrected. And no fewer
+/// than a small part of what a slot holds: counts that differ by less are even, and a sudden crowd must not
+/// be sent where two were missing.
 pub(super) fn volume(loads: &[Load], expected: u64) -> u64 {
     const PART_OF_A_SLOT: u64 = 16;
     const PER_SLOT: u64 = 4;
@@ -24,8 +26,8 @@ pub(super) fn volume(loads: &[Load], expected: u64) -> u64 {
 }
 
 impl Weights {
-    /// As water fills a vessel of uneven floor: `volume` newcomers bring the emptiest slots to one level, and those above it get
-    /// none. `None` if no slot serves.
+    /// As water fills a vessel of uneven floor: `volume` newcomers bring the emptiest slots to one level, and
+    /// those above it get none. `None` if no slot serves.
     pub(super) fn by_load(loads: &[Load], volume: u64) -> Option<Self> {
         let level = level(loads, volume)?;
         let missing = |load: &Load| if load.serves { level.saturating_sub(load.all()) } else { 0 };

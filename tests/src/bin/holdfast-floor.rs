@@ -1,8 +1,9 @@
 //! `holdfast-floor`: the cost of the system calls alone, which no WebSocket server can go below.
 //!
-//! Processes with a listener each (SO_REUSEPORT) and edge-triggered epoll. The first bytes of a connection are taken for
-//! an upgrade request and answered with a constant; all later bytes are sent back as they came, frames unread. Only
-//! `holdfast-load` talks to it: the constant fits its one Sec-WebSocket-Key, and `echo --raw` expects masked frames back.
+//! Processes with a listener each (SO_REUSEPORT) and edge-triggered epoll. The first bytes of a connection
+//! are taken for an upgrade request and answered with a constant; all later bytes are sent back as they came,
+//! frames unread. Only `holdfast-load` talks to it: the constant fits its one Sec-WebSocket-Key, and `echo
+//! --raw` expects masked frames back.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -154,7 +155,8 @@ impl Connections {
 }
 
 impl Connection {
-    /// One receive and one send, more only while the receive fills the buffer. Whether the connection is still open.
+    /// One receive and one send, more only while the receive fills the buffer. Whether the connection is
+    /// still open.
     fn turn(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         while self.flush()? {
             let count = match self.stream.read(buffer) {

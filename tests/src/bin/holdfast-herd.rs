@@ -1,7 +1,7 @@
 //! A herd in a process of its own, for tests that need more clients than one process may have descriptors.
 //!
-//! `holdfast-herd SERVER CLIENTS ROLE FIRST_SOURCE SOURCES` says where its clients are, one JSON object a line, whenever that
-//! changes, and ends with its standard input.
+//! `holdfast-herd SERVER CLIENTS ROLE FIRST_SOURCE SOURCES` says where its clients are, one JSON object a
+//! line, whenever that changes, and ends with its standard input.
 
 use std::io::{self, Read};
 use std::sync::Arc;

@@ -11,8 +11,9 @@ use crate::client::{socket_from, upgrade_request};
 use crate::frame::{self, Frame};
 use crate::http::Response;
 
-/// Receive buffer and segment size of a client that never reads: small, so that the server's own queue fills and not the
-/// kernel's. Linux sizes the server's send buffer by the segment size, which is 64 KiB on the loopback otherwise.
+/// Receive buffer and segment size of a client that never reads: small, so that the server's own queue fills
+/// and not the kernel's. Linux sizes the server's send buffer by the segment size, which is 64 KiB on the
+/// loopback otherwise.
 const FLOOD_RECEIVE_BUFFER: usize = 4096;
 const FLOOD_SEGMENT: u32 = 1000;
 
@@ -142,7 +143,8 @@ impl Member {
         self.enter(Phase::Upgrading, stats);
     }
 
-    /// Reads until there is no more, as edge-triggered readiness demands; a flooding client stops once it is in.
+    /// Reads until there is no more, as edge-triggered readiness demands; a flooding client stops once it is
+    /// in.
     fn read(&mut self, group: &Group, stats: &mut Stats, scratch: &mut [u8]) {
         let flooding = matches!(group.role, Role::Flood { .. });
         while !(flooding && self.phase == Phase::Open) {

@@ -18,9 +18,9 @@ const CONNECTING: usize = 1_000;
 
 /// Loads a WebSocket echo server and measures what it does and what that costs.
 ///
-/// Reports rates and latencies and, for a server on this machine (--server-pid-tree), CPU time per unit of work and memory
-/// per connection. Raise the server's own limits first: most have one for connections, and Holdfast has one per address
-/// (--max-connections-per-address 0).
+/// Reports rates and latencies and, for a server on this machine (--server-pid-tree), CPU time per unit of
+/// work and memory per connection. Raise the server's own limits first: most have one for connections, and
+/// Holdfast has one per address (--max-connections-per-address 0).
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-load", version, max_term_width = 120, after_help = EXAMPLES)]
 pub struct Cli {
@@ -65,8 +65,9 @@ pub struct Common {
     /// Processes to spread the clients over [default: as many as the descriptor limit demands]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub processes: Option<u16>,
-    /// Addresses the clients come from, such as 127.0.0.2-127.0.0.40 or a list with commas; each carries 14,000
-    /// connections quickly and 28,000 slowly [default: loopback addresses as needed when the server is on loopback, else as the kernel chooses]
+    /// Addresses the clients come from, such as 127.0.0.2-127.0.0.40 or a list with commas; each carries
+    /// 14,000 connections quickly and 28,000 slowly [default: loopback addresses as needed when the
+    /// server is on loopback, else as the kernel chooses]
     #[arg(long, value_name = "ADDRESSES")]
     pub sources: Option<Sources>,
     /// Header line for the upgrade request, such as 'Origin: https://example.org'; may be repeated
@@ -103,8 +104,8 @@ pub struct Echo {
     /// Kind of messages
     #[arg(long = "type", value_name = "KIND", value_enum, default_value_t = Kind::Text)]
     kind: Kind,
-    /// Messages per second over all clients; latency then counts from when a message was due [default: as fast as they
-    /// come back]
+    /// Messages per second over all clients; latency then counts from when a message was due [default: as
+    /// fast as they come back]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// How long to measure

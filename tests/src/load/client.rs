@@ -216,8 +216,8 @@ impl Client {
         if self.talk.has_output() { self.send(shared, tally) } else { Step::Same }
     }
 
-    /// Reads until the socket is empty. A short read says so too: with edge-triggered readiness, what comes later brings
-    /// an event of its own.
+    /// Reads until the socket is empty. A short read says so too: with edge-triggered readiness, what comes
+    /// later brings an event of its own.
     fn hear(&mut self, shared: &Shared, tally: &mut Tally, scratch: &mut [u8]) -> Result<(), String> {
         let Stage::Open(stream) = &mut self.stage else { return Ok(()) };
         loop {

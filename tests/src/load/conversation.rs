@@ -105,8 +105,8 @@ impl Conversation {
         }
     }
 
-    /// Sends on without end and without waiting for echoes, in at most `writes` writes: how many messages the kernel has
-    /// taken, and whether it would take more.
+    /// Sends on without end and without waiting for echoes, in at most `writes` writes: how many messages the
+    /// kernel has taken, and whether it would take more.
     pub fn pour(
         &mut self,
         pattern: &Pattern,

@@ -1,4 +1,5 @@
-//! The parent's side of the client processes: starting them, giving orders, hearing how they do. They end with it.
+//! The parent's side of the client processes: starting them, giving orders, hearing how they do. They end
+//! with it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -62,7 +63,8 @@ impl Crew {
         }
     }
 
-    /// Listens until `deadline`, or until `enough` of the progress; calls `show` now and then. Whether it was enough.
+    /// Listens until `deadline`, or until `enough` of the progress; calls `show` now and then. Whether it was
+    /// enough.
     pub fn listen(
         &mut self,
         deadline: Instant,

@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 use super::LoadError;
 
-/// Connections of one source address to one destination. Linux's default range has 28,232 ports (32768 to 60999), but
-/// connect(2) tries those of one parity first, one by one: beyond half of them every connect walks through 14,116 ports.
+/// Connections of one source address to one destination. Linux's default range has 28,232 ports (32768 to
+/// 60999), but connect(2) tries those of one parity first, one by one: beyond half of them every connect
+/// walks through 14,116 ports.
 const PORTS_PER_SOURCE: usize = 14_000;
 
 /// More would be a typing mistake.

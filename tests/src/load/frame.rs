@@ -1,5 +1,6 @@
-//! RFC 6455 frames as clients need them: writing masked ones, and a scanner that finds the control frames in what arrives.
-//! Looks into no data frame: the payloads of echoes are compared with the pattern, all others are skipped.
+//! RFC 6455 frames as clients need them: writing masked ones, and a scanner that finds the control frames in
+//! what arrives. Looks into no data frame: the payloads of echoes are compared with the pattern, all others
+//! are skipped.
 
 /// Text message.
 pub const TEXT: u8 = 0x1;

@@ -1,8 +1,9 @@
 //! What the kernel uses for connections, on this whole machine: it has no figure per process.
 //!
-//! Slab (/proc/meminfo) holds sockets, files, inodes and epoll entries; TCP `mem` (/proc/net/sockstat) the pages of
-//! socket buffers. The growth of their sum, divided by the connections, is what one connection costs the kernel: both
-//! ends of it, when the clients are here too. Anything else the machine does in the meantime is in it.
+//! Slab (/proc/meminfo) holds sockets, files, inodes and epoll entries; TCP `mem` (/proc/net/sockstat) the
+//! pages of socket buffers. The growth of their sum, divided by the connections, is what one connection costs
+//! the kernel: both ends of it, when the clients are here too. Anything else the machine does in the meantime
+//! is in it.
 
 use std::fs;
 

@@ -1,8 +1,10 @@
-//! The load generator behind `holdfast-load`: many WebSocket clients, cheap enough not to be what is measured.
+//! The load generator behind `holdfast-load`: many WebSocket clients, cheap enough not to be what is
+//! measured.
 //!
-//! One parent (`run`) starts client processes, tells them when to connect, go, measure and stop, and watches the
-//! server's costs meanwhile. Each client process (`swarm`) is one event loop over its share of the clients. They talk
-//! in single bytes and JSON lines (`wire`). Nothing here knows Holdfast: any WebSocket echo server can be measured.
+//! One parent (`run`) starts client processes, tells them when to connect, go, measure and stop, and watches
+//! the server's costs meanwhile. Each client process (`swarm`) is one event loop over its share of the
+//! clients. They talk in single bytes and JSON lines (`wire`). Nothing here knows Holdfast: any WebSocket
+//! echo server can be measured.
 
 pub mod cli;
 mod client;

@@ -1,6 +1,6 @@
 //! When messages are due at a fixed rate, whatever the server does: latency then counts the waiting too
-//! ("coordinated omission" is what one measures otherwise). A timer descriptor wakes the event loop; epoll's own
-//! timeout has only milliseconds.
+//! ("coordinated omission" is what one measures otherwise). A timer descriptor wakes the event loop; epoll's
+//! own timeout has only milliseconds.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};

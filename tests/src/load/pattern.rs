@@ -1,5 +1,6 @@
-//! What echo clients say, computed once: an endless stream of distinct frames, and the stream a faithful server sends back.
-//! Sending is a slice of the first, checking a comparison with the second; nothing is built or masked per message.
+//! What echo clients say, computed once: an endless stream of distinct frames, and the stream a faithful
+//! server sends back. Sending is a slice of the first, checking a comparison with the second; nothing is
+//! built or masked per message.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +18,12 @@ pub enum Kind {
     Binary,
 }
 
-/// Both streams. Positions are bytes since the stream began, as `u64`; all frames of a stream are of one size.
+/// Both streams. Positions are bytes since the stream began, as `u64`; all frames of a stream are of one
+/// size.
 #[derive(Debug)]
 pub struct Pattern {
-    /// One period of masked frames and `in_flight` frames more, so that any allowed run of them is one slice.
+    /// One period of masked frames and `in_flight` frames more, so that any allowed run of them is one
+    /// slice.
     sent: Vec<u8>,
     /// One period of what comes back.
     echoed: Vec<u8>,
@@ -30,8 +33,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Streams of `size`-byte messages for clients that have at most `in_flight` of them travelling. A `raw` server does
-    /// not unmask (the floor): what comes back is what was sent, mask and all.
+    /// Streams of `size`-byte messages for clients that have at most `in_flight` of them travelling. A `raw`
+    /// server does not unmask (the floor): what comes back is what was sent, mask and all.
     pub fn new(size: usize, kind: Kind, in_flight: usize, raw: bool) -> Self {
         let distinct = (PERIOD / (size + frame::LONGEST_HEADER)).clamp(2, 1024);
         let mut random = fastrand::Rng::with_seed(0x686f_6c64);

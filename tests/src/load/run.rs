@@ -1,4 +1,5 @@
-//! The parent: shares the load out, times its phases, reads the server's costs at their edges, adds everything up.
+//! The parent: shares the load out, times its phases, reads the server's costs at their edges, adds
+//! everything up.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};

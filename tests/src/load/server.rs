@@ -52,7 +52,8 @@ impl Watched {
         let per_second = ticks_per_second();
         let mut cpu = Cpu::default();
         for pid in self.pids()? {
-            // One that ended since it was listed is in its parent's cutime and cstime as soon as it is reaped.
+            // One that ended since it was listed is in its parent's cutime and cstime as soon as it is
+            // reaped.
             let Some(Stat { ticks: [user, system, children_user, children_system], .. }) = stat(pid)? else {
                 continue;
             };
@@ -139,7 +140,8 @@ fn stat(pid: u32) -> Result<Option<Stat>, LoadError> {
     parse_stat(&text).map(Some).ok_or(LoadError::ProcFormat { path })
 }
 
-/// The command name, in parentheses, may itself hold spaces and parentheses: what follows the last one counts.
+/// The command name, in parentheses, may itself hold spaces and parentheses: what follows the last one
+/// counts.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();

@@ -1,4 +1,5 @@
-//! What the clients of one process have met: counts and latencies, as they are sent to the parent and added up there.
+//! What the clients of one process have met: counts and latencies, as they are sent to the parent and added
+//! up there.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,10 @@
-//! The opening handshake, seen from the client (RFC 6455 section 4.1): the request as bytes, the answer as a verdict.
+//! The opening handshake, seen from the client (RFC 6455 section 4.1): the request as bytes, the answer as a
+//! verdict.
 
 use super::endpoint::Target;
 
-/// One key for all clients: the accept key is then a constant, for this side and for a server that only pretends.
+/// One key for all clients: the accept key is then a constant, for this side and for a server that only
+/// pretends.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// The accept key that belongs to `KEY` (the example of RFC 6455 section 1.3).

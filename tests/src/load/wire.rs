@@ -53,7 +53,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Writes it: its length in eight bytes, then JSON. (As an argument it could be too long: MAX_ARG_STRLEN.)
+    /// Writes it: its length in eight bytes, then JSON. (As an argument it could be too long:
+    /// MAX_ARG_STRLEN.)
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let json = serde_json::to_vec(self)?;
         to.write_all(&(json.len() as u64).to_le_bytes())?;

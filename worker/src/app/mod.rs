@@ -1,5 +1,5 @@
-//! What the server does with messages. An application sees whole, valid messages and writes whole replies; it never sees
-//! a frame, a socket or a limit.
+//! What the server does with messages. An application sees whole, valid messages and writes whole replies; it
+//! never sees a frame, a socket or a limit.
 
 mod echo;
 
@@ -18,7 +18,8 @@ pub trait App {
     fn message(&mut self, message: Message<'_>, replies: &mut Replies<'_>);
 }
 
-/// Where an application puts its answers to one client. Small ones are gathered and leave together; a large one leaves from where it lies.
+/// Where an application puts its answers to one client. Small ones are gathered and leave together; a large
+/// one leaves from where it lies.
 pub struct Replies<'a> {
     connections: &'a mut Connections,
     key: Key,
@@ -85,7 +86,8 @@ impl<'a> Replies<'a> {
         }
     }
 
-    /// A connection that is no longer open, since its client does not read, gets nothing after its close frame.
+    /// A connection that is no longer open, since its client does not read, gets nothing after its close
+    /// frame.
     fn write(&mut self, frames: &[u8]) {
         if self.connections.is_in(self.key, Phase::Open) {
             self.connections.write(self.key, frames);

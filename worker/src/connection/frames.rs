@@ -1,5 +1,5 @@
-//! Frames of an open connection: parsing them is `websocket::engine`'s business, answering messages the application's; here is what
-//! follows from either.
+//! Frames of an open connection: parsing them is `websocket::engine`'s business, answering messages the
+//! application's; here is what follows from either.
 
 use std::ops::ControlFlow;
 

@@ -1,5 +1,6 @@
-//! Bytes from clients, as far as they are bytes: how often a socket is read, and where to. What they say is for `request` while a connection is on
-//! its way in, for `frames` while it is open, and for nobody after that.
+//! Bytes from clients, as far as they are bytes: how often a socket is read, and where to. What they say is
+//! for `request` while a connection is on its way in, for `frames` while it is open, and for nobody after
+//! that.
 
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase};
@@ -63,13 +64,15 @@ impl Worker {
             let Some(record) = self.connections.get_mut(key) else { continue };
             record.flags.set(Flags::READ_QUEUED, false);
             record.flags.set(Flags::BUSY, true);
-            // Whether the end was announced meanwhile does not matter: they are read until there is nothing more.
+            // Whether the end was announced meanwhile does not matter: they are read until there is nothing
+            // more.
             self.read(key, true);
             self.connections.settle(key);
         }
     }
 
-    /// What a parked client sends stays in the kernel until the verdict. If it is gone there is nothing to wait for.
+    /// What a parked client sends stays in the kernel until the verdict. If it is gone there is nothing to
+    /// wait for.
     fn read_later(&mut self, key: Key, read_closed: bool) {
         if read_closed {
             self.connections.end(key);
@@ -78,7 +81,8 @@ impl Worker {
         }
     }
 
-    /// End of file. After a closing handshake the client may still read what is queued for it; without one it has just gone.
+    /// End of file. After a closing handshake the client may still read what is queued for it; without one it
+    /// has just gone.
     fn read_end(&mut self, key: Key) {
         if self.connections.is_in(key, Phase::Lingering) && self.connections.has_output(key) {
             if let Some(record) = self.connections.get_mut(key) {

@@ -1,5 +1,5 @@
-//! All connections of a worker: their records in the table, the volatile halves on the heap, their timers. The one
-//! place where a connection begins and ends, and so the one place that counts.
+//! All connections of a worker: their records in the table, the volatile halves on the heap, their timers.
+//! The one place where a connection begins and ends, and so the one place that counts.
 
 mod frames;
 mod input;
@@ -126,7 +126,8 @@ impl Connections {
         own + self.admitted + self.pending >= self.table.header().rows
     }
 
-    /// Makes `descriptor` a connection in phase `Handshake`. `None`, and the descriptor closed, when the table has no row for it.
+    /// Makes `descriptor` a connection in phase `Handshake`. `None`, and the descriptor closed, when the
+    /// table has no row for it.
     pub(crate) fn begin(&mut self, descriptor: OwnedFd, peer: IpAddr) -> Option<Key> {
         let row = u32::try_from(descriptor.as_raw_fd()).ok()?;
         let (now_ms, deadline_ms) = (self.now_ms, self.handshake_deadline_ms());
@@ -147,8 +148,8 @@ impl Connections {
         Some(Key { row, serial })
     }
 
-    /// Counts a connection that an earlier worker left, as one of ours. What its flags say stays until its fate is carried out: this worker may die
-    /// before that.
+    /// Counts a connection that an earlier worker left, as one of ours. What its flags say stays until its
+    /// fate is carried out: this worker may die before that.
     pub(crate) fn take_over(&mut self, row: u32) -> Key {
         let record = &mut self.table.records_mut()[index(row)];
         record.volatile = 0;
@@ -202,8 +203,8 @@ impl Connections {
         self.table.counters().accepted += 1;
     }
 
-    /// Makes up for a worker that died between writing down and counting: whoever is in or has left must have come, and whoever has come and is not in
-    /// must have left.
+    /// Makes up for a worker that died between writing down and counting: whoever is in or has left must have
+    /// come, and whoever has come and is not in must have left.
     pub(crate) fn true_up(&mut self) {
         let admitted = u64::from(self.admitted);
         let counters = self.table.counters();
@@ -229,8 +230,8 @@ impl Connections {
         }
     }
 
-    /// The connection is over: closes its descriptor, frees its record, counts it, remembers to release it. The one place
-    /// where this happens, so nothing is counted twice.
+    /// The connection is over: closes its descriptor, frees its record, counts it, remembers to release it.
+    /// The one place where this happens, so nothing is counted twice.
     pub(crate) fn end(&mut self, key: Key) {
         let Some(&record) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
@@ -264,7 +265,8 @@ impl Connections {
         }
     }
 
-    /// An event of this connection begins: should the worker die before [`Connections::settle`], its stream state is lost.
+    /// An event of this connection begins: should the worker die before [`Connections::settle`], its stream
+    /// state is lost.
     pub(crate) fn set_busy(&mut self, key: Key) {
         if let Some(record) = self.get_mut(key) {
             record.flags.set(Flags::BUSY, true);

@@ -1,4 +1,5 @@
-//! Bytes waiting to leave one connection: what the kernel did not take. Empty for nearly every connection nearly always.
+//! Bytes waiting to leave one connection: what the kernel did not take. Empty for nearly every connection
+//! nearly always.
 
 /// The queue. Its bound is the caller's business, in one place.
 #[derive(Debug, Default)]

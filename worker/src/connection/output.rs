@@ -1,5 +1,5 @@
-//! Bytes to clients: written at once when the kernel takes them, queued within bounds when not. Also the ways to say goodbye,
-//! for each leaves its last bytes here.
+//! Bytes to clients: written at once when the kernel takes them, queued within bounds when not. Also the ways
+//! to say goodbye, for each leaves its last bytes here.
 
 use std::time::Duration;
 
@@ -13,21 +13,22 @@ use crate::connection::{Connections, Key};
 use crate::websocket::frame;
 use crate::websocket::refusal::{Refusal, Status};
 
-/// So few bytes go into the socket's buffer whole or not at all, unless it is all but full: a worker that dies while it writes them leaves a stream that ends
-/// between frames, and its client can be told 1012.
+/// So few bytes go into the socket's buffer whole or not at all, unless it is all but full: a worker that
+/// dies while it writes them leaves a stream that ends between frames, and its client can be told 1012.
 const TAKEN_WHOLE: usize = 4096;
 
 impl Connections {
-    /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client that has more than
-    /// `max_queued_output` waiting already is a slow reader, and closed.
+    /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client
+    /// that has more than `max_queued_output` waiting already is a slow reader, and closed.
     pub(crate) fn write(&mut self, key: Key, bytes: &[u8]) {
         let queued = match self.volatile(key) {
             Some(volatile) => volatile.outbox.len(),
             None => 0,
         };
         if queued == 0 {
-            // Should the worker die in the middle of this, the next one must not write into the middle of a frame. With nothing queued the
-            // flag is not set, so for what is taken whole there is nothing to set or clear.
+            // Should the worker die in the middle of this, the next one must not write into the middle of a
+            // frame. With nothing queued the flag is not set, so for what is taken whole there is
+            // nothing to set or clear.
             let may_be_cut = bytes.len() > TAKEN_WHOLE;
             if may_be_cut {
                 self.set_frame_cut(key, true);
@@ -86,7 +87,8 @@ impl Connections {
         self.write_close(key, code, text);
     }
 
-    /// Nothing more will be said: sends a last close frame, shuts the write half when it is out, and waits for the client to go.
+    /// Nothing more will be said: sends a last close frame, shuts the write half when it is out, and waits
+    /// for the client to go.
     pub(crate) fn finish_close(
         &mut self,
         key: Key,
@@ -110,8 +112,9 @@ impl Connections {
         self.shut_when_flushed(key);
     }
 
-    /// Turns a client away with a complete response, which it can read: the write half is shut behind it, the read half drained,
-    /// for closing a socket with unread bytes sends a reset that destroys what the client has not read yet.
+    /// Turns a client away with a complete response, which it can read: the write half is shut behind it, the
+    /// read half drained, for closing a socket with unread bytes sends a reset that destroys what the
+    /// client has not read yet.
     pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
         self.table.counters().reject(refusal.rejection);
         let retry_after = match refusal.status {

@@ -1,5 +1,5 @@
-//! From a request to an open connection, or a refusal: reading it is `websocket::handshake`'s business, deciding the supervisor's; here is what
-//! follows from either.
+//! From a request to an open connection, or a refusal: reading it is `websocket::handshake`'s business,
+//! deciding the supervisor's; here is what follows from either.
 
 use holdfast_shared::reason::Rejection;
 use holdfast_shared::table::{Flags, Phase, Record};

@@ -1,5 +1,6 @@
-//! When a connection has been quiet for too long, and what then. Timers are lazy: activity only writes a time into the record;
-//! when the wheel fires, the true deadline is computed, and the timer armed again if it is not reached.
+//! When a connection has been quiet for too long, and what then. Timers are lazy: activity only writes a time
+//! into the record; when the wheel fires, the true deadline is computed, and the timer armed again if it is
+//! not reached.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ impl Connections {
         self.wheel.next_wakeup(self.now_ms)
     }
 
-    /// Settings changed: every timer is computed anew. Pings that would come later than the new interval are spread over it.
+    /// Settings changed: every timer is computed anew. Pings that would come later than the new interval are
+    /// spread over it.
     pub(crate) fn rearm_all(&mut self) {
         for row in self.table.used() {
             let Some(key) = self.key_at(row) else { continue };
@@ -79,7 +81,8 @@ impl Connections {
         self.now_ms + milliseconds(self.settings.close_timeout)
     }
 
-    /// A random part of the ping interval: a crowd that came at once, or was resumed at once, is not pinged at once.
+    /// A random part of the ping interval: a crowd that came at once, or was resumed at once, is not pinged
+    /// at once.
     pub(crate) fn random_ping_delay_ms(&self) -> u64 {
         fastrand::u64(1..=self.ping_interval_ms().max(1))
     }

@@ -1,10 +1,13 @@
-//! What putting messages together takes, for all connections of a worker: how long a message may be, and buffers that have served and will serve again. A
-//! fresh buffer of a megabyte costs the kernel more than receiving a megabyte does: its pages are cleared and mapped one by one.
+//! What putting messages together takes, for all connections of a worker: how long a message may be, and
+//! buffers that have served and will serve again. A fresh buffer of a megabyte costs the kernel more than
+//! receiving a megabyte does: its pages are cleared and mapped one by one.
 
-/// Most spare buffers kept: those that are in use at the same time are few, for a message takes up one only while it comes in.
+/// Most spare buffers kept: those that are in use at the same time are few, for a message takes up one only
+/// while it comes in.
 const MAX_SPARE: usize = 16;
 
-/// A buffer longer than this is not kept: somebody has raised the limit for messages that should not cost everybody memory.
+/// A buffer longer than this is not kept: somebody has raised the limit for messages that should not cost
+/// everybody memory.
 const MAX_SPARE_SIZE: usize = 4 * 1024 * 1024;
 
 /// Shorter ones are not worth keeping: the allocator has them at hand.

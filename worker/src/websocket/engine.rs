@@ -1,9 +1,9 @@
-//! The receiving half of a connection: bytes in, messages and control frames out, in the order they were sent.
-//! Owns what a connection must remember between two reads, and nothing else. Sends nothing, knows no socket and
-//! no clock.
+//! The receiving half of a connection: bytes in, messages and control frames out, in the order they were
+//! sent. Owns what a connection must remember between two reads, and nothing else. Sends nothing, knows no
+//! socket and no clock.
 //!
-//! A message that lies whole in one read, as nearly all do, is unmasked and checked where it lies, without a copy
-//! or an allocation. Everything else is gathered in a buffer of its own until its last byte has come.
+//! A message that lies whole in one read, as nearly all do, is unmasked and checked where it lies, without a
+//! copy or an allocation. Everything else is gathered in a buffer of its own until its last byte has come.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,8 @@ use super::message::PartialMessage;
 pub use super::message::{Message, MessageKind};
 use super::violation::Violation;
 
-/// While this much or more of a frame's payload is to come, it is read to where it stays; for less, one read may bring what follows as well.
+/// While this much or more of a frame's payload is to come, it is read to where it stays; for less, one read
+/// may bring what follows as well.
 const DIRECT: usize = 16 * 1024;
 
 /// How much room is made for the next direct read, at least.
@@ -32,12 +33,13 @@ pub enum Event<'a> {
     Ping(&'a [u8]),
     /// A pong, asked for or not.
     Pong(&'a [u8]),
-    /// The client closes, with the code and reason it gave, if any. Whatever follows on the stream is ignored.
+    /// The client closes, with the code and reason it gave, if any. Whatever follows on the stream is
+    /// ignored.
     Close(Option<(CloseCode, &'a str)>),
 }
 
-/// What a connection remembers between two reads. The default is the state between messages, in which nothing is
-/// remembered; it allocates nothing.
+/// What a connection remembers between two reads. The default is the state between messages, in which nothing
+/// is remembered; it allocates nothing.
 #[derive(Debug, Default)]
 pub struct Engine {
     stage: Stage,
@@ -65,8 +67,8 @@ enum Stage {
 type Step<'a> = Result<ControlFlow<(), &'a mut [u8]>, Violation>;
 
 impl Engine {
-    /// Whether nothing is kept, neither half a frame nor half a message: the engine can be dropped and a new one be
-    /// taken for the next read.
+    /// Whether nothing is kept, neither half a frame nor half a message: the engine can be dropped and a new
+    /// one be taken for the next read.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::BetweenFrames) && self.message.is_none()
@@ -75,12 +77,12 @@ impl Engine {
     /// Takes what was read from the client and hands every event in it to `sink`. `input` is scratch space
     /// afterwards: it is unmasked in place.
     ///
-    /// The rest of `input` is ignored after a [`Event::Close`] and when `sink` breaks; the engine is of no more use
-    /// then, because it no longer knows where in the stream it stands.
+    /// The rest of `input` is ignored after a [`Event::Close`] and when `sink` breaks; the engine is of no
+    /// more use then, because it no longer knows where in the stream it stands.
     ///
     /// # Errors
-    /// The rule that the client broke, found at the first byte that breaks it; events before that byte have been
-    /// delivered. The engine is of no more use.
+    /// The rule that the client broke, found at the first byte that breaks it; events before that byte have
+    /// been delivered. The engine is of no more use.
     pub fn feed(
         &mut self,
         mut input: &mut [u8],
@@ -116,8 +118,8 @@ impl Engine {
         std::mem::take(&mut self.progressed)
     }
 
-    /// Where the next bytes of a long payload can be read to without a detour, if the stream is in one. What was read there is then to be
-    /// [`filled`](Self::filled).
+    /// Where the next bytes of a long payload can be read to without a detour, if the stream is in one. What
+    /// was read there is then to be [`filled`](Self::filled).
     pub fn vacant(&mut self, assembly: &Assembly) -> Option<&mut [u8]> {
         let (Stage::InData { remaining, last, .. }, Some(message)) = (&self.stage, &mut self.message) else {
             return None;
@@ -131,7 +133,8 @@ impl Engine {
         Some(&mut room[..length])
     }
 
-    /// The first `count` bytes of what [`vacant`](Self::vacant) returned were read there. As [`feed`](Self::feed) otherwise.
+    /// The first `count` bytes of what [`vacant`](Self::vacant) returned were read there. As
+    /// [`feed`](Self::feed) otherwise.
     ///
     /// # Errors
     /// As for [`feed`](Self::feed).

@@ -38,11 +38,11 @@ pub(super) struct ClientHeader {
 }
 
 impl ClientHeader {
-    /// Reads the header at the start of `bytes`; `None` while it is incomplete. A broken rule is reported as soon
-    /// as the byte that breaks it is there.
+    /// Reads the header at the start of `bytes`; `None` while it is incomplete. A broken rule is reported as
+    /// soon as the byte that breaks it is there.
     ///
-    /// `unfinished` is the length of the message whose fragments are coming in, if there is one; with this frame it
-    /// must stay within `max_message_size`.
+    /// `unfinished` is the length of the message whose fragments are coming in, if there is one; with this
+    /// frame it must stay within `max_message_size`.
     pub(super) fn parse(
         bytes: &[u8],
         unfinished: Option<usize>,
@@ -90,8 +90,9 @@ impl ShortMessage {
     /// Bytes of its header.
     pub(super) const HEADER: usize = 6;
 
-    /// The short message at the start of `bytes`, if one is there, whole. Breaks no rule and says nothing about other frames: those, and whatever is
-    /// wrong, are [`ClientHeader::parse`]'s. This is for the many small messages of a busy client, where reading the header is most of the work.
+    /// The short message at the start of `bytes`, if one is there, whole. Breaks no rule and says nothing
+    /// about other frames: those, and whatever is wrong, are [`ClientHeader::parse`]'s. This is for the
+    /// many small messages of a busy client, where reading the header is most of the work.
     #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let (&[first, second, key @ ..], payload) = bytes.split_first_chunk::<{ Self::HEADER }>()?;
@@ -126,7 +127,8 @@ fn check_sequence(opcode: OpCode, last: bool, message_unfinished: bool) -> Resul
 
 /// The payload length and the bytes that follow it; `None` while it is incomplete.
 ///
-/// "The minimal number of bytes MUST be used to encode the length": a length that could be shorter is refused.
+/// "The minimal number of bytes MUST be used to encode the length": a length that could be shorter is
+/// refused.
 fn parse_length(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Violation> {
     let (length, rest, least) = match short {
         LENGTH_IN_16_BITS => {

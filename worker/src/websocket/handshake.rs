@@ -1,7 +1,9 @@
-//! The opening handshake (RFC 6455, section 4.2) from the server's side: reads a request as it arrives and says what
-//! it asks for, or why it is refused. Whether there is room for another connection is not asked here.
+//! The opening handshake (RFC 6455, section 4.2) from the server's side: reads a request as it arrives and
+//! says what it asks for, or why it is refused. Whether there is room for another connection is not asked
+//! here.
 //!
-//! `request_head` has checked the bytes before anything is looked at, so what is wrong here is wrong in meaning.
+//! `request_head` has checked the bytes before anything is looked at, so what is wrong here is wrong in
+//! meaning.
 
 use std::net::IpAddr;
 
@@ -23,8 +25,8 @@ const HEALTH_PATH: &str = "/health";
 pub struct HandshakePolicy {
     /// Upgrades are allowed at this path and below, by whole segments; `/` allows any.
     pub path: String,
-    /// Web origins, `scheme://host[:port]`, whose pages may connect; empty allows any. A request without an Origin
-    /// header does not come from a web page and is let through.
+    /// Web origins, `scheme://host[:port]`, whose pages may connect; empty allows any. A request without an
+    /// Origin header does not come from a web page and is let through.
     pub allowed_origins: Vec<String>,
     /// Proxies whose X-Forwarded-For is believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -66,7 +68,8 @@ pub struct RequestReader {
 }
 
 impl RequestReader {
-    /// Takes all `bytes` that have come from `peer` so far: those of the last call and any number of new ones.
+    /// Takes all `bytes` that have come from `peer` so far: those of the last call and any number of new
+    /// ones.
     pub fn read(&mut self, bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
         match self.head.scan(bytes) {
             Ok(None) => Progress::Incomplete,
@@ -128,7 +131,8 @@ fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress
     Ok(Progress::Upgrade(Upgrade { length: head.len(), accept, address }))
 }
 
-/// The requirements of RFC 6455, section 4.2.1, in the order in which a client finds out most; returns the accept key.
+/// The requirements of RFC 6455, section 4.2.1, in the order in which a client finds out most; returns the
+/// accept key.
 fn check_upgrade(headers: &Headers<'_>, wants_websocket: bool, is_http_1_1: bool) -> Result<String, Refusal> {
     let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
     if !wants_websocket || !headers.lists("connection", "upgrade") {

@@ -21,7 +21,8 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// What the first frame of a message says about it. A continuation never begins one: the header was checked.
+    /// What the first frame of a message says about it. A continuation never begins one: the header was
+    /// checked.
     pub(super) fn of(opcode: Data) -> Self {
         match opcode {
             Data::Text => Self::Text,
@@ -41,8 +42,8 @@ impl From<MessageKind> for OpCode {
 
 /// A complete message, unmasked; text is valid UTF-8.
 ///
-/// Before the payload its buffer has room for the header of a server's frame, so that an echo is sent from where it
-/// was received: a client's header is four bytes longer than a server's for the same payload.
+/// Before the payload its buffer has room for the header of a server's frame, so that an echo is sent from
+/// where it was received: a client's header is four bytes longer than a server's for the same payload.
 #[derive(Debug)]
 pub struct Message<'a> {
     kind: MessageKind,
@@ -90,7 +91,8 @@ impl<'a> Message<'a> {
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     kind: MessageKind,
-    /// Room for the header of a reply, the payload so far, unmasked, and room for more of it. All of it can be written to.
+    /// Room for the header of a reply, the payload so far, unmasked, and room for more of it. All of it can
+    /// be written to.
     buffer: Vec<u8>,
     /// Where the payload so far ends.
     end: usize,
@@ -108,10 +110,12 @@ impl PartialMessage {
         self.end - MAX_SERVER_HEADER
     }
 
-    /// Room for the next bytes, at least `at_least` of them, of a message that will not grow beyond `expected` bytes.
+    /// Room for the next bytes, at least `at_least` of them, of a message that will not grow beyond
+    /// `expected` bytes.
     ///
-    /// The buffer grows by doubling, so that bytes move a constant number of times, but never to more than the message can need. What a
-    /// header announces is not reserved before it arrives: that would let a client that sends fourteen bytes hold a megabyte.
+    /// The buffer grows by doubling, so that bytes move a constant number of times, but never to more than
+    /// the message can need. What a header announces is not reserved before it arrives: that would let a
+    /// client that sends fourteen bytes hold a megabyte.
     pub(super) fn room(&mut self, at_least: usize, expected: usize) -> &mut [u8] {
         let needed = self.end + at_least;
         if needed > self.buffer.len() {

@@ -1,8 +1,9 @@
 //! WebSocket on the server's side, without sockets or clocks: bytes in, events and bytes out.
 //!
-//! A connection goes through two readers: [`handshake`] until its request is answered, [`engine`] from then on.
-//! What the other side does wrong comes back as a [`refusal::Refusal`] or a [`violation::Violation`], which know
-//! what to send and under which reason to count it. Nothing here reads, writes, waits or decides about limits.
+//! A connection goes through two readers: [`handshake`] until its request is answered, [`engine`] from then
+//! on. What the other side does wrong comes back as a [`refusal::Refusal`] or a [`violation::Violation`],
+//! which know what to send and under which reason to count it. Nothing here reads, writes, waits or decides
+//! about limits.
 
 pub mod assembly;
 mod control;

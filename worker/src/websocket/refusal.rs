@@ -1,6 +1,6 @@
-//! Answers to requests that do not become connections: refusals and health checks, as complete HTTP/1.1 responses
-//! after which the connection closes. Decides nothing: who is refused and why is decided by `handshake` and by the
-//! supervisor.
+//! Answers to requests that do not become connections: refusals and health checks, as complete HTTP/1.1
+//! responses after which the connection closes. Decides nothing: who is refused and why is decided by
+//! `handshake` and by the supervisor.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -56,7 +56,8 @@ impl Status {
     fn headers(self) -> &'static str {
         match self {
             Self::MethodNotAllowed => "Connection: close\r\nAllow: GET\r\n",
-            // RFC 9110, section 15.5.22, and RFC 6455, section 4.4. Upgrade is a hop-by-hop header, so Connection names it.
+            // RFC 9110, section 15.5.22, and RFC 6455, section 4.4. Upgrade is a hop-by-hop header, so
+            // Connection names it.
             Self::UpgradeRequired => {
                 "Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             }

@@ -1,8 +1,8 @@
-//! The lexical half of reading a request: finds the end of an HTTP/1 head, and the first byte that cannot be part of
-//! one, looking at every byte once. Knows nothing of what the request asks for; `handshake` does.
+//! The lexical half of reading a request: finds the end of an HTTP/1 head, and the first byte that cannot be
+//! part of one, looking at every byte once. Knows nothing of what the request asks for; `handshake` does.
 //!
-//! Stricter than RFC 9112 allows where leniency has been abused: no bare line feeds, no folded lines, no space
-//! before a colon, only visible ASCII in the request line.
+//! Stricter than RFC 9112 allows where leniency has been abused: no bare line feeds, no folded lines, no
+//! space before a colon, only visible ASCII in the request line.
 
 use std::fmt;
 
@@ -103,8 +103,8 @@ enum State {
 }
 
 impl HeadScanner {
-    /// Looks at those of `bytes`, all that came on the connection, that were not there in the last call. Returns the
-    /// length of the head once it is complete.
+    /// Looks at those of `bytes`, all that came on the connection, that were not there in the last call.
+    /// Returns the length of the head once it is complete.
     ///
     /// # Errors
     /// At the first byte that cannot be part of a request head.

@@ -1,5 +1,5 @@
-//! UTF-8 that arrives in pieces: finds the first bad byte in the piece that brings it, wherever code points are cut.
-//! Keeps at most the three bytes of an unfinished code point, never the text.
+//! UTF-8 that arrives in pieces: finds the first bad byte in the piece that brings it, wherever code points
+//! are cut. Keeps at most the three bytes of an unfinished code point, never the text.
 
 /// Text that can never become valid UTF-8, whatever follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

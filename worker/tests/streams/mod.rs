@@ -47,8 +47,8 @@ pub struct Outcome {
     pub idle: bool,
 }
 
-/// Feeds `stream` in pieces of the given sizes, over and over; all at once without any. As the event loop does, a long payload is put
-/// straight to where it stays, and an idle engine is thrown away between reads.
+/// Feeds `stream` in pieces of the given sizes, over and over; all at once without any. As the event loop
+/// does, a long payload is put straight to where it stays, and an idle engine is thrown away between reads.
 pub fn run(stream: &[u8], sizes: &[usize]) -> Outcome {
     let (mut events, mut engine) = (Vec::new(), Engine::default());
     let mut assembly = Assembly::new(MAX_MESSAGE_SIZE);
@@ -171,8 +171,8 @@ pub mod generate {
             .prop_map(|(units, close)| [units.concat(), close.unwrap_or_default()].concat())
     }
 
-    /// Valid streams with a few bytes changed, put in, taken out or cut off; most changes hit the first hundred bytes,
-    /// where headers are dense.
+    /// Valid streams with a few bytes changed, put in, taken out or cut off; most changes hit the first
+    /// hundred bytes, where headers are dense.
     pub fn mutated() -> impl Strategy<Value = Vec<u8>> {
         let edit = (any::<prop::sample::Index>(), any::<bool>(), any::<u8>(), 0..4u8);
         (valid(), prop::collection::vec(edit, 1..4)).prop_map(|(mut stream, edits)| {

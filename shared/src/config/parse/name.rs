@@ -114,8 +114,8 @@ pub(in crate::config) fn path(value: &Value) -> Result<String, Problem> {
     }
 }
 
-/// The longest socket path that fits `sockaddr_un` with its terminating zero is 107 bytes; this leaves room for
-/// `/supervisor.sock`.
+/// The longest socket path that fits `sockaddr_un` with its terminating zero is 107 bytes; this leaves room
+/// for `/supervisor.sock`.
 const RUN_DIR_BYTES: usize = 107 - "/supervisor.sock".len();
 
 /// A directory, or the empty string for the usual places.

@@ -1,9 +1,9 @@
-//! What is asked and answered over the control socket: the vocabulary of the supervisor's loop, of the HTTP side
-//! and of `holdfast ctl`. Field names are what scripts rely on: add, never rename.
+//! What is asked and answered over the control socket: the vocabulary of the supervisor's loop, of the HTTP
+//! side and of `holdfast ctl`. Field names are what scripts rely on: add, never rename.
 //! Plain data; nothing here talks to anyone. [`super::request`] carries it to the loop.
 //!
-//! Structs that are read back take defaults for missing fields, so that `ctl` and a supervisor of another version
-//! understand each other.
+//! Structs that are read back take defaults for missing fields, so that `ctl` and a supervisor of another
+//! version understand each other.
 
 mod config;
 
@@ -17,8 +17,8 @@ pub use config::{Change, ConfigEntry, ReloadReport};
 
 use super::histogram::Histogram;
 
-/// A count for each reason. Every known reason is present from the start, so that a series begins at 0 and not at
-/// its first event; reasons are strings here because a reader may be older than the writer.
+/// A count for each reason. Every known reason is present from the start, so that a series begins at 0 and
+/// not at its first event; reasons are strings here because a reader may be older than the writer.
 pub type ByReason = BTreeMap<String, u64>;
 
 /// Refusals by reason, from counters indexed by [`Rejection::index`].
