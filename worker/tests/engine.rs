@@ -193,10 +193,11 @@ fn close_frames_that_break_a_rule() {
 fn a_break_ends_the_feed() {
     let mut stream = [frame(FIN | TEXT, b"1"), frame(FIN | TEXT, b"2"), frame(0xff, b"")].concat();
     let mut seen = 0;
-    let fed = Engine::default().feed(&mut stream, &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |_| {
-        seen += 1;
-        if seen == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let fed =
+        Engine::default().feed(&mut stream, &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |_: Event<'_>| {
+            seen += 1;
+            if seen == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
     assert_eq!((fed, seen), (Ok(()), 2));
 }
 
@@ -212,12 +213,15 @@ fn an_echo_is_a_server_frame_however_the_message_came() {
         {
             let (mut engine, mut reply) = (Engine::default(), Vec::new());
             for piece in stream.chunks(size.min(stream.len())) {
-                let fed =
-                    engine.feed(&mut piece.to_vec(), &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |event| {
+                let fed = engine.feed(
+                    &mut piece.to_vec(),
+                    &mut Assembly::new(MAX_MESSAGE_SIZE),
+                    &mut |event: Event<'_>| {
                         let Event::Message(message) = event else { panic!("{event:?}") };
                         reply.extend_from_slice(message.into_reply());
                         ControlFlow::Continue(())
-                    });
+                    },
+                );
                 assert_eq!(fed, Ok(()));
             }
             assert_eq!(reply, expected, "{length} bytes");
@@ -232,7 +236,9 @@ fn nothing_is_kept_between_messages() {
     for (at, byte) in stream.iter().enumerate() {
         assert_eq!(engine.is_idle(), at == 0, "after {at} bytes");
         engine
-            .feed(&mut [*byte], &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |_| ControlFlow::Continue(()))
+            .feed(&mut [*byte], &mut Assembly::new(MAX_MESSAGE_SIZE), &mut |_: Event<'_>| {
+                ControlFlow::Continue(())
+            })
             .unwrap();
     }
     assert!(engine.is_idle());

@@ -7,11 +7,12 @@ use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::Phase;
 use tungstenite::protocol::frame::coding::{CloseCode, Control};
 
-use crate::app::Replies;
+use crate::app::{App, Replies};
 use crate::connection::Key;
 use crate::connection::input::Read;
 use crate::event_loop::Worker;
-use crate::websocket::engine::{Engine, Event};
+use crate::websocket::Message;
+use crate::websocket::engine::{Engine, Event, Sink};
 use crate::websocket::violation::Violation;
 
 /// Where the bytes of a read are.
@@ -20,6 +21,38 @@ enum Input<'a> {
     Passing(&'a mut [u8]),
     /// This many, where the engine wanted them.
     InPlace(usize),
+}
+
+/// What comes from an open connection, answered. After our close frame what the client says no longer
+/// matters, but for its own.
+struct Answering<'a> {
+    app: &'a mut dyn App,
+    replies: Replies<'a>,
+    closing: bool,
+    received: u64,
+    /// The client closes, with the code it gave.
+    close: Option<Option<CloseCode>>,
+}
+
+impl Sink for Answering<'_> {
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Message(message) => return self.message(message),
+            Event::Ping(payload) if !self.closing => self.replies.control(Control::Pong, payload),
+            Event::Ping(_) | Event::Pong(_) => {}
+            Event::Close(frame) => self.close = Some(frame.map(|(code, _)| code)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    #[inline]
+    fn message(&mut self, message: Message<'_>) -> ControlFlow<()> {
+        if !self.closing {
+            self.received += 1;
+            self.app.message(message, &mut self.replies);
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 impl Worker {
@@ -60,28 +93,13 @@ impl Worker {
         let mut fresh = Engine::default();
         let engine = kept.as_deref_mut().unwrap_or(&mut fresh);
         let closing = self.connections.is_in(key, Phase::Closing);
-        let mut close = None;
-        let mut received = 0;
-        let mut replies = Replies::new(&mut self.connections, key, &mut self.out);
-        let app = &mut self.app;
-        let mut sink = |event: Event<'_>| {
-            match event {
-                // After our close frame what the client says no longer matters, but for its own.
-                Event::Message(_) | Event::Ping(_) | Event::Pong(_) if closing => {}
-                Event::Message(message) => {
-                    received += 1;
-                    app.message(message, &mut replies);
-                }
-                Event::Ping(payload) => replies.control(Control::Pong, payload),
-                Event::Pong(_) => {}
-                Event::Close(frame) => close = Some(frame.map(|(code, _)| code)),
-            }
-            ControlFlow::Continue(())
-        };
+        let replies = Replies::new(&mut self.connections, key, &mut self.out);
+        let mut answering = Answering { app: &mut *self.app, replies, closing, received: 0, close: None };
         let result = match input {
-            Input::Passing(bytes) => engine.feed(bytes, &mut self.assembly, &mut sink),
-            Input::InPlace(count) => engine.filled(count, &mut self.assembly, &mut sink),
+            Input::Passing(bytes) => engine.feed(bytes, &mut self.assembly, &mut answering),
+            Input::InPlace(count) => engine.filled(count, &mut self.assembly, &mut answering),
         };
+        let Answering { replies, received, close, .. } = answering;
         let sent = replies.finish();
         let (is_idle, progressed) = (engine.is_idle(), engine.take_progress());
         self.count_messages(key, received, sent, progressed);

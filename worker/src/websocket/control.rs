@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use tungstenite::protocol::frame::coding::{CloseCode, Control};
 
-use super::engine::Event;
+use super::engine::{Event, Sink};
 use super::frame::{ClientHeader, MAX_CONTROL_PAYLOAD};
 use super::mask::Mask;
 use super::violation::Violation;
@@ -13,13 +13,13 @@ use super::violation::Violation;
 pub(super) fn deliver(
     opcode: Control,
     payload: &[u8],
-    sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    sink: &mut impl Sink,
 ) -> Result<ControlFlow<()>, Violation> {
     match opcode {
-        Control::Ping => Ok(sink(Event::Ping(payload))),
-        Control::Pong => Ok(sink(Event::Pong(payload))),
+        Control::Ping => Ok(sink.event(Event::Ping(payload))),
+        Control::Pong => Ok(sink.event(Event::Pong(payload))),
         Control::Close => {
-            let _ = sink(Event::Close(parse_close(payload)?));
+            let _ = sink.event(Event::Close(parse_close(payload)?));
             Ok(ControlFlow::Break(()))
         }
         Control::Reserved(_) => Err(Violation::ReservedOpcode),
@@ -55,10 +55,7 @@ impl PartialControl {
         self.have = end;
     }
 
-    pub(super) fn deliver(
-        &mut self,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Violation> {
+    pub(super) fn deliver(&mut self, sink: &mut impl Sink) -> Result<ControlFlow<()>, Violation> {
         let payload = &mut self.payload[..self.length];
         self.mask.apply(payload);
         deliver(self.opcode, payload, sink)

@@ -38,6 +38,24 @@ pub enum Event<'a> {
     Close(Option<(CloseCode, &'a str)>),
 }
 
+/// Where events go, in the order they came. Breaks when what follows no longer counts.
+pub trait Sink {
+    /// Something came from the client.
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()>;
+
+    /// A message came: nearly every event is one, and some sinks have a shorter way for it.
+    #[inline]
+    fn message(&mut self, message: Message<'_>) -> ControlFlow<()> {
+        self.event(Event::Message(message))
+    }
+}
+
+impl<F: FnMut(Event<'_>) -> ControlFlow<()>> Sink for F {
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        self(event)
+    }
+}
+
 /// What a connection remembers between two reads. The default is the state between messages, in which nothing
 /// is remembered; it allocates nothing.
 #[derive(Debug, Default)]
@@ -87,7 +105,7 @@ impl Engine {
         &mut self,
         mut input: &mut [u8],
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Result<(), Violation> {
         while !input.is_empty() {
             if self.is_idle() {
@@ -142,7 +160,7 @@ impl Engine {
         &mut self,
         count: usize,
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Result<(), Violation> {
         self.advance(count, assembly, sink).map(|_| ())
     }
@@ -152,7 +170,7 @@ impl Engine {
         &mut self,
         input: &'a mut [u8],
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Step<'a> {
         let Some(header) = ClientHeader::parse(input, self.unfinished(), assembly.max_message_size)? else {
             let mut bytes = [0; MAX_CLIENT_HEADER];
@@ -174,7 +192,7 @@ impl Engine {
         let flow = match header.opcode {
             OpCode::Control(opcode) => control::deliver(opcode, payload, sink)?,
             OpCode::Data(opcode) => {
-                sink(Event::Message(Message::in_frame(MessageKind::of(opcode), frame, header.size)?))
+                sink.message(Message::in_frame(MessageKind::of(opcode), frame, header.size)?)
             }
         };
         Ok(continue_with(flow, rest))
@@ -185,7 +203,7 @@ impl Engine {
         &mut self,
         input: &'a mut [u8],
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Step<'a> {
         let unfinished = self.unfinished();
         let Stage::InHeader { bytes, have } = &mut self.stage else {
@@ -207,7 +225,7 @@ impl Engine {
         header: ClientHeader,
         input: &'a mut [u8],
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Step<'a> {
         match header.opcode {
             OpCode::Control(opcode) => {
@@ -228,7 +246,7 @@ impl Engine {
         &mut self,
         input: &'a mut [u8],
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Step<'a> {
         let (Stage::InData { remaining, last, .. }, Some(message)) = (&self.stage, &mut self.message) else {
             return Ok(ControlFlow::Continue(input));
@@ -244,7 +262,7 @@ impl Engine {
         &mut self,
         count: usize,
         assembly: &mut Assembly,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        sink: &mut impl Sink,
     ) -> Result<ControlFlow<()>, Violation> {
         let (Stage::InData { remaining, mask, last }, Some(message)) = (&mut self.stage, &mut self.message)
         else {
@@ -270,11 +288,7 @@ impl Engine {
     }
 
     /// Moves payload from `input` to the control frame; delivers the frame if this is its end.
-    fn take_control<'a>(
-        &mut self,
-        input: &'a mut [u8],
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Step<'a> {
+    fn take_control<'a>(&mut self, input: &'a mut [u8], sink: &mut impl Sink) -> Step<'a> {
         let Stage::InControl(control) = &mut self.stage else {
             return Ok(ControlFlow::Continue(input));
         };
@@ -296,23 +310,25 @@ impl Engine {
 }
 
 /// Takes whole short messages from the start of `input` for as long as there are any.
-fn take_short_messages<'a>(
-    mut input: &'a mut [u8],
-    max_message_size: usize,
-    sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-) -> Step<'a> {
-    while let Some(short) = ShortMessage::parse(input)
+///
+/// In two passes: one that makes server's frames of the client's where they lie, one that delivers them. A
+/// processor that reads bytes it has only just written, in pieces of another size, waits for them; by the
+/// second pass they are long in the cache.
+fn take_short_messages<'a>(input: &'a mut [u8], max_message_size: usize, sink: &mut impl Sink) -> Step<'a> {
+    let mut end = 0;
+    while let Some(short) = ShortMessage::parse(&input[end..])
         && short.length <= max_message_size
     {
-        let (frame, rest) = input.split_at_mut(ShortMessage::HEADER + short.length);
-        short.mask.apply(&mut frame[ShortMessage::HEADER..]);
-        let message = Message::in_frame(short.kind, frame, ShortMessage::HEADER)?;
-        if sink(Event::Message(message)).is_break() {
+        end += short.turn_round(&mut input[end..]);
+    }
+    let (mut turned, rest) = input.split_at_mut(end);
+    while let Some((kind, frame, after)) = ShortMessage::split_turned(turned) {
+        if sink.message(Message::framed(kind, frame)?).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        input = rest;
+        turned = after;
     }
-    Ok(ControlFlow::Continue(input))
+    Ok(ControlFlow::Continue(rest))
 }
 
 fn continue_with(flow: ControlFlow<()>, rest: &mut [u8]) -> ControlFlow<(), &mut [u8]> {

@@ -23,6 +23,8 @@ const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 const LENGTH_IN_16_BITS: u8 = 126;
 const LENGTH_IN_64_BITS: u8 = 127;
+/// What a short frame saves without its mask.
+const UNUSED: usize = 4;
 
 /// The header of a client's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,6 @@ impl ClientHeader {
 /// A frame that is a whole message of at most 125 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShortMessage {
-    pub(super) kind: MessageKind,
     pub(super) mask: Mask,
     pub(super) length: usize,
 }
@@ -90,24 +91,43 @@ impl ShortMessage {
     /// Bytes of its header.
     pub(super) const HEADER: usize = 6;
 
+    /// Bytes of its header once it is a server's.
+    pub(super) const TURNED_HEADER: usize = Self::HEADER - UNUSED;
+
     /// The short message at the start of `bytes`, if one is there, whole. Breaks no rule and says nothing
     /// about other frames: those, and whatever is wrong, are [`ClientHeader::parse`]'s. This is for the
     /// many small messages of a busy client, where reading the header is most of the work.
     #[inline]
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let (&[first, second, key @ ..], payload) = bytes.split_first_chunk::<{ Self::HEADER }>()?;
-        let kind = match first {
-            FIN_TEXT => MessageKind::Text,
-            FIN_BINARY => MessageKind::Binary,
-            _ => return None,
-        };
+        if first != FIN_TEXT && first != FIN_BINARY {
+            return None;
+        }
         // Without its mask bit a length is 128 or more here.
         let length = usize::from(second ^ MASKED);
-        (length <= MAX_CONTROL_PAYLOAD && length <= payload.len()).then(|| Self {
-            kind,
-            mask: Mask::new(key),
-            length,
-        })
+        (length <= MAX_CONTROL_PAYLOAD && length <= payload.len())
+            .then(|| Self { mask: Mask::new(key), length })
+    }
+
+    /// Makes it a server's frame, where it lies at the start of `bytes`: unmasked, its header moved up to the
+    /// payload, over the mask. Returns the bytes that it took up and still does, four in front unused.
+    #[inline]
+    pub(super) fn turn_round(self, bytes: &mut [u8]) -> usize {
+        let size = Self::HEADER + self.length;
+        let (header, payload) = bytes[..size].split_at_mut(Self::HEADER);
+        header[UNUSED] = header[0];
+        header[UNUSED + 1] = header[1] & !MASKED;
+        self.mask.apply(payload);
+        size
+    }
+
+    /// The first of the frames that were turned round, what it brings, and what follows it.
+    #[inline]
+    pub(super) fn split_turned(bytes: &mut [u8]) -> Option<(MessageKind, &mut [u8], &mut [u8])> {
+        let [first, length] = *bytes.get(UNUSED..)?.first_chunk()?;
+        let kind = if first == FIN_TEXT { MessageKind::Text } else { MessageKind::Binary };
+        let (frame, rest) = bytes.split_at_mut_checked(Self::HEADER + usize::from(length))?;
+        Some((kind, &mut frame[UNUSED..], rest))
     }
 }
 

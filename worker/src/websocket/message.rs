@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use super::engine::Event;
-use super::frame::{MAX_SERVER_HEADER, ServerHeader};
+use super::engine::Sink;
+use super::frame::{MAX_SERVER_HEADER, ServerHeader, ShortMessage};
 use super::mask::Mask;
 use super::utf8::{self, PiecewiseUtf8};
 use super::violation::Violation;
@@ -49,19 +49,27 @@ pub struct Message<'a> {
     kind: MessageKind,
     buffer: &'a mut [u8],
     payload_at: usize,
+    /// The buffer is a server's frame already.
+    is_framed: bool,
 }
 
 impl<'a> Message<'a> {
+    /// A whole short message as a server's frame.
+    #[inline]
+    pub(super) fn framed(kind: MessageKind, frame: &'a mut [u8]) -> Result<Self, Violation> {
+        let payload_at = ShortMessage::TURNED_HEADER;
+        check(kind, &frame[payload_at..])?;
+        Ok(Self { kind, buffer: frame, payload_at, is_framed: true })
+    }
+
     /// A whole message in one frame, whose payload, unmasked, starts at `payload_at`.
     pub(super) fn in_frame(
         kind: MessageKind,
         frame: &'a mut [u8],
         payload_at: usize,
     ) -> Result<Self, Violation> {
-        if kind == MessageKind::Text && !utf8::is_valid(&frame[payload_at..]) {
-            return Err(Violation::TextNotUtf8);
-        }
-        Ok(Self { kind, buffer: frame, payload_at })
+        check(kind, &frame[payload_at..])?;
+        Ok(Self { kind, buffer: frame, payload_at, is_framed: false })
     }
 
     /// Text or binary.
@@ -78,13 +86,25 @@ impl<'a> Message<'a> {
 
     /// The same message as a frame to send back: header and payload, contiguous.
     #[must_use]
+    #[inline]
     pub fn into_reply(self) -> &'a mut [u8] {
+        if self.is_framed {
+            return self.buffer;
+        }
         let header = ServerHeader::new(self.kind.into(), self.buffer.len() - self.payload_at);
         let header = header.as_bytes();
         let start = self.payload_at - header.len();
         self.buffer[start..self.payload_at].copy_from_slice(header);
         &mut self.buffer[start..]
     }
+}
+
+#[inline]
+fn check(kind: MessageKind, payload: &[u8]) -> Result<(), Violation> {
+    if kind == MessageKind::Text && !utf8::is_valid(payload) {
+        return Err(Violation::TextNotUtf8);
+    }
+    Ok(())
 }
 
 /// A message that comes in more than one frame or more than one read.
@@ -139,20 +159,18 @@ impl PartialMessage {
     }
 
     /// The message is complete. Its buffer comes back for the next one.
-    pub(super) fn deliver(
-        mut self,
-        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(ControlFlow<()>, Vec<u8>), Violation> {
+    pub(super) fn deliver(mut self, sink: &mut impl Sink) -> Result<(ControlFlow<()>, Vec<u8>), Violation> {
         if !self.utf8.is_complete() {
             return Err(Violation::TextNotUtf8);
         }
         // A message of empty fragments has never needed room.
         self.room(0, 0);
-        let flow = sink(Event::Message(Message {
+        let flow = sink.message(Message {
             kind: self.kind,
             buffer: &mut self.buffer[..self.end],
             payload_at: MAX_SERVER_HEADER,
-        }));
+            is_framed: false,
+        });
         Ok((flow, self.buffer))
     }
 }

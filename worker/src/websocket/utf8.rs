@@ -8,6 +8,7 @@ pub(super) struct InvalidUtf8;
 const SHORT: usize = 128;
 
 /// Whether `text`, all of it, is UTF-8. The fast way for text that came in one piece.
+#[inline]
 pub(super) fn is_valid(text: &[u8]) -> bool {
     // Short texts are mostly ASCII, and looking for that costs less than calling anybody.
     text.len() <= SHORT && text.is_ascii() || simdutf8::basic::from_utf8(text).is_ok()
