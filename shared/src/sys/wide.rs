@@ -1,42 +1,46 @@
 //! Work on long runs of bytes with the widest vectors this processor has. The compiler is told what it may
 //! use; the code is plain Rust.
 
-/// XORs `bytes` with the four bytes of `key`, over and over.
-pub fn xor(bytes: &mut [u8], key: [u8; 4]) {
+/// The bits that ASCII never has, in each byte of a word.
+const NOT_ASCII: u64 = 0x8080_8080_8080_8080;
+
+/// XORs `bytes` with the four bytes of `key`, over and over. Says whether all of them are ASCII now: seen in
+/// passing, that costs nothing.
+pub fn xor(bytes: &mut [u8], key: [u8; 4]) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2, as was just asked; the function needs nothing else.
-            unsafe { xor_avx2(bytes, key) };
-            return;
+            return unsafe { xor_avx2(bytes, key) };
         }
     }
-    xor_portable(bytes, key);
+    xor_portable(bytes, key)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn xor_avx2(bytes: &mut [u8], key: [u8; 4]) {
-    xor_portable(bytes, key);
+fn xor_avx2(bytes: &mut [u8], key: [u8; 4]) -> bool {
+    xor_portable(bytes, key)
 }
 
 #[inline(always)]
-fn xor_portable(bytes: &mut [u8], key: [u8; 4]) {
+fn xor_portable(bytes: &mut [u8], key: [u8; 4]) -> bool {
     let word = u64::from(u32::from_ne_bytes(key)) * 0x1_0000_0001;
+    let mut seen = [0; 8];
     let (blocks, tail) = bytes.as_chunks_mut::<64>();
     for block in blocks {
         let (words, _) = block.as_chunks_mut::<8>();
-        for bytes in words {
-            *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+        for (bytes, seen) in words.iter_mut().zip(&mut seen) {
+            let plain = u64::from_ne_bytes(*bytes) ^ word;
+            *seen |= plain;
+            *bytes = plain.to_ne_bytes();
         }
-    }
-    let (words, tail) = tail.as_chunks_mut::<8>();
-    for bytes in words {
-        *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
     }
     for (byte, key) in tail.iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
+        seen[0] |= u64::from(*byte);
     }
+    seen.iter().all(|word| word & NOT_ASCII == 0)
 }
 
 #[cfg(test)]
@@ -55,9 +59,22 @@ mod tests {
                 }
                 for xor in [xor, xor_portable] {
                     let mut bytes = original.clone();
-                    xor(&mut bytes[start..], key);
+                    let is_ascii = xor(&mut bytes[start..], key);
                     assert_eq!(bytes, expected, "start {start}, length {length}");
+                    assert_eq!(is_ascii, bytes[start..].is_ascii(), "start {start}, length {length}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_that_is_not_ascii_is_seen_wherever_it_is() {
+        for length in [1, 63, 64, 65, 200] {
+            for odd in 0..length {
+                let mut bytes = vec![b'a'; length];
+                assert!(xor(&mut bytes, [0; 4]));
+                bytes[odd] = 0x80;
+                assert!(!xor(&mut bytes, [0; 4]), "byte {odd} of {length}");
             }
         }
     }

@@ -187,12 +187,14 @@ impl Engine {
             return self.start_payload(header, &mut input[header.size..], assembly, sink);
         }
         let (frame, rest) = input.split_at_mut(header.size + header.length);
-        let payload = &mut frame[header.size..];
-        header.mask.apply(payload);
         let flow = match header.opcode {
-            OpCode::Control(opcode) => control::deliver(opcode, payload, sink)?,
+            OpCode::Control(opcode) => {
+                let payload = &mut frame[header.size..];
+                header.mask.apply(payload);
+                control::deliver(opcode, payload, sink)?
+            }
             OpCode::Data(opcode) => {
-                sink.message(Message::in_frame(MessageKind::of(opcode), frame, header.size)?)
+                sink.message(Message::in_frame(MessageKind::of(opcode), frame, header.size, header.mask)?)
             }
         };
         Ok(continue_with(flow, rest))

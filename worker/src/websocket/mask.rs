@@ -22,10 +22,15 @@ impl Mask {
         Self(key)
     }
 
-    /// Unmasks `payload` where it lies.
+    /// Unmasks `payload` where it lies. Says whether it is long and all ASCII: what is known here in passing
+    /// need not be looked for again.
     #[inline]
-    pub(super) fn apply(self, payload: &mut [u8]) {
-        if payload.len() >= LONG { wide::xor(payload, self.0) } else { self.apply_short(payload) }
+    pub(super) fn apply(self, payload: &mut [u8]) -> bool {
+        if payload.len() >= LONG {
+            return wide::xor(payload, self.0);
+        }
+        self.apply_short(payload);
+        false
     }
 
     /// Sixteen bytes a step, without a call: a vector register on every machine we run on.

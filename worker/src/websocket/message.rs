@@ -62,13 +62,17 @@ impl<'a> Message<'a> {
         Ok(Self { kind, buffer: frame, payload_at, is_framed: true })
     }
 
-    /// A whole message in one frame, whose payload, unmasked, starts at `payload_at`.
+    /// A whole message in one frame, whose payload, still masked, starts at `payload_at`.
     pub(super) fn in_frame(
         kind: MessageKind,
         frame: &'a mut [u8],
         payload_at: usize,
+        mask: Mask,
     ) -> Result<Self, Violation> {
-        check(kind, &frame[payload_at..])?;
+        let is_ascii = mask.apply(&mut frame[payload_at..]);
+        if !is_ascii {
+            check(kind, &frame[payload_at..])?;
+        }
         Ok(Self { kind, buffer: frame, payload_at, is_framed: false })
     }
 
@@ -150,8 +154,8 @@ impl PartialMessage {
     /// The first `count` bytes of the room are payload now, still masked.
     pub(super) fn advance(&mut self, count: usize, mask: Mask) -> Result<(), Violation> {
         let piece = &mut self.buffer[self.end..self.end + count];
-        mask.apply(piece);
-        if self.kind == MessageKind::Text {
+        let is_ascii = mask.apply(piece);
+        if self.kind == MessageKind::Text && !(is_ascii && self.utf8.is_complete()) {
             self.utf8.push(piece).map_err(|_| Violation::TextNotUtf8)?;
         }
         self.end += count;
