@@ -9,6 +9,7 @@
 //! change nothing and are counted as anomalies.
 
 mod holdings;
+mod packed_map;
 #[cfg(test)]
 mod tests;
 
@@ -197,7 +198,7 @@ impl Ledger {
                 let held = report.total();
                 self.connections = self.connections.saturating_sub(account.held).saturating_add(held);
                 account.held = held;
-                self.held.replace(slot, report);
+                self.held.replace(slot, &report);
             }
             other => {
                 account.phase = other;
@@ -214,7 +215,7 @@ impl Ledger {
         let returned = std::mem::take(&mut account.held);
         self.connections = self.connections.saturating_sub(returned);
         if returned > 0 {
-            self.held.replace(slot, Holdings::default());
+            self.held.replace(slot, &Holdings::default());
         }
         returned
     }

@@ -4,23 +4,25 @@
 //! held exactly. The addresses of a bucket are neighbours in a sorted map; a bucket is counted by walking
 //! them.
 //!
-//! Memory, for connections from distinct addresses: a leaf of std's B-tree has room for 11 entries and is at
-//! least half full (6 of them plus one in the parent when addresses come in ascending order, the worst case).
-//! An IPv6 entry is 18 + 4 bytes, so a leaf is 272 bytes with the allocator's header and a seventh of it,
-//! with its share of the inner nodes, is at most 48 bytes per connection; an IPv4 entry is 6 + 4 bytes and at
-//! most 27.
+//! Memory, for connections from distinct addresses: an address, a slot and a count are 22 bytes for IPv6 and
+//! 10 for IPv4; the map adds a tenth.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use holdfast_shared::id::SlotId;
 
+use super::packed_map::PackedMap;
+
+const V4_KEY: usize = 4 + SLOT;
+const V6_KEY: usize = 16 + SLOT;
+const SLOT: usize = size_of::<u16>();
+
 /// Connections per address and slot. IPv4 written as IPv6 (`::ffff:192.0.2.1`) counts as IPv4.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holdings {
-    v4: BTreeMap<(Ipv4Addr, SlotId), u32>,
-    v6: BTreeMap<(Ipv6Addr, SlotId), u32>,
+    v4: PackedMap<V4_KEY>,
+    v6: PackedMap<V6_KEY>,
 }
 
 impl Holdings {
@@ -29,19 +31,18 @@ impl Holdings {
         if count == 0 {
             return;
         }
-        let held = match address.to_canonical() {
-            IpAddr::V4(address) => self.v4.entry((address, slot)).or_default(),
-            IpAddr::V6(address) => self.v6.entry((address, slot)).or_default(),
-        };
-        *held = held.saturating_add(count);
+        match address.to_canonical() {
+            IpAddr::V4(address) => self.v4.add(key(address.octets(), slot), count),
+            IpAddr::V6(address) => self.v6.add(key(address.octets(), slot), count),
+        }
     }
 
     /// Takes one connection away; `false` if there is none.
     #[must_use]
     pub(super) fn remove(&mut self, slot: SlotId, address: IpAddr) -> bool {
         match address.to_canonical() {
-            IpAddr::V4(address) => remove_one(&mut self.v4, &(address, slot)),
-            IpAddr::V6(address) => remove_one(&mut self.v6, &(address, slot)),
+            IpAddr::V4(address) => self.v4.remove_one(&key(address.octets(), slot)),
+            IpAddr::V6(address) => self.v6.remove_one(&key(address.octets(), slot)),
         }
     }
 
@@ -49,45 +50,49 @@ impl Holdings {
     /// checked in at most as many steps as the limit.
     pub(super) fn of_bucket(&self, address: IpAddr, ipv6_prefix: u8, enough: u64) -> u64 {
         match address.to_canonical() {
-            IpAddr::V4(address) => count(&self.v4, address..=address, enough),
-            IpAddr::V6(address) => count(&self.v6, bucket(address, ipv6_prefix), enough),
+            IpAddr::V4(address) => self.v4.sum(all_slots(address..=address, Ipv4Addr::octets), enough),
+            IpAddr::V6(address) => {
+                self.v6.sum(all_slots(bucket(address, ipv6_prefix), Ipv6Addr::octets), enough)
+            }
         }
     }
 
     /// Replaces everything `slot` holds by what `reported` says. Walks the whole store: for deaths of
     /// workers, not for connections.
-    pub(super) fn replace(&mut self, slot: SlotId, mut reported: Self) {
-        self.v4.retain(|key, _| key.1 != slot);
-        self.v6.retain(|key, _| key.1 != slot);
-        self.v4.append(&mut reported.v4);
-        self.v6.append(&mut reported.v6);
+    pub(super) fn replace(&mut self, slot: SlotId, reported: &Self) {
+        self.v4.retain(|key| slot_of(key) != slot);
+        self.v6.retain(|key| slot_of(key) != slot);
+        reported.v4.iter().for_each(|(key, count)| self.v4.add(key, count));
+        reported.v6.iter().for_each(|(key, count)| self.v6.add(key, count));
     }
 
     /// All connections.
     pub(super) fn total(&self) -> u64 {
-        self.v4.values().chain(self.v6.values()).map(|&held| u64::from(held)).sum()
+        let counts = self.v4.iter().map(|entry| entry.1).chain(self.v6.iter().map(|entry| entry.1));
+        counts.map(u64::from).sum()
     }
 }
 
-fn remove_one<K: Ord>(held: &mut BTreeMap<K, u32>, key: &K) -> bool {
-    match held.get_mut(key) {
-        None => return false,
-        Some(count) if *count > 1 => *count -= 1,
-        Some(_) => drop(held.remove(key)),
-    }
-    true
+/// The address, then the slot: the slots of one address are neighbours, and so are the addresses of a prefix.
+fn key<const ADDRESS: usize, const KEY: usize>(address: [u8; ADDRESS], slot: SlotId) -> [u8; KEY] {
+    const { assert!(KEY == ADDRESS + SLOT) };
+    let mut key = [0; KEY];
+    let (front, back) = key.split_at_mut(ADDRESS);
+    front.copy_from_slice(&address);
+    back.copy_from_slice(&slot.0.to_be_bytes());
+    key
 }
 
-fn count<A: Ord>(held: &BTreeMap<(A, SlotId), u32>, addresses: RangeInclusive<A>, enough: u64) -> u64 {
+fn slot_of<const KEY: usize>(key: &[u8; KEY]) -> SlotId {
+    SlotId(key.last_chunk().map_or(0, |slot| u16::from_be_bytes(*slot)))
+}
+
+fn all_slots<A: Copy, const ADDRESS: usize, const KEY: usize>(
+    addresses: RangeInclusive<A>,
+    octets: impl Fn(&A) -> [u8; ADDRESS],
+) -> RangeInclusive<[u8; KEY]> {
     let (first, last) = addresses.into_inner();
-    let mut total = 0;
-    for held in held.range((first, SlotId(u16::MIN))..=(last, SlotId(u16::MAX))).map(|entry| entry.1) {
-        total += u64::from(*held);
-        if total >= enough {
-            break;
-        }
-    }
-    total
+    key(octets(&first), SlotId(u16::MIN))..=key(octets(&last), SlotId(u16::MAX))
 }
 
 /// The first and last address that share the first `prefix` bits of `address`.
