@@ -21,8 +21,12 @@ const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
 const HEADER_SIZE: usize = 4096;
 const RECORD_SIZE: usize = size_of::<Record>();
 
+/// Records in 4 KiB, the smallest page there is. A table gives memory back in whole pages.
+pub const ROWS_PER_PAGE: u32 = 32;
+
 const _: () = assert!(size_of::<Header>() <= HEADER_SIZE);
 const _: () = assert!(RECORD_SIZE == 128);
+const _: () = assert!(ROWS_PER_PAGE as usize * RECORD_SIZE == 4096);
 
 /// What can be wrong with a table.
 #[derive(Debug, thiserror::Error)]
@@ -266,7 +270,8 @@ pub struct Header {
     /// Rows the memory has.
     pub rows: u32,
     slot: u32,
-    /// The highest descriptor number a connection ever had, plus one: no record beyond it was ever touched.
+    /// No record beyond it has a connection: the highest descriptor number a connection ever had, plus one,
+    /// or less once those at the top have ended.
     pub rows_used: u32,
     reserved: u32,
     /// How many connections the slot has accepted, ever: the source of connection ids.
@@ -368,7 +373,16 @@ impl Table {
         self.memory.items_mut()
     }
 
-    /// The descriptors below the highest ever used: the rows worth looking at.
+    /// Gives the memory of these rows back, as far as it is whole pages. They must be free: they read as
+    /// `Phase::Free` from then on. Looking at one makes it cost memory again.
+    ///
+    /// # Errors
+    /// When the kernel cannot; the records are as they were.
+    pub fn discard(&mut self, rows: std::ops::Range<u32>) -> io::Result<()> {
+        self.memory.discard(rows.start as usize..rows.end as usize)
+    }
+
+    /// The rows worth looking at: no row beyond has a connection.
     #[must_use]
     pub fn used(&self) -> std::ops::Range<u32> {
         0..self.header().rows_used.min(self.header().rows)

@@ -79,6 +79,12 @@ impl Admission {
         }
     }
 
+    /// Gives up the room that many tickets took and few need.
+    pub(crate) fn shrink(&mut self) {
+        self.waiting.shrink_to_fit();
+        self.unsent.shrink_to_fit();
+    }
+
     /// A verdict came. `is_waiting` tells whether the connection still waits for one.
     pub(crate) fn verdict(
         &mut self,

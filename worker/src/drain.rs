@@ -70,7 +70,7 @@ impl Worker {
             return Flow::Continue;
         }
         drain.next_step = self.now + STEP;
-        let rows = drain.cursor..self.connections.table.used().end;
+        let rows = self.connections.occupied_rows(drain.cursor);
         let is_open = |row: &u32| {
             self.connections
                 .table

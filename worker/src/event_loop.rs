@@ -28,7 +28,7 @@ use crate::websocket::handshake::HandshakePolicy;
 const LINK: Token = Token(usize::MAX);
 const EVENTS_PER_TURN: usize = 1024;
 /// One read takes at most this much; larger messages take several.
-const SCRATCH_SIZE: usize = 64 * 1024;
+pub(crate) const SCRATCH_SIZE: usize = 64 * 1024;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What readiness means.
@@ -246,6 +246,7 @@ impl Worker {
         if self.now >= self.report_due {
             self.report_due = self.now + REPORT_INTERVAL;
             self.assembly.trim();
+            self.give_back_memory();
             if self.link_has_room() {
                 self.send_report(None);
             }

@@ -148,10 +148,20 @@ impl Worker {
     /// Forgets handshakes that are finished, once they are many.
     pub(crate) fn trim_handshakes(&mut self) {
         if self.handshakes.len() > 64 + 2 * self.connections.pending() as usize {
-            let connections = &self.connections;
-            self.handshakes
-                .retain(|&key| connections.get(key).is_some_and(|record| record.phase().is_pending()));
+            self.drop_finished_handshakes();
         }
+    }
+
+    /// Drops them all, and the room they took: nobody is to look at a record again whose connection is over
+    /// when the table's memory is given back.
+    pub(crate) fn clear_handshakes(&mut self) {
+        self.drop_finished_handshakes();
+        self.handshakes.shrink_to(2 * self.handshakes.len());
+    }
+
+    fn drop_finished_handshakes(&mut self) {
+        let connections = &self.connections;
+        self.handshakes.retain(|&key| connections.get(key).is_some_and(|record| record.phase().is_pending()));
     }
 
     /// Descriptors, or memory for them, ran out. Readiness will not be told again, so a timer or a close

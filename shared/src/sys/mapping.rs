@@ -5,13 +5,16 @@ use std::ffi::c_void;
 use std::io;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use bytemuck::Pod;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::unistd::ftruncate;
+
+use super::memory;
 
 /// Makes a memfd of `size` zero bytes. Sparse: untouched pages cost nothing. Not inherited by exec unless
 /// asked.
@@ -113,6 +116,24 @@ impl<Head: Pod, Item: Pod, const HEAD_SIZE: usize> Mapping<Head, Item, HEAD_SIZE
         unsafe { std::slice::from_raw_parts_mut(self.first_item().as_ptr(), self.items) }
     }
 
+    /// Gives the whole pages that lie within `items` back to the kernel. They read as zeros from then on, and
+    /// cost memory again once one of their items is looked at: a read of a shared mapping fills holes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn discard(&mut self, items: Range<usize>) -> io::Result<()> {
+        let page = memory::page_size();
+        let start = Self::size(items.start).next_multiple_of(page);
+        let end = Self::size(items.end.min(self.items)) / page * page;
+        let Some(length) = end.checked_sub(start).filter(|&length| length > 0) else { return Ok(()) };
+        // SAFETY: `start` lies within the mapping, as `end` does.
+        let first = unsafe { self.start.byte_add(start) };
+        // SAFETY: whole pages of this mapping, in which only items lie, for the head lies before the first;
+        // zeros are an `Item` (Pod), and `&mut self` excludes references to what changes.
+        unsafe { madvise(first, length, MmapAdvise::MADV_REMOVE) }?;
+        Ok(())
+    }
+
     fn first_item(&self) -> NonNull<Item> {
         // SAFETY: the mapping has at least HEAD_SIZE bytes, so the sum stays within it or at its end.
         unsafe { self.start.byte_add(HEAD_SIZE) }.cast()
@@ -151,5 +172,24 @@ mod tests {
         resize(memory.as_fd(), Small::size(11)).unwrap();
         resize(memory.as_fd(), 1).unwrap();
         assert_eq!(Small::new(memory.as_fd(), 11).unwrap().items().len(), 11);
+    }
+
+    #[test]
+    fn discarded_items_read_as_zeros_and_others_stay() {
+        type Paged = Mapping<u64, u64, 4096>;
+        let page = memory::page_size() / size_of::<u64>();
+        let file = create("test", Paged::size(4 * page)).unwrap();
+        let mut mapping = Paged::new(file.as_fd(), 4 * page).unwrap();
+        *mapping.head_mut() = 7;
+        mapping.items_mut().fill(9);
+        let held = || nix::sys::stat::fstat(&file).unwrap().st_blocks;
+        let before = held();
+        mapping.discard(1..3 * page).unwrap();
+        assert!(held() < before);
+        assert_eq!((*mapping.head(), mapping.items()[0], mapping.items()[3 * page]), (7, 9, 9));
+        assert!(mapping.items()[2 * page - 1] == 0);
+        mapping.discard(0..0).unwrap();
+        mapping.discard(3 * page..usize::MAX).unwrap();
+        assert_eq!(mapping.head(), &7);
     }
 }

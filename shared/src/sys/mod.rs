@@ -5,6 +5,7 @@
 pub mod descriptor;
 pub mod listener;
 pub mod mapping;
+pub mod memory;
 pub mod process;
 pub mod steering;
 pub mod wide;

@@ -2,9 +2,12 @@
 //! The one place where a connection begins and ends, and so the one place that counts.
 
 mod frames;
+mod give_back;
+mod high_water;
 mod input;
 mod outbox;
 mod output;
+mod pages;
 mod request;
 mod timers;
 
@@ -22,7 +25,9 @@ use slab::Slab;
 use crate::timer_wheel::{Links, TimerLink, TimerWheel};
 use crate::websocket::engine::Engine;
 use crate::websocket::handshake::RequestReader;
+use high_water::HighWater;
 pub(crate) use outbox::Outbox;
+use pages::Pages;
 
 /// A connection, named so that a name kept too long misses: the descriptor may have been reused since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +85,9 @@ pub(crate) struct Connections {
     /// The clock, as of this turn of the loop.
     pub(crate) now_ms: u64,
     pub(crate) table: Table,
+    pages: Pages,
     volatile: Slab<Volatile>,
+    under_way: HighWater,
     wheel: TimerWheel,
     /// Admitted connections closed since the supervisor was last told.
     pub(crate) released: Vec<(IpAddr, CloseReason)>,
@@ -96,8 +103,10 @@ impl Connections {
             slot,
             settings,
             now_ms,
+            pages: Pages::new(table.used().end),
             table,
             volatile: Slab::new(),
+            under_way: HighWater::default(),
             wheel: TimerWheel::new(now_ms),
             released: Vec::new(),
             admitted: 0,
@@ -142,9 +151,11 @@ impl Connections {
         let record = &mut self.table.records_mut()[index(row)];
         record.begin(id.0, sequence, peer, now_ms, deadline_ms);
         let serial = record.serial;
+        self.pages.add(row);
         // From here on the record owns the descriptor, and `end` closes it.
         let _ = descriptor.into_raw_fd();
         self.pending += 1;
+        self.under_way.note(self.count_under_way());
         Some(Key { row, serial })
     }
 
@@ -157,6 +168,7 @@ impl Connections {
         record.timer = [0; 3];
         let key = Key { row, serial: record.serial };
         let (admitted, pending) = (record.flags.contains(Flags::ADMITTED), record.phase().is_pending());
+        self.pages.add(row);
         self.admitted += u32::from(admitted);
         self.pending += u32::from(pending);
         key
@@ -252,6 +264,7 @@ impl Connections {
 
     fn free(&mut self, key: Key, record: &Record) {
         self.table.records_mut()[index(key.row)].end();
+        self.pages.remove(key.row);
         self.pending -= u32::from(record.phase().is_pending());
         if record.flags.contains(Flags::ADMITTED) {
             self.admitted -= 1;
@@ -299,9 +312,15 @@ impl Connections {
     pub(crate) fn volatile_or_new(&mut self, key: Key) -> Option<&mut Volatile> {
         if self.get(key)?.volatile == 0 {
             let position = self.volatile.insert(Volatile::default());
+            self.under_way.note(self.count_under_way());
             self.get_mut(key)?.volatile = u32::try_from(position + 1).ok()?;
         }
         self.volatile(key)
+    }
+
+    /// Handshakes and volatile halves: what takes memory besides the records.
+    fn count_under_way(&self) -> usize {
+        self.volatile.len() + self.pending as usize
     }
 
     fn drop_volatile(&mut self, key: Key) {

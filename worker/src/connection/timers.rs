@@ -62,7 +62,8 @@ impl Connections {
     /// Settings changed: every timer is computed anew. Pings that would come later than the new interval are
     /// spread over it.
     pub(crate) fn rearm_all(&mut self) {
-        for row in self.table.used() {
+        let rows: Vec<u32> = self.occupied_rows(0).collect();
+        for row in rows {
             let Some(key) = self.key_at(row) else { continue };
             let latest_ms = self.now_ms.saturating_add(self.random_ping_delay_ms());
             let Some(record) = self.get_mut(key) else { continue };
