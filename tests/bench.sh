@@ -13,9 +13,9 @@ Usage: tests/bench.sh [OPTIONS]
 
   --rounds N      runs of each server and row [default: 5]
   --seconds N     seconds measured in each run [default: 5]
-  --quick         two rounds of a second without the memory row: a smoke test of well under a minute
+  --quick         two rounds of a second without the memory rows: a smoke test of well under a minute
   --peers         also Node ws, Bun, tokio-tungstenite and fastwebsockets, from their package registries
-  --only ROWS     only these rows, with commas: echo-125, pipelined-20, echo-16k, echo-1m, handshake, latency, idle
+  --only ROWS     only these rows, with commas: echo-125, pipelined-20, echo-16k, echo-1m, handshake, latency, idle, burst
   --out DIR       where results go [default: target/bench]
   --no-build      use what target/release holds
 
@@ -26,7 +26,7 @@ TEXT
 cd "$(dirname "$0")/.."
 command_line="tests/bench.sh $*"
 rounds=5 seconds=5 warmup=1s settle=500ms peers=no build=yes out=target/bench
-rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,latency,idle
+rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,latency,idle,burst
 while (($#)); do
     case $1 in
     --rounds) rounds=$2 && shift 2 ;;
@@ -145,7 +145,9 @@ measure() {
     handshake) load handshake "${timed[@]}" --concurrency 100 --sources 127.0.0.2-127.0.0.17 ;;
     latency) load echo "${raw[@]}" "${timed[@]}" --clients 1000 --size 125 --in-flight 4 --rate "$latency_rate" ;;
     # Every client from an address of its own: the dearest case for a server that counts by address.
-    idle) load idle --clients $clients_idle --hold 3s --sources 127.1.0.1-127.1.58.152 ;;
+    # What connecting took beyond the connections goes back some seconds later.
+    idle) load idle --clients $clients_idle --hold 8s --sources 127.1.0.1-127.1.58.152 ;;
+    burst) load burst --clients 10000 --size 256KiB --pause 10s --hold 20s ;;
     *) echo "bench.sh: no row named $row" >&2 && exit 2 ;;
     esac >"$file" || {
         echo "bench.sh: $row against $server did not go well: $(cat "$file")" >&2
@@ -191,6 +193,8 @@ for row in ${rows//,/ }; do
     fi
     for round in $(seq "$rounds"); do
         for server in "${servers[@]}"; do
+            # The floor keeps nothing, so there is nothing for it to give back.
+            [[ $row != burst || $server != floor ]] || continue
             [[ ! -t 2 ]] || printf '\r%s, round %s of %s: %s\e[K' "$row" "$round" "$rounds" "$server" >&2
             start_server "$server"
             measure "$row" "$server" "$out/runs/$row.$round.$server.json"

@@ -13,6 +13,7 @@ ROWS = {
     "handshake": "handshakes (connect, upgrade, close)",
     "latency": "echo latency at half the rate, 125 B",
     "idle": "memory of an idle connection (15,000, own addresses)",
+    "burst": "memory around a burst (10,000 clients, 256 KiB each)",
 }
 SERVERS = ["floor", "holdfast", "node-ws", "bun", "tokio-tungstenite", "fastwebsockets"]
 
@@ -44,6 +45,9 @@ def summarize(row, servers):
         if row == "idle":
             figures["bytes"] = spread([r["server"]["pss_bytes_per_connection"] for r in rounds.values()])
             figures["kernel_bytes"] = spread([r["kernel_bytes_per_connection"] for r in rounds.values()])
+        elif row == "burst":
+            for moment in ("idle", "peak", "after"):
+                figures[moment] = spread([r["server"][f"pss_bytes_{moment}"] for r in rounds.values()])
         elif row == "latency":
             for quantile in ("p50", "p99"):
                 figures[quantile] = spread([r["latency_microseconds"][quantile] for r in rounds.values()])
@@ -72,6 +76,9 @@ def cell(row, server, figures):
     if row == "idle":
         bytes_ = figures["bytes"]
         return f"{bytes_['median']:,.0f} B ({bytes_['min']:,.0f} to {bytes_['max']:,.0f}){note}"
+    if row == "burst":
+        idle, peak, after = (figures[moment]["median"] / 2**20 for moment in ("idle", "peak", "after"))
+        return f"{idle:,.1f} MiB, {peak:,.0f} MiB, {after:,.1f} MiB ({after / idle - 1:+.0%}){note}"
     if row == "latency":
         return f"p50 {figures['p50']['median']:,.0f} µs, p99 {figures['p99']['median']:,.0f} µs{note}"
     work = short(figures["per_cpu_second"]["median"])

@@ -42,6 +42,12 @@ pub enum Role {
         /// Bytes of each.
         size: usize,
     },
+    /// Upgrades, and sends a message of `size` bytes in two parts when told to: see
+    /// [`Herd::begin_messages`] and [`Herd::finish_messages`].
+    InParts {
+        /// Bytes of the message.
+        size: usize,
+    },
     /// Upgrades, then sends messages of `size` bytes as fast as the server takes them and never reads.
     Flood {
         /// Bytes of each message.
@@ -191,6 +197,16 @@ impl Herd {
     /// When fewer are open.
     pub fn vanish(&mut self, group: GroupId, count: usize) {
         self.each_open(group, count, |member, _, stats| member.vanish(stats));
+    }
+
+    /// Every open client of a group that sends in parts sends a message but for its last byte.
+    pub fn begin_messages(&mut self, group: GroupId) {
+        self.each_open(group, self.stats(group).open, Member::begin_message);
+    }
+
+    /// Every open client of a group that has begun a message sends its last byte.
+    pub fn finish_messages(&mut self, group: GroupId) {
+        self.each_open(group, self.stats(group).open, Member::finish_message);
     }
 
     /// Clients of a group that ended as `which` says connect anew; returns how many.

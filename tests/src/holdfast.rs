@@ -333,6 +333,12 @@ impl Holdfast {
         self.processes().into_iter().map(process::pss).sum()
     }
 
+    /// As [`Holdfast::memory`], but without the pages of files.
+    #[must_use]
+    pub fn data_memory(&self) -> u64 {
+        self.processes().into_iter().map(process::data_pss).sum()
+    }
+
     /// Ends it the clean way, by SIGTERM, and checks that nothing is left.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! What /proc says about processes: which ones belong to a test, their memory and their processor time.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -47,9 +48,36 @@ pub fn is_running(pid: Pid) -> bool {
 /// sharers.
 #[must_use]
 pub fn pss(pid: Pid) -> u64 {
+    rollup(pid, &["Pss:"])
+}
+
+/// As [`pss`], but without the pages of files: how many of those count here depends on who else runs the same
+/// program.
+#[must_use]
+pub fn data_pss(pid: Pid) -> u64 {
+    rollup(pid, &["Pss_Anon:", "Pss_Shmem:"])
+}
+
+fn rollup(pid: Pid, fields: &[&str]) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or("0 kB");
-    line.trim().trim_end_matches(" kB").parse::<u64>().map_or(0, |kib| kib * 1024)
+    let kib = |line: &str| {
+        let rest = fields.iter().find_map(|field| line.strip_prefix(field))?;
+        rest.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    rollup.lines().filter_map(kib).sum::<u64>() * 1024
+}
+
+/// Memory that the memfds of this name which `pid` has open really take up, in bytes.
+#[must_use]
+pub fn memfd_bytes(pid: Pid, name: &str) -> u64 {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    let target = format!("/memfd:{name} (deleted)");
+    entries
+        .flatten()
+        .filter(|entry| fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy() == target))
+        // A block is 512 bytes for stat(2), whatever the file system.
+        .filter_map(|entry| Some(fs::metadata(entry.path()).ok()?.blocks() * 512))
+        .sum()
 }
 
 /// Processor time used so far, in clock ticks, 0 for a process that has ended.

@@ -30,6 +30,8 @@ pub(super) struct Member {
     flooded: usize,
     sent: u64,
     received: u64,
+    /// The last byte of a message that was begun.
+    held_back: Option<u8>,
     last_echo: Option<Instant>,
     refusal: Option<Response>,
 }
@@ -48,6 +50,7 @@ impl Member {
             flooded: 0,
             sent: 0,
             received: 0,
+            held_back: None,
             last_echo: None,
             refusal: None,
         }
@@ -100,6 +103,22 @@ impl Member {
     pub(super) fn leave(&mut self, group: &Group, stats: &mut Stats) {
         self.output.extend(frame::masked(frame::FIN | frame::CLOSE, &frame::close_payload(1000, "")));
         self.enter(Phase::Leaving, stats);
+        self.write(group, stats);
+    }
+
+    /// Sends a message but for its last byte.
+    pub(super) fn begin_message(&mut self, group: &Group, stats: &mut Stats) {
+        let Role::InParts { size } = group.role else { return };
+        let mut frame = frame::masked(frame::FIN | frame::BINARY, &message(self.number, self.sent, size));
+        self.held_back = frame.pop();
+        self.sent += 1;
+        self.output.extend(frame);
+        self.write(group, stats);
+    }
+
+    /// Sends the last byte of a message that was begun.
+    pub(super) fn finish_message(&mut self, group: &Group, stats: &mut Stats) {
+        self.output.extend(self.held_back.take());
         self.write(group, stats);
     }
 
@@ -215,7 +234,9 @@ impl Member {
     }
 
     fn echoed(&mut self, payload: &[u8], group: &Group, stats: &mut Stats) {
-        let Role::Echo { size, .. } = group.role else { panic!("a message nobody sent: {payload:?}") };
+        let (Role::Echo { size, .. } | Role::InParts { size }) = group.role else {
+            panic!("a message nobody sent: {payload:?}")
+        };
         let expected = message(self.number, self.received, size);
         assert!(payload == expected, "echo {} of client {} came back changed", self.received, self.number);
         self.received += 1;

@@ -45,6 +45,8 @@ pub enum Command {
     Echo(Echo),
     /// Clients connect and stay, answering pings
     Idle(Idle),
+    /// Clients send one large message each, all at once, and are idle before and after: what memory does
+    Burst(Burst),
     /// Clients connect, upgrade and leave, over and over
     Handshake(Handshake),
     /// Clients connect all at once, to meet a limit; the answers are counted
@@ -132,6 +134,25 @@ pub struct Idle {
     hold: Duration,
 }
 
+/// Options of `burst`.
+#[derive(Debug, Args)]
+pub struct Burst {
+    #[command(flatten)]
+    common: Common,
+    /// Clients
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count)]
+    clients: usize,
+    /// Payload of the message
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    size: usize,
+    /// How long the messages stay without their last byte, so that the server holds them all
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pause: Duration,
+    /// How long to stay after that
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
+    hold: Duration,
+}
+
 /// Options of `handshake`.
 #[derive(Debug, Args)]
 pub struct Handshake {
@@ -213,6 +234,18 @@ impl Command {
             Self::Idle(idle) => Ok(Job {
                 connect_first: true,
                 ..Job::new("idle", "handshakes", idle.common, idle.clients, Role::Idle, idle.hold)
+            }),
+            Self::Burst(burst) => Ok(Job {
+                connect_first: true,
+                warmup: Some(burst.pause),
+                ..Job::new(
+                    "burst",
+                    "messages",
+                    burst.common,
+                    burst.clients,
+                    Role::Burst { size: burst.size },
+                    burst.hold,
+                )
             }),
             Self::Handshake(shake) => Ok(Job {
                 warmup: Some(shake.warmup),
@@ -360,7 +393,7 @@ mod tests {
 
     #[test]
     fn every_mode_is_bounded_by_default() {
-        for mode in ["echo", "idle", "handshake", "storm", "slow-reader"] {
+        for mode in ["echo", "idle", "burst", "handshake", "storm", "slow-reader"] {
             let job = Cli::try_parse_from(["holdfast-load", mode]).unwrap().command.job().unwrap();
             assert!(job.duration <= LONGEST && job.common.connect_timeout <= LONGEST && job.clients > 0);
         }

@@ -229,7 +229,9 @@ impl Client {
             };
             let bytes = &scratch[..read];
             let heard = match shared.role {
-                Role::Echo { .. } if shared.running => self.talk.hear_echo(&shared.pattern, bytes, tally),
+                Role::Echo { .. } | Role::Burst { .. } if shared.running => {
+                    self.talk.hear_echo(&shared.pattern, bytes, tally)
+                }
                 _ => self.talk.hear_anything(bytes, tally),
             };
             heard.map_err(|ended| describe(&ended))?;

@@ -71,6 +71,17 @@ impl Conversation {
         }
     }
 
+    /// One message is to be sent but for its last byte, due at `now`.
+    pub fn begin(&mut self, pattern: &Pattern, now: u64) {
+        self.say(pattern, 1, now);
+        self.target -= 1;
+    }
+
+    /// The last byte of the message that was begun is to be sent as well.
+    pub fn finish(&mut self, pattern: &Pattern) {
+        self.target = self.target.next_multiple_of(pattern.sent_frame());
+    }
+
     /// Whether there is something to send.
     pub fn has_output(&self) -> bool {
         self.sent < self.target || !self.control.is_empty()
@@ -87,7 +98,7 @@ impl Conversation {
             } else if self.sent < self.target {
                 let limit = match self.control.is_empty() {
                     true => self.target,
-                    false => self.sent - beyond + pattern.sent_frame(),
+                    false => self.target.min(self.sent - beyond + pattern.sent_frame()),
                 };
                 stream.write(pattern.to_send(self.sent, limit))
             } else {
@@ -281,6 +292,22 @@ mod tests {
             frame::masked(frame::PONG, PONG_KEY, b"hello", &mut pong);
             assert_eq!(wire.0[5 * 26..], pong, "after the message that had begun");
         }
+    }
+
+    #[test]
+    fn the_last_byte_of_a_message_waits_and_a_pong_waits_for_it() {
+        let pattern = Pattern::new(20, Kind::Binary, 1, false);
+        let mut talk = Conversation::starting_at(&pattern, 2);
+        let mut wire = Vec::new();
+        talk.begin(&pattern, 0);
+        assert_eq!(talk.send(&pattern, &mut wire).unwrap(), pattern.sent_frame() - 1);
+        talk.hear_echo(&pattern, &[0x89, 0], &mut Count::default()).unwrap();
+        talk.send(&pattern, &mut wire).unwrap();
+        assert_eq!(wire.len() as u64, pattern.sent_frame() - 1);
+        talk.finish(&pattern);
+        talk.send(&pattern, &mut wire).unwrap();
+        assert_eq!(&wire[usize::try_from(pattern.sent_frame()).unwrap()..][..2], [0x8a, 0x80]);
+        assert_eq!(talk.in_flight(), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::tally::Latencies;
 /// One measurement.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// echo, idle, handshake, storm or slow-reader.
+    /// echo, idle, burst, handshake, storm or slow-reader.
     pub mode: &'static str,
     /// The server.
     pub target: String,
@@ -99,6 +99,10 @@ pub struct ServerCosts {
     pub idle_cpu_share: Option<f64>,
     /// Pss before the first client.
     pub pss_bytes_before: u64,
+    /// Pss with all clients in and idle, before a burst.
+    pub pss_bytes_idle: Option<u64>,
+    /// Pss while every message of a burst lacked its last byte.
+    pub pss_bytes_peak: Option<u64>,
     /// Pss with the clients, at the end.
     pub pss_bytes_after: u64,
     /// Growth per open connection.
@@ -120,6 +124,8 @@ impl ServerCosts {
             cpu_microseconds_per_unit: if units > 0.0 { cpu.total() * 1e6 / units } else { 0.0 },
             idle_cpu_share: None,
             pss_bytes_before: before,
+            pss_bytes_idle: None,
+            pss_bytes_peak: None,
             pss_bytes_after: after,
             pss_bytes_per_connection: (open > 0).then(|| growth / ratio(open, 1)),
         }
@@ -190,8 +196,17 @@ impl Display for ServerCosts {
         if let Some(share) = self.idle_cpu_share {
             writeln!(f, "  while idle   {:.2} % of a core", share * 100.0)?;
         }
-        let (before, after) =
-            (ratio(self.pss_bytes_before, 1_048_576), ratio(self.pss_bytes_after, 1_048_576));
+        let mib = |bytes| ratio(bytes, 1_048_576);
+        if let (Some(idle), Some(peak)) = (self.pss_bytes_idle, self.pss_bytes_peak) {
+            let (idle, peak, after) = (mib(idle), mib(peak), mib(self.pss_bytes_after));
+            let back = after / idle - 1.0;
+            writeln!(
+                f,
+                "  burst Pss    {idle:.2} MiB idle, {peak:.2} MiB at the peak, {after:.2} MiB afterwards ({:+.1} %)",
+                back * 100.0
+            )?;
+        }
+        let (before, after) = (mib(self.pss_bytes_before), mib(self.pss_bytes_after));
         write!(f, "  server Pss   {before:.2} MiB before, {after:.2} MiB at the end")?;
         match self.pss_bytes_per_connection {
             Some(bytes) => writeln!(f, ": {bytes:.0} bytes per connection"),

@@ -58,11 +58,15 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
         crew.listen(deadline, decided, |progress| screen.show("connecting", progress))?;
         settled = mark()?;
     }
+    let is_burst = matches!(job.role, Role::Burst { .. });
+    let pss_idle = is_burst.then(pss).transpose()?;
+    let mut pss_peak = None;
     let mut from = settled;
     if let Some(warmup) = job.warmup {
         crew.order(Order::Go)?;
         wait(&mut crew, warmup, |progress| screen.show("warming up", progress))?;
         from = mark()?;
+        pss_peak = is_burst.then(pss).transpose()?;
         crew.order(Order::Measure)?;
     }
     wait(&mut crew, job.duration, |progress| screen.show("measuring", progress))?;
@@ -82,6 +86,7 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
         let cpu = work_to.server.since(work_from.server);
         let mut costs = ServerCosts::new(processes, cpu, report.units, (pss_before, pss_after), report.open);
         let stayed = job.warmup.is_none() && !job.duration.is_zero();
+        (costs.pss_bytes_idle, costs.pss_bytes_peak) = (pss_idle, pss_peak);
         costs.idle_cpu_share = stayed.then(|| to.server.since(settled.server).total() / report.seconds);
         costs
     });

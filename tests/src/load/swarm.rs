@@ -64,7 +64,7 @@ impl Swarm {
     fn new(plan: Plan, input: File) -> Result<Self, LoadError> {
         let (size, kind, in_flight, raw) = match plan.role {
             Role::Echo { size, kind, in_flight, raw, .. } => (size, kind, in_flight, raw),
-            Role::Flood { size } => (size, Kind::Binary, 1, false),
+            Role::Flood { size } | Role::Burst { size } => (size, Kind::Binary, 1, false),
             Role::Idle | Role::Handshake => (0, Kind::Binary, 1, false),
         };
         let pattern = Pattern::new(size, kind, in_flight, raw);
@@ -146,7 +146,7 @@ impl Swarm {
             match order {
                 Order::Connect => self.start_connecting(),
                 Order::Go => self.go()?,
-                Order::Measure => self.tally.start_measuring(),
+                Order::Measure => self.measure(),
                 Order::Stop => return Ok(true),
             }
         }
@@ -163,6 +163,11 @@ impl Swarm {
         match self.shared.role {
             Role::Handshake => self.start_connecting(),
             Role::Echo { rate: Some(rate), .. } => self.start_pacing(rate)?,
+            Role::Burst { .. } => {
+                self.tally.now = self.now();
+                let now = self.tally.now;
+                self.each_open(|client, shared| client.talk.begin(&shared.pattern, now));
+            }
             _ => {
                 for index in 0..self.clients.len() {
                     self.tally.now = self.now();
@@ -171,6 +176,25 @@ impl Swarm {
             }
         }
         Ok(())
+    }
+
+    fn measure(&mut self) {
+        self.tally.start_measuring();
+        if let Role::Burst { .. } = self.shared.role {
+            self.each_open(|client, shared| client.talk.finish(&shared.pattern));
+        }
+    }
+
+    /// Gives every open client something to say, and lets it send what the kernel takes.
+    fn each_open(&mut self, mut give: impl FnMut(&mut Client, &Shared)) {
+        for index in 0..self.clients.len() {
+            let client = &mut self.clients[index];
+            if client.is_open() {
+                give(client, &self.shared);
+                let step = client.send(&self.shared, &mut self.tally);
+                self.took(index, step);
+            }
+        }
     }
 
     fn start_pacing(&mut self, rate: f64) -> Result<(), LoadError> {

@@ -26,6 +26,11 @@ pub enum Role {
     },
     /// Answers pings.
     Idle,
+    /// Sends one message but for its last byte, that byte once measuring begins, and then keeps quiet.
+    Burst {
+        /// Payload bytes of the message.
+        size: usize,
+    },
     /// Leaves as soon as it is let in, and comes again.
     Handshake,
     /// Sends without end and never reads.

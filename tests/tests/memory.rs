@@ -1,0 +1,96 @@
+//! Memory that a crowd or a burst of messages took goes back when they are over, and nobody who stays
+//! notices.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use holdfast_tests::client::loopback;
+use holdfast_tests::herd::{Group, Herd, Role};
+use holdfast_tests::holdfast::Holdfast;
+use holdfast_tests::process;
+use nix::sys::signal::{Signal, kill};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+const CONFIG: &str = "workers = 2
+    limits.max_connections = 6000
+    limits.max_connections_per_address = 0
+    limits.max_message_size = \"1MiB\"
+    timeouts.idle = \"0s\"";
+
+#[test]
+fn a_burst_of_messages_leaves_nothing_behind() {
+    const CLIENTS: usize = 2_000;
+    const MESSAGE: usize = 128 * 1024;
+    /// What two workers read into and write from, 64 KiB each, and have not used in full until then.
+    const BUFFERS: u64 = 2 * 2 * 64 * KIB;
+    let burst = (CLIENTS * MESSAGE) as u64;
+    let server = Holdfast::with(CONFIG);
+    let mut herd = Herd::of(&server);
+    let few = herd.add(Group::new(50, Role::InParts { size: 1024 }));
+    let many = herd.add(Group::new(CLIENTS, Role::InParts { size: MESSAGE }).from((0..10).map(loopback)));
+    herd.run_until("all are in", |herd| herd.stats(few).open == 50 && herd.stats(many).open == CLIENTS);
+    herd.begin_messages(few);
+    herd.finish_messages(few);
+    herd.run_until("the few are answered", |herd| herd.stats(few).echoes == 50);
+    let before = server.data_memory();
+
+    herd.begin_messages(many);
+    herd.run_until("the server holds most of every message", |_| {
+        server.data_memory() >= before + burst / 10 * 9
+    });
+    herd.finish_messages(many);
+    herd.run_until("all are answered", |herd| herd.stats(many).echoes == CLIENTS as u64);
+    let bound = before + before / 10 + BUFFERS;
+    herd.run_until("memory is back within a tenth", |_| server.data_memory() <= bound);
+    eprintln!("{} KiB before, {} KiB after {} MiB", before / KIB, server.data_memory() / KIB, burst / MIB);
+
+    // Those who stayed still can.
+    herd.begin_messages(few);
+    herd.finish_messages(few);
+    herd.run_until("the few are answered again", |herd| herd.stats(few).echoes == 100);
+    assert_eq!((herd.stats(few).open, herd.stats(many).open), (50, CLIENTS));
+    server.stop();
+}
+
+#[test]
+fn the_table_takes_memory_for_those_who_are_there() {
+    const CLIENTS: usize = 4_000;
+    const STAY: usize = 40;
+    const RECORD: u64 = 128;
+    const PAGE: u64 = 4 * KIB;
+    let server = Holdfast::with(CONFIG);
+    let table =
+        || server.worker_pids().into_iter().map(|pid| process::memfd_bytes(pid, "holdfast-table")).sum();
+    let mut herd = Herd::of(&server);
+    let crowd = herd.add(Group::new(CLIENTS, Role::Idle).from((0..10).map(loopback)));
+    herd.run_until("all are in", |herd| herd.stats(crowd).open == CLIENTS);
+    let peak: u64 = table();
+    assert!(peak >= CLIENTS as u64 * RECORD, "{peak} bytes for {CLIENTS} clients");
+
+    // The first to come leave first: who stays has the highest descriptors.
+    herd.leave(crowd, CLIENTS - STAY);
+    herd.run_until("most have left", |herd| herd.stats(crowd).open == STAY);
+    // At worst, each of those who stay keeps a page; two workers have a header each.
+    let bound = (STAY as u64 + 2) * PAGE;
+    assert!(bound < peak / 2);
+    herd.run_until("the table is as small as its clients are few", |_| table() <= bound);
+
+    // The next worker looks at every record, also at those that are not there.
+    kill(server.worker_pids()[0], Signal::SIGKILL).unwrap();
+    server.wait_until("there is a new worker", |totals| totals.number("restarts_total") == 1);
+    server.wait_for_workers("it is ready", |workers| {
+        workers.iter().all(|worker| worker.text("state") == "ready")
+    });
+    herd.run_until("the table is small again", |_| table() <= bound);
+    assert_eq!(herd.stats(crowd).open, STAY);
+
+    let newcomers = herd.add(Group::new(CLIENTS / 2, Role::Idle).from((0..10).map(loopback)));
+    herd.run_until("others come", |herd| herd.stats(newcomers).open == CLIENTS / 2);
+    herd.leave(crowd, STAY);
+    herd.leave(newcomers, CLIENTS / 2);
+    herd.run_until("the headers are left", |_| table() <= 2 * PAGE);
+    let totals = server.totals();
+    assert_eq!((totals.number("connections"), totals.number("lost_total")), (0, 0), "{totals:?}");
+    server.stop();
+}
