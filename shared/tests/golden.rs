@@ -82,6 +82,7 @@ fn messages_to_the_supervisor() {
     check("to_supervisor_report", &ToSupervisor::Report { incarnation, request: Some(9), report });
     check("to_supervisor_applied", &ToSupervisor::Applied { incarnation, generation: 2 });
     check("to_supervisor_left", &ToSupervisor::Left { incarnation });
+    check("to_supervisor_version", &ToSupervisor::Version { incarnation, version: "1.2.3".to_owned() });
 }
 
 #[test]

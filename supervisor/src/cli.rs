@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
 use holdfast_shared::id::{Incarnation, SlotId};
 
@@ -28,7 +28,6 @@ pub enum Command {
 #[derive(Debug, Parser)]
 #[command(
     name = "holdfast",
-    version,
     about = "A pre-fork WebSocket server whose clients do not notice operations",
     after_help = "Without a configuration file everything has a working default. Flags win over the environment \
                   (PORT, WORKERS, BACKLOG, MAX_CONNECTIONS, MAX_PER_IP), which wins over the file.\n\n\
@@ -120,21 +119,26 @@ pub struct CtlArguments {
     pub request: CtlRequest,
 }
 
-/// What this process was asked to be. Bad usage, `--help` and `--version` print and exit here (2, 0, 0).
+/// What this process, a program of `version`, was asked to be. Bad usage, `--help` and `--version` print and
+/// exit here (2, 0, 0).
 #[must_use]
-pub fn parse() -> Command {
-    parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+pub fn parse(version: &'static str) -> Command {
+    parse_from(version, std::env::args_os()).unwrap_or_else(|error| error.exit())
 }
 
 /// As [`parse`], from `arguments`, of which the first is the program's name.
 ///
 /// # Errors
 /// Bad usage, and `--help` and `--version`: clap's error knows what to print and how to exit.
-pub fn parse_from<A>(arguments: impl IntoIterator<Item = A>) -> Result<Command, clap::Error>
+pub fn parse_from<A>(
+    version: &'static str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<Command, clap::Error>
 where
     A: Into<OsString> + Clone,
 {
-    let CommandLine { command, run } = CommandLine::try_parse_from(arguments)?;
+    let matches = CommandLine::command().version(version).try_get_matches_from(arguments)?;
+    let CommandLine { command, run } = CommandLine::from_arg_matches(&matches)?;
     Ok(command.unwrap_or(Command::Run(run)))
 }
 
@@ -196,14 +200,13 @@ fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
     use holdfast_shared::config::{MaxConnections, Workers, load};
 
     use super::*;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
-        parse_from(std::iter::once("holdfast").chain(line.split_whitespace()))
+        parse_from("1.2.3", std::iter::once("holdfast").chain(line.split_whitespace()))
     }
 
     fn run(line: &str) -> RunArguments {
@@ -296,7 +299,8 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}: {error}");
         }
         assert_eq!(parse("--help").unwrap_err().kind(), ErrorKind::DisplayHelp);
-        assert_eq!(parse("--version").unwrap_err().exit_code(), 0);
+        let version = parse("--version").unwrap_err();
+        assert_eq!((version.exit_code(), version.to_string()), (0, "holdfast 1.2.3\n".to_owned()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod metrics;
 mod notify;
 mod pool;
 mod reload;
+mod role;
 pub mod run_dir;
 mod seat;
 mod settings;
@@ -26,3 +27,6 @@ pub mod start;
 mod steering;
 pub mod supervisor;
 mod totals;
+
+pub use holdfast_worker::Program;
+pub use role::main;

@@ -138,6 +138,11 @@ impl Supervisor {
                 }
             }
             ToSupervisor::Report { request, report, .. } => self.on_report(position, request, *report),
+            ToSupervisor::Version { incarnation, version } => {
+                if self.is_current(position, incarnation) {
+                    self.seats[position].version = version;
+                }
+            }
             ToSupervisor::Applied { generation, .. } => self.seats[position].applied_generation = generation,
         }
     }

@@ -41,6 +41,8 @@ pub struct Seat {
     pub link: Option<SupervisorEnd>,
     /// The newest worker heard of.
     pub worker: Worker,
+    /// Which version the newest worker that said so runs.
+    pub version: String,
     /// When that worker was ready.
     pub ready_since: Option<Duration>,
     /// When the last worker was reported dead, until the next one is ready.
@@ -71,6 +73,7 @@ impl Seat {
             machine: Slot::default(),
             link: None,
             worker: Worker { pid: Pid::from_raw(0), incarnation: Incarnation::default() },
+            version: String::new(),
             ready_since: None,
             died_at: None,
             report: Report::default(),

@@ -5,6 +5,7 @@
 use std::num::NonZero;
 
 use holdfast_shared::config::{Effective, Inputs, Workers};
+use holdfast_worker::Program;
 use nix::sys::prctl;
 
 use crate::listeners::Listeners;
@@ -12,12 +13,16 @@ use crate::run_dir::RunDir;
 use crate::supervisor::{Foundation, Supervisor, SupervisorError};
 use crate::{capacity, host, reload};
 
-/// Prepares the service that `effective` describes; `inputs` is where it came from, to be read again on
+/// Prepares the service of `program` that `effective` describes; `inputs` is where it came from, to be read again on
 /// reload.
 ///
 /// # Errors
 /// See [`SupervisorError`]; nothing stays behind.
-pub fn prepare(inputs: Inputs, effective: Effective) -> Result<Supervisor, SupervisorError> {
+pub fn prepare(
+    program: Program,
+    inputs: Inputs,
+    effective: Effective,
+) -> Result<Supervisor, SupervisorError> {
     let config = &effective.config;
     let slots = workers(config.workers);
     let descriptors = host::raise_descriptor_limit().map_err(|error| SupervisorError::Kernel {
@@ -36,10 +41,19 @@ pub fn prepare(inputs: Inputs, effective: Effective) -> Result<Supervisor, Super
     })?;
     log::info!(
         "holdfast {}: {slots} workers, {descriptors} descriptors each, up to {} connections",
-        env!("CARGO_PKG_VERSION"),
+        program.version,
         capacity.max_connections
     );
-    Supervisor::new(Foundation { inputs, effective, descriptors, capacity, run_dir, listeners, slots })
+    Supervisor::new(Foundation {
+        program,
+        inputs,
+        effective,
+        descriptors,
+        capacity,
+        run_dir,
+        listeners,
+        slots,
+    })
 }
 
 fn workers(configured: Workers) -> u16 {

@@ -15,6 +15,7 @@ use holdfast_shared::config::{Effective, Inputs};
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::message::ToWorker;
 use holdfast_shared::level::Level;
+use holdfast_worker::Program;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -110,6 +111,7 @@ impl Stage {
 
 /// What a supervisor starts from: all that can fail has been done.
 pub(crate) struct Foundation {
+    pub(crate) program: Program,
     pub(crate) inputs: Inputs,
     pub(crate) effective: Effective,
     pub(crate) descriptors: u32,
@@ -121,6 +123,7 @@ pub(crate) struct Foundation {
 
 /// Everything the supervisor has.
 pub struct Supervisor {
+    pub(crate) program: Program,
     pub(crate) poll: Poll,
     pub(crate) signals: Signals,
     pub(crate) control: Control,
@@ -157,16 +160,19 @@ pub struct Supervisor {
 impl Supervisor {
     pub(crate) fn new(foundation: Foundation) -> Result<Self, SupervisorError> {
         let kernel = |doing| move |source| SupervisorError::Kernel { doing, source };
-        let Foundation { inputs, effective, descriptors, capacity, run_dir, listeners, slots } = foundation;
+        let Foundation { program, inputs, effective, descriptors, capacity, run_dir, listeners, slots } =
+            foundation;
         let poll = Poll::new().map_err(kernel("make an event loop"))?;
         let mut signals = Signals::install().map_err(kernel("install signal handlers"))?;
         let watched = poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
         watched.map_err(kernel("watch signals"))?;
         let waker = Waker::new(poll.registry(), REQUESTS).map_err(kernel("make a waker"))?;
         let socket = control::bind_control(run_dir.path())?;
-        let (control, requests) = Control::start(socket, effective.config.admin.listen, Arc::new(waker))?;
+        let (control, requests) =
+            Control::start(socket, effective.config.admin.listen, Arc::new(waker), program.version)?;
         let now = clock::now();
         Ok(Self {
+            program,
             poll,
             signals,
             control,

@@ -125,7 +125,7 @@ impl Supervisor {
             bytes_sent_total: counters.bytes_sent,
             pending_handshakes: self.seats.iter().map(|seat| u64::from(seat.report.pending_handshakes)).sum(),
             uptime_seconds: self.now.saturating_sub(self.started).as_secs_f64(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.program.version.to_owned(),
         }
     }
 
@@ -168,7 +168,7 @@ impl Supervisor {
             uptime_seconds: seat
                 .ready_since
                 .map_or(0.0, |since| self.now.saturating_sub(since).as_secs_f64()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: seat.version.clone(),
         }
     }
 

@@ -36,6 +36,7 @@ const CONFIGURING: [&str; 6] =
 /// How to start a Holdfast.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    program: Option<PathBuf>,
     config: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -50,6 +51,13 @@ impl Options {
     #[must_use]
     pub fn config(text: &str) -> Self {
         Self { config: text.to_owned(), default_addresses: true, ..Self::default() }
+    }
+
+    /// This server program (a test's `CARGO_BIN_EXE_...`) instead of `holdfast`.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = Some(program.into());
+        self
     }
 
     /// One more command line argument.
@@ -115,7 +123,8 @@ impl Starting {
         let run_dir = options.run_dir.clone().unwrap_or_else(|| directory.path().join("run"));
         let config = directory.path().join("holdfast.toml");
         fs::write(&config, &options.config).expect("write the config file");
-        let mut command = command(options.descriptor_limit);
+        let program = options.program.as_deref().unwrap_or_else(|| binary());
+        let mut command = command(program, options.descriptor_limit);
         command.arg("run").arg("--config").arg(&config).arg("--run-dir").arg(&run_dir);
         if options.default_addresses {
             command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -371,19 +380,19 @@ pub fn pid_of(worker: &Totals, name: &str) -> Pid {
 /// When it cannot be started.
 #[must_use]
 pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
-    let output = command(None).args(arguments).output().expect("run holdfast");
+    let output = command(binary(), None).args(arguments).output().expect("run holdfast");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status, text(&output.stdout), text(&output.stderr))
 }
 
-/// `holdfast`, in an environment that configures nothing.
-fn command(descriptor_limit: Option<u32>) -> Command {
+/// `program`, in an environment that configures nothing.
+fn command(program: &Path, descriptor_limit: Option<u32>) -> Command {
     let mut command = match descriptor_limit {
-        None => Command::new(binary()),
+        None => Command::new(program),
         // The shell lowers the limit of itself, then becomes Holdfast: nothing runs between fork and exec.
         Some(limit) => {
             let mut shell = Command::new("sh");
-            shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(binary());
+            shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(program);
             shell
         }
     };

@@ -20,6 +20,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 
+use crate::program::Program;
 use crate::run::{self, Assignment};
 
 /// What a keeper is handed, by descriptor number, when it is started.
@@ -61,11 +62,11 @@ pub enum KeeperError {
     },
 }
 
-/// Keeps the slot until its worker leaves on purpose.
+/// Keeps the slot, for workers that run `program`, until one of them leaves on purpose.
 ///
 /// # Errors
 /// See [`KeeperError`]; nothing that happens to a worker is an error here.
-pub fn run(handover: &Handover) -> Result<(), KeeperError> {
+pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
     let slot = handover.slot;
     let link = descriptor::adopt(handover.link).map_err(|source| KeeperError::Handover { slot, source })?;
     let mut link = SlotEnd::new(link);
@@ -80,7 +81,7 @@ pub fn run(handover: &Handover) -> Result<(), KeeperError> {
         incarnation = incarnation.next();
         let started = clock::now();
         let end = match fork_sharing_descriptors() {
-            Ok(Side::Child) => become_worker(handover, keeper, incarnation, link, cause),
+            Ok(Side::Child) => become_worker(program, handover, keeper, incarnation, link, cause),
             Ok(Side::Parent { child }) => {
                 tell(&mut link, &ToSupervisor::Started { incarnation, pid: child.as_raw() });
                 wait_for(child)
@@ -123,6 +124,7 @@ fn ignore_group_signals() -> Result<(), Errno> {
 }
 
 fn become_worker(
+    program: Program,
     handover: &Handover,
     keeper: Pid,
     incarnation: Incarnation,
@@ -138,6 +140,7 @@ fn become_worker(
     }
     crash_if_asked();
     let assignment = Assignment {
+        program,
         slot: handover.slot,
         incarnation,
         link: ManuallyDrop::new(link),

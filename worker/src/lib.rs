@@ -10,7 +10,10 @@ mod event_loop;
 pub mod keeper;
 mod link;
 mod listener;
+mod program;
 mod resume;
 pub mod run;
 pub mod timer_wheel;
 pub mod websocket;
+
+pub use program::Program;

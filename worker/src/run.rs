@@ -14,9 +14,9 @@ use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Table, TableError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::app::Echo;
 use crate::connection::Connections;
 use crate::event_loop::{Parts, Worker};
+use crate::program::Program;
 use crate::resume;
 
 /// Exit status of a worker that was told to leave and did.
@@ -29,6 +29,8 @@ pub const NO_SUPERVISOR: i32 = 3;
 /// What a worker is handed.
 #[derive(Debug)]
 pub struct Assignment {
+    /// What it is to run.
+    pub program: Program,
     /// The place it fills.
     pub slot: SlotId,
     /// Which of the slot's workers it is.
@@ -83,12 +85,15 @@ pub enum WorkerError {
 /// See [`WorkerError`]. The connections stay open whatever happens here: their descriptors are the keeper's
 /// too.
 pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
-    let Assignment { slot, incarnation, mut link, table: table_memory, listeners, kept, cause } = assignment;
+    let Assignment { program, slot, incarnation, mut link, table: table_memory, listeners, kept, cause } =
+        assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
     let met = |source| WorkerError::Meet { slot, source };
 
     let pid = i32::try_from(std::process::id()).unwrap_or(0);
     link.send(&ToSupervisor::Hello { incarnation, pid }).map_err(met)?;
+    let version = program.version.to_owned();
+    link.send(&ToSupervisor::Version { incarnation, version }).map_err(met)?;
     let memory = descriptor::borrow(table_memory)
         .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
     let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
@@ -100,7 +105,7 @@ pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
     let (generation, settings) = wait_for_settings(&mut link).map_err(met)?;
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
-    let app = Box::new(Echo);
+    let app = (program.app)();
     // One is still to come: the epoll instance.
     let own_descriptors = u32::try_from(owned.len() + 1).unwrap_or(u32::MAX);
     let parts = Parts { incarnation, link, listeners, table_memory, own_descriptors, connections, app };

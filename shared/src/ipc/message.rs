@@ -98,6 +98,13 @@ pub enum ToSupervisor {
         /// Which of the slot's workers.
         incarnation: Incarnation,
     },
+    /// Which program the worker runs; comes behind `Hello`. Not answered.
+    Version {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// As its program calls itself.
+        version: String,
+    },
 }
 
 /// From the supervisor to a slot's worker.

@@ -88,7 +88,8 @@ pub struct Control {
 
 impl Control {
     /// Starts serving `control` (see [`bind_control`]) and, if wanted, the `admin` address.
-    /// Requests arrive at the receiver; after each one `waker` wakes the loop that reads it.
+    /// Requests arrive at the receiver; after each one `waker` wakes the loop that reads it. `version` is what
+    /// visitors are told.
     ///
     /// # Errors
     /// The admin address cannot be bound, or the thread not started.
@@ -96,9 +97,10 @@ impl Control {
         control: UnixListener,
         admin: Option<SocketAddr>,
         waker: Arc<Waker>,
+        version: &'static str,
     ) -> Result<(Self, Receiver<Request>), Error> {
         let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
-        Ok((Self::start_with(control, admin, sender, waker, Deadlines::default())?, receiver))
+        Ok((Self::start_with(control, admin, sender, waker, version, Deadlines::default())?, receiver))
     }
 
     fn start_with(
@@ -106,12 +108,13 @@ impl Control {
         admin: Option<SocketAddr>,
         requests: Sender<Request>,
         waker: Arc<Waker>,
+        version: &'static str,
         deadlines: Deadlines,
     ) -> Result<Self, Error> {
         let listener = admin.map(bind_admin).transpose()?;
         let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Start)?;
         let (messages, inbox) = tokio::sync::mpsc::unbounded_channel();
-        let supervisor = Loop::new(requests, waker, deadlines.answer);
+        let supervisor = Loop::new(requests, waker, version, deadlines.answer);
         let server = Server::new(control, listener, &supervisor, deadlines).map_err(Error::Start)?;
         let thread = std::thread::Builder::new()
             .name("control".to_owned())

@@ -24,13 +24,20 @@ const ADMIN: &[Command] = &[Command::Metrics, Command::Health];
 pub struct Loop {
     requests: Sender<Request>,
     waker: Arc<Waker>,
+    version: &'static str,
     deadline: Option<Duration>,
 }
 
 impl Loop {
-    /// A way over `requests` and `waker`; `deadline` replaces those of the commands.
-    pub fn new(requests: Sender<Request>, waker: Arc<Waker>, deadline: Option<Duration>) -> Self {
-        Self { requests, waker, deadline }
+    /// A way over `requests` and `waker` to a supervisor of `version`; `deadline` replaces those of the
+    /// commands.
+    pub fn new(
+        requests: Sender<Request>,
+        waker: Arc<Waker>,
+        version: &'static str,
+        deadline: Option<Duration>,
+    ) -> Self {
+        Self { requests, waker, version, deadline }
     }
 
     /// Asks the loop and waits for its answer, but never for the loop to have room.
@@ -61,7 +68,7 @@ pub fn control(supervisor: &Loop) -> Router {
 
 /// Reads for monitoring, for the admin address.
 pub fn admin(supervisor: &Loop) -> Router {
-    finish(commands(supervisor, ADMIN).route("/", get(hint)), ADMIN)
+    finish(commands(supervisor, ADMIN).route("/", get(hint(supervisor.version))), ADMIN)
 }
 
 fn commands(supervisor: &Loop, commands: &[Command]) -> Router {
@@ -122,11 +129,8 @@ fn text(content_type: &'static str, body: String) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 
-async fn hint() -> String {
-    format!(
-        "Holdfast {}\n/metrics  for Prometheus\n/health   for load balancers\n",
-        env!("CARGO_PKG_VERSION")
-    )
+fn hint(version: &str) -> String {
+    format!("Holdfast {version}\n/metrics  for Prometheus\n/health   for load balancers\n")
 }
 
 fn list(commands: &[Command]) -> String {

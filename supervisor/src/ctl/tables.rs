@@ -117,7 +117,7 @@ fn worker(row: &WorkerRow) -> [String; 19] {
         ),
         or_dash(row.resident_bytes.map(human::bytes)),
         human::seconds(row.uptime_seconds),
-        row.version.clone(),
+        or_dash(Some(row.version.clone()).filter(|version| !version.is_empty())),
         or_dash(row.last_death.clone()),
     ]
 }

@@ -175,7 +175,8 @@ fn a_client_that_goes_away_leaves_nothing() {
 fn a_stranger_hears_403_and_is_closed() {
     let rig = Rig::new(QUEUE, Deadlines::default());
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let routes = routes::control(&Loop::new(crossbeam_channel::bounded(1).0, Arc::clone(&rig.waker), None));
+    let routes =
+        routes::control(&Loop::new(crossbeam_channel::bounded(1).0, Arc::clone(&rig.waker), "1.2.3", None));
     let server = std::thread::spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();

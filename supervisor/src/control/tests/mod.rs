@@ -43,7 +43,8 @@ impl Rig {
         let (sender, receiver) = crossbeam_channel::bounded(queue);
         let listener = bind_control(dir.path()).unwrap();
         let admin = Some("127.0.0.1:0".parse().unwrap());
-        let control = Control::start_with(listener, admin, sender, Arc::clone(&waker), deadlines).unwrap();
+        let control =
+            Control::start_with(listener, admin, sender, Arc::clone(&waker), "1.2.3", deadlines).unwrap();
         Self { dir, control: Some(control), waker, inbox: Some((poll, receiver)), fake: None }
     }
 

@@ -1,0 +1,70 @@
+//! Which role a process of the command plays, and what its end is called.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use holdfast_shared::config;
+use holdfast_worker::Program;
+use holdfast_worker::keeper::{self, Handover};
+
+use crate::cli::{self, Command, CtlArguments, KeeperArguments, RunArguments};
+use crate::control::SOCKET_NAME;
+use crate::{check, ctl, logging, run_dir, start};
+
+/// Bad usage or configuration.
+const BAD_CONFIGURATION: u8 = 2;
+
+/// The whole of a server program: does what the command line asks for, as whichever of the roles it names.
+#[must_use]
+pub fn main(program: Program) -> ExitCode {
+    match cli::parse(program.version) {
+        Command::Run(arguments) => run(program, &arguments),
+        Command::Keeper(arguments) => keep(program, arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Ctl(arguments) => ask(&arguments),
+    }
+}
+
+fn run(program: Program, arguments: &RunArguments) -> ExitCode {
+    logging::start("supervisor");
+    let inputs = cli::inputs(arguments);
+    let effective = match config::load(&inputs) {
+        Ok(effective) => effective,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match start::prepare(program, inputs, effective).and_then(|supervisor| supervisor.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", start::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
+    logging::start("worker");
+    let KeeperArguments { slot, last_incarnation, link, table, lock, listeners } = arguments;
+    match keeper::run(program, &Handover { slot, last_incarnation, link, table, lock, listeners }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(arguments: &CtlArguments) -> ExitCode {
+    let found = || run_dir::find(SOCKET_NAME);
+    let place = arguments.run_dir.clone().unwrap_or_else(found);
+    let place: &Path = &place;
+    match ctl::run(place, arguments.json, arguments.request) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
