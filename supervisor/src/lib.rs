@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod control;
 pub mod ctl;
+pub mod heartbeat;
 pub mod host;
 pub mod ledger;
 pub mod level;
@@ -27,6 +28,7 @@ pub mod start;
 mod steering;
 pub mod supervisor;
 mod totals;
+mod watchdog;
 
 pub use holdfast_worker::Program;
 pub use role::main;

@@ -100,6 +100,9 @@ impl Supervisor {
 
     fn on_message(&mut self, position: usize, message: ToSupervisor) {
         let slot = self.seats[position].id;
+        if message.is_of_worker() {
+            self.hear(position);
+        }
         match message {
             ToSupervisor::Started { incarnation, pid } => {
                 let worker = Worker { pid: Pid::from_raw(pid), incarnation };

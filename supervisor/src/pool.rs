@@ -90,6 +90,7 @@ impl Supervisor {
                 log::info!("slot {slot}: worker {} (pid {}) is ready", worker.incarnation, worker.pid);
             }
             Action::WorkerLost { cause, pause } => {
+                let cause = if self.seats[position].heartbeat.is_ending() { Cause::Wedged } else { cause };
                 self.seats[position].worker_died(cause, self.now);
                 log::debug!("slot {slot}: worker died of {cause}, the next one comes in {pause:?}");
             }

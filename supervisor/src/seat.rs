@@ -14,11 +14,12 @@ use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase, Table};
 use nix::unistd::Pid;
 
+use crate::heartbeat::Heartbeat;
 use crate::slot::{Cause, Slot, Worker};
 use crate::spawn::Spawned;
 
 /// Causes that are shown before they have happened, so that the first time is seen as a change.
-const USUAL_CAUSES: [&str; 4] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1"];
+const USUAL_CAUSES: [&str; 5] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged"];
 
 /// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is
 /// always what is open.
@@ -41,6 +42,8 @@ pub struct Seat {
     pub link: Option<SupervisorEnd>,
     /// The newest worker heard of.
     pub worker: Worker,
+    /// Whether that worker is awake.
+    pub heartbeat: Heartbeat,
     /// Which version the newest worker that said so runs.
     pub version: String,
     /// When that worker was ready.
@@ -73,6 +76,7 @@ impl Seat {
             machine: Slot::default(),
             link: None,
             worker: Worker { pid: Pid::from_raw(0), incarnation: Incarnation::default() },
+            heartbeat: Heartbeat::default(),
             version: String::new(),
             ready_since: None,
             died_at: None,
@@ -129,6 +133,7 @@ impl Seat {
         *self.restarts.entry(cause.clone()).or_default() += 1;
         self.last_death = Some(cause);
         self.died_at = Some(now);
+        self.heartbeat = Heartbeat::Absent;
         self.ready_since = None;
         self.unanswered.clear();
     }

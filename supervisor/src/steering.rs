@@ -91,7 +91,7 @@ impl Supervisor {
             .map(|seat| Load {
                 held: self.ledger.held_by(seat.id),
                 queued: 0,
-                serves: matches!(seat.machine.state(), State::Ready(_)),
+                serves: matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged(),
             })
             .collect();
         let admitted = self.seats.iter().map(|seat| seat.admitted.accepted).sum();

@@ -37,7 +37,7 @@ const SIGNALS: Token = Token(usize::MAX);
 const REQUESTS: Token = Token(usize::MAX - 1);
 const EVENTS_PER_TURN: usize = 256;
 /// The longest the loop sleeps: whatever event might be missed, wanted and alive are compared this often.
-const TICK: Duration = Duration::from_secs(1);
+pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// After a drain's own time, how long workers get to leave: longer than they wait for clients that were told.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long workers get to tell their clients that it is over, before they are killed.
@@ -153,6 +153,8 @@ pub struct Supervisor {
     pub(crate) started: Duration,
     /// The clock, read once a turn.
     pub(crate) now: Duration,
+    /// Until when the workers' silence was measured.
+    pub(crate) listened_until: Duration,
     /// Why it ends with a failure, if it does.
     pub(crate) failure: Option<SupervisorError>,
 }
@@ -198,6 +200,7 @@ impl Supervisor {
             resume_seconds: Histogram::new(&holdfast_shared::metric::RESUME_BUCKETS),
             started: now,
             now,
+            listened_until: now,
             failure: None,
         })
     }
@@ -314,6 +317,7 @@ impl Supervisor {
         if std::mem::take(&mut self.look_for_dead) {
             self.reap();
         }
+        self.watch_heartbeats();
         for position in 0..self.seats.len() {
             self.step(position, slot::Event::Tick);
         }

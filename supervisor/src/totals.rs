@@ -148,7 +148,7 @@ impl Supervisor {
             pid: worker.and_then(|worker| pid(worker.pid)),
             keeper_pid: state.keeper().and_then(pid),
             incarnation: seat.worker.incarnation.0,
-            state: state.name().to_owned(),
+            state: if seat.heartbeat.is_wedged() { "wedged" } else { state.name() }.to_owned(),
             weight: self.steering.share(position),
             silent: is_silent(seat, request),
             last_death: seat.last_death.clone(),
@@ -240,7 +240,9 @@ impl Supervisor {
     }
 
     fn ready_seats(&self) -> u64 {
-        self.seats.iter().filter(|seat| matches!(seat.machine.state(), State::Ready(_))).count() as u64
+        let serves =
+            |seat: &&Seat| matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged();
+        self.seats.iter().filter(serves).count() as u64
     }
 
     fn done(&self, message: &str) -> Answer {

@@ -107,6 +107,24 @@ pub enum ToSupervisor {
     },
 }
 
+impl ToSupervisor {
+    /// Did the worker itself say this, rather than its keeper about it?
+    #[must_use]
+    pub fn is_of_worker(&self) -> bool {
+        match self {
+            Self::Started { .. } | Self::Died { .. } | Self::Left { .. } => false,
+            Self::Hello { .. }
+            | Self::Holdings { .. }
+            | Self::Ready { .. }
+            | Self::Admit { .. }
+            | Self::Release { .. }
+            | Self::Report { .. }
+            | Self::Applied { .. }
+            | Self::Version { .. } => true,
+        }
+    }
+}
+
 /// From the supervisor to a slot's worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToWorker {

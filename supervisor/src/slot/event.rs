@@ -23,6 +23,8 @@ pub enum Cause {
     Exit(i32),
     /// This signal killed it.
     Signal(i32),
+    /// It was ended because it said nothing any more.
+    Wedged,
     /// It never ran: the kernel refused to make it.
     NotSpawned,
     /// Nobody told us.
@@ -118,6 +120,7 @@ impl fmt::Display for Cause {
         match *self {
             Self::Exit(status) => DeathCause::Exit(status).fmt(f),
             Self::Signal(signal) => DeathCause::Signal(signal).fmt(f),
+            Self::Wedged => f.write_str("wedged"),
             Self::NotSpawned => f.write_str("could not be started"),
             Self::Unknown => f.write_str("unknown"),
         }

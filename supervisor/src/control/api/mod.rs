@@ -160,7 +160,7 @@ pub struct WorkerRow {
     pub keeper_pid: Option<u32>,
     /// How many workers the slot has had, this one included.
     pub incarnation: u32,
-    /// The slot's state: starting, ready, draining, backing_off.
+    /// The slot's state, such as starting, ready, wedged, draining, backing_off.
     pub state: String,
     /// The part of new clients it is sent, in thousandths; absent if the kernel's hash decides.
     pub weight: Option<u16>,
