@@ -141,6 +141,8 @@ impl Flags {
     pub const READ_QUEUED: Self = Self(1 << 7);
     /// The client will send no more, and is still to get what is queued.
     pub const READ_ENDED: Self = Self(1 << 8);
+    /// A worker is taking it over. Found by the next one after a crash, it is what the crash happened in.
+    pub const RESUMING: Self = Self(1 << 9);
 
     /// Are all of `flags` set?
     #[must_use]

@@ -138,7 +138,7 @@ fn become_worker(
     if getppid() != keeper {
         std::process::exit(run::CANNOT_START);
     }
-    crash_if_asked();
+    crash_if_asked("start");
     let assignment = Assignment {
         program,
         slot: handover.slot,
@@ -152,9 +152,9 @@ fn become_worker(
     std::process::exit(run::to_exit_status(run::run(assignment)))
 }
 
-/// For tests of what happens when workers cannot start; not in release builds.
-fn crash_if_asked() {
-    if cfg!(debug_assertions) && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == "start") {
+/// For tests of what happens when workers cannot start, or crash at a certain point; not in release builds.
+pub(crate) fn crash_if_asked(at: &str) {
+    if cfg!(debug_assertions) && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == at) {
         std::process::abort();
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A record tells whether its connection can go on: all there is to know is in it, unless it says `UNSAVED`
 //! (half a message, or queued output, was on the dead worker's heap) or `BUSY` (the worker died in the middle
-//! of it).
+//! of it). And each is marked while it is dealt with, so that one that kills its new worker too is not dealt
+//! with for ever.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::connection::Key;
 use crate::event_loop::Worker;
+use crate::keeper::crash_if_asked;
 
 /// What is to become of a connection whose worker died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +33,19 @@ enum Fate {
     Lost,
     /// On its way in or out, and what it needed died: closed.
     Dropped,
+    /// The last worker crashed while it took this one over: closed without a word, which is all that was not
+    /// tried yet.
+    Deadly,
     /// The descriptor was closed before the record was freed: only the record is left.
     Vanished,
 }
 
-fn fate(record: &Record, descriptor_is_open: bool) -> Fate {
+fn fate(record: &Record, descriptor_is_open: bool, cause: Option<DeathCause>) -> Fate {
     if !descriptor_is_open {
         return Fate::Vanished;
+    }
+    if record.flags.contains(Flags::RESUMING) && cause.is_some_and(is_crash) {
+        return Fate::Deadly;
     }
     let broken = record.flags.intersects(Flags::BUSY.union(Flags::UNSAVED));
     match (record.phase(), broken) {
@@ -85,8 +93,9 @@ impl Worker {
                 continue;
             }
             let is_open = RawFd::try_from(row).is_ok_and(|descriptor| open.contains(&descriptor));
-            let fate = fate(&record, is_open);
+            let fate = fate(&record, is_open, cause);
             let key = self.connections.take_over(row);
+            self.connections.set_resuming(key, true);
             match fate {
                 // The number may be somebody else's by now, our own epoll instance's even.
                 Fate::Vanished => self.connections.forget(key),
@@ -96,7 +105,12 @@ impl Worker {
                     lost += 1;
                     self.say_lost(key, &record, cause);
                 }
+                Fate::Deadly => {
+                    lost += u32::from(record.phase() == Phase::Open);
+                    self.abandon(key, &record);
+                }
             }
+            self.connections.set_resuming(key, false);
         }
         // The places of those that ended just now are not among the holdings, so there is nothing to give
         // back.
@@ -141,6 +155,7 @@ impl Worker {
 
     /// Tells the client, if its stream allows another frame, and lets it go.
     fn say_lost(&mut self, key: Key, record: &Record, cause: Option<DeathCause>) {
+        crash_if_asked("close");
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
         }
@@ -157,6 +172,17 @@ impl Worker {
         };
         self.connections.finish_close(key, Some(code), text, CloseReason::WorkerLost);
         self.connections.settle(key);
+    }
+
+    /// Lets it go without touching what it has to say or hear.
+    fn abandon(&mut self, key: Key, record: &Record) {
+        log::error!("closing connection {}, since a worker crashed while it took it over", record.id);
+        if record.phase() == Phase::Open {
+            self.connections.table.counters().lost += 1;
+            self.connections.mark_ending(key, CloseReason::WorkerLost);
+            self.connections.enter(key, Phase::Lingering, self.connections.close_deadline_ms());
+        }
+        self.connections.end(key);
     }
 
     fn tell_holdings(&mut self) {
@@ -186,8 +212,11 @@ fn is_crash(cause: DeathCause) -> bool {
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable;
+    use nix::sys::signal::Signal;
 
     use super::*;
+
+    const KILLED: Option<DeathCause> = Some(DeathCause::Signal(Signal::SIGKILL as i32));
 
     fn record(phase: Phase, flags: Flags) -> Record {
         let mut record = Record::zeroed();
@@ -202,11 +231,25 @@ mod tests {
         for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
             for broken in [Flags::BUSY, Flags::UNSAVED, Flags::BUSY.union(Flags::UNSAVED)] {
                 let expected = if phase == Phase::Open { Fate::Lost } else { Fate::Dropped };
-                assert_eq!(fate(&record(phase, broken), true), expected);
+                assert_eq!(fate(&record(phase, broken), true, KILLED), expected);
             }
             let expected = if phase == Phase::Parked { Fate::AskedAgain } else { Fate::Resumed };
-            assert_eq!(fate(&record(phase, Flags::ADMITTED), true), expected);
-            assert_eq!(fate(&record(phase, Flags::NONE), false), Fate::Vanished);
+            assert_eq!(fate(&record(phase, Flags::ADMITTED), true, KILLED), expected);
+            assert_eq!(fate(&record(phase, Flags::NONE), false, KILLED), Fate::Vanished);
+        }
+    }
+
+    #[test]
+    fn what_a_worker_crashed_on_taking_it_over_is_not_tried_again_and_what_it_was_killed_on_is() {
+        let crashed = Some(DeathCause::Signal(Signal::SIGSEGV as i32));
+        for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
+            for flags in [Flags::NONE, Flags::BUSY, Flags::UNSAVED] {
+                let (fresh, marked) = (record(phase, flags), record(phase, flags.union(Flags::RESUMING)));
+                assert_eq!(fate(&marked, true, crashed), Fate::Deadly);
+                assert_eq!(fate(&marked, true, KILLED), fate(&fresh, true, KILLED));
+                assert_eq!(fate(&fresh, true, crashed), fate(&fresh, true, KILLED));
+                assert_eq!(fate(&marked, false, crashed), Fate::Vanished);
+            }
         }
     }
 }

@@ -174,6 +174,13 @@ impl Connections {
         key
     }
 
+    /// Marks the connection while it is being taken over.
+    pub(crate) fn set_resuming(&mut self, key: Key, on: bool) {
+        if let Some(record) = self.get_mut(key) {
+            record.flags.set(Flags::RESUMING, on);
+        }
+    }
+
     /// The record of `key`, if that connection still exists.
     pub(crate) fn get(&self, key: Key) -> Option<&Record> {
         let record = self.table.records().get(index(key.row))?;
