@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use bytemuck::{Pod, Zeroable};
+use nix::sys::uio::pread;
 
 use crate::counters::Counters;
 use crate::id::SlotId;
@@ -280,6 +281,33 @@ pub struct Header {
     pub sequence: u64,
     /// What the slot has counted, over all its workers.
     pub counters: Counters,
+    /// Connections on their way in or being turned away.
+    pub pending: u32,
+    padding: u32,
+}
+
+impl Header {
+    /// The header in `memory` as it is now, while another process writes it: a copy that the kernel makes, so
+    /// that nothing here refers to what changes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn read(memory: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut header = Self::zeroed();
+        let bytes = bytemuck::bytes_of_mut(&mut header);
+        let wanted = bytes.len();
+        match pread(memory, bytes, 0)? {
+            length if length == wanted => Ok(header),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// How many connections the slot has, on their way in or admitted and not yet closed.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        let left = self.counters.closed.iter().fold(0_u64, |sum, &count| sum.saturating_add(count));
+        self.counters.accepted.saturating_sub(left).saturating_add(self.pending.into())
+    }
 }
 
 type Memory = Mapping<Header, Record, HEADER_SIZE>;
@@ -419,6 +447,17 @@ mod tests {
         assert_eq!(record.address(), "192.0.2.7".parse::<IpAddr>().unwrap());
         assert_eq!(found.header().counters.accepted, 5);
         assert_eq!(found.records().len(), 16);
+    }
+
+    #[test]
+    fn a_header_is_read_while_somebody_else_writes_it() {
+        let memory = memory(16);
+        let mut table = Table::format(memory.as_fd(), SlotId(3), 16).unwrap();
+        table.header_mut().pending = 3;
+        *table.counters() = Counters { accepted: 5, ..Counters::default() };
+        table.counters().close(crate::reason::CloseReason::Client, std::time::Duration::ZERO);
+        assert_eq!(Header::read(memory.as_fd()).unwrap().connections(), 4 + 3);
+        assert!(Header::read(mapping::create("short", 8).unwrap().as_fd()).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::SupervisorEnd;
 use holdfast_shared::ipc::message::Report;
 use holdfast_shared::reason::CloseReason;
-use holdfast_shared::table::{Flags, Phase, Table};
+use holdfast_shared::table::{Flags, Header, Phase, Table};
 use nix::unistd::Pid;
 
 use crate::heartbeat::Heartbeat;
@@ -95,6 +95,12 @@ impl Seat {
     pub fn occupy(&mut self, spawned: Spawned) {
         self.link = Some(spawned.link);
         self.table = Some(spawned.table);
+    }
+
+    /// Connections of the slot at this moment, those on their way in among them; `None` without a table.
+    #[must_use]
+    pub fn connections_now(&self) -> Option<u64> {
+        Header::read(self.table.as_ref()?.as_fd()).ok().map(|header| header.connections())
     }
 
     /// Everything the slot has counted, over all its workers and keepers.

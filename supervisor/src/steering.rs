@@ -32,8 +32,8 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(10);
 struct Load {
     /// Connections it holds.
     held: u64,
-    /// Clients that wait in its accept queues.
-    queued: u64,
+    /// Clients on their way in: in its accept queues, or accepted and not yet admitted.
+    coming: u64,
     /// Whether clients should be sent to it.
     serves: bool,
 }
@@ -90,7 +90,7 @@ impl Supervisor {
         let mut loads: Vec<Load> = seats
             .map(|seat| Load {
                 held: self.ledger.held_by(seat.id),
-                queued: 0,
+                coming: 0,
                 serves: matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged(),
             })
             .collect();
@@ -99,7 +99,10 @@ impl Supervisor {
             return;
         }
         for (position, load) in loads.iter_mut().enumerate() {
-            load.queued = self.listeners.accept_queue(position).length.into();
+            let queued = u64::from(self.listeners.accept_queue(position).length);
+            // Read after the queue: whoever moves from one to the other meanwhile is counted twice, not missed.
+            let here = self.seats[position].connections_now().unwrap_or(0);
+            load.coming = here.saturating_add(queued).saturating_sub(load.held);
         }
         let groups: Vec<_> = self.listeners.groups().collect();
         self.steering.renew(balance, loads, admitted, self.now, &groups);

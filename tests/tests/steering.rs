@@ -187,3 +187,19 @@ fn a_reload_changes_it_and_an_unknown_way_is_an_error_that_names_the_known() {
     let (status, log) = Starting::new(&Options::config(&config("round-robin"))).wait_for_exit();
     assert!(!status.success() && log.contains(known), "{status}: {log}");
 }
+
+#[test]
+fn crowds_that_come_at_once_are_not_all_sent_where_the_last_ones_are_still_on_their_way_in() {
+    let server = Holdfast::with(&config("least-connections"));
+    let mut herd = Herd::of(&server);
+    for crowd in 1..=4 {
+        let group = herd.add(Group::new(1_000, Role::Idle).from((0..4).map(loopback)));
+        herd.run_until("all are in", |herd| herd.stats(group).open == 1_000);
+        let counts = spread(&server, crowd * 1_000);
+        eprintln!("after {crowd} crowds of 1,000: {counts:?}");
+        // The binomial distribution's standard deviation is 14 for the first crowd, and the next ones even out.
+        let even = u64::try_from(crowd).unwrap() * 250;
+        assert!(counts.iter().all(|count| count.abs_diff(even) < 100), "{counts:?}");
+    }
+    server.stop();
+}

@@ -60,12 +60,12 @@ fn run(program: &[Instruction], random: u32, source: IpAddr) -> u32 {
 }
 
 fn load(held: u64) -> Load {
-    Load { held, queued: 0, serves: true }
+    Load { held, coming: 0, serves: true }
 }
 
 fn loads() -> impl Strategy<Value = Vec<Load>> {
     let load = (0..20_000u64, 0..100u64, prop::bool::weighted(0.8));
-    vec(load.prop_map(|(held, queued, serves)| Load { held, queued, serves }), 1..20)
+    vec(load.prop_map(|(held, coming, serves)| Load { held, coming, serves }), 1..20)
 }
 
 fn serving() -> impl Strategy<Value = Vec<Load>> {

@@ -60,7 +60,7 @@ impl Weights {
 impl Load {
     /// Connections, and those about to be.
     pub(super) fn all(&self) -> u64 {
-        self.held.saturating_add(self.queued)
+        self.held.saturating_add(self.coming)
     }
 }
 

@@ -92,13 +92,13 @@ pub(crate) struct Connections {
     /// Admitted connections closed since the supervisor was last told.
     pub(crate) released: Vec<(IpAddr, CloseReason)>,
     admitted: u32,
-    pending: u32,
     queued_bytes: u64,
 }
 
 impl Connections {
     /// The connections in `table`: none of them counted or armed until [`Connections::take_over`].
-    pub(crate) fn new(slot: SlotId, table: Table, settings: Settings, now_ms: u64) -> Self {
+    pub(crate) fn new(slot: SlotId, mut table: Table, settings: Settings, now_ms: u64) -> Self {
+        table.header_mut().pending = 0;
         Self {
             slot,
             settings,
@@ -110,7 +110,6 @@ impl Connections {
             wheel: TimerWheel::new(now_ms),
             released: Vec::new(),
             admitted: 0,
-            pending: 0,
             queued_bytes: 0,
         }
     }
@@ -122,7 +121,7 @@ impl Connections {
 
     /// Connections on their way in or being turned away.
     pub(crate) fn pending(&self) -> u32 {
-        self.pending
+        self.table.header().pending
     }
 
     /// Bytes in all outboxes.
@@ -132,7 +131,7 @@ impl Connections {
 
     /// Is the last row taken? `own` is how many descriptors of the slot are no connections.
     pub(crate) fn is_full(&self, own: u32) -> bool {
-        own + self.admitted + self.pending >= self.table.header().rows
+        own + self.admitted + self.pending() >= self.table.header().rows
     }
 
     /// Makes `descriptor` a connection in phase `Handshake`. `None`, and the descriptor closed, when the
@@ -154,7 +153,7 @@ impl Connections {
         self.pages.add(row);
         // From here on the record owns the descriptor, and `end` closes it.
         let _ = descriptor.into_raw_fd();
-        self.pending += 1;
+        self.table.header_mut().pending += 1;
         self.under_way.note(self.count_under_way());
         Some(Key { row, serial })
     }
@@ -170,7 +169,7 @@ impl Connections {
         let (admitted, pending) = (record.flags.contains(Flags::ADMITTED), record.phase().is_pending());
         self.pages.add(row);
         self.admitted += u32::from(admitted);
-        self.pending += u32::from(pending);
+        self.table.header_mut().pending += u32::from(pending);
         key
     }
 
@@ -207,8 +206,8 @@ impl Connections {
         record.set_phase(phase);
         record.deadline_ms = deadline_ms;
         match (before.is_pending(), phase.is_pending()) {
-            (true, false) => self.pending -= 1,
-            (false, true) => self.pending += 1,
+            (true, false) => self.table.header_mut().pending -= 1,
+            (false, true) => self.table.header_mut().pending += 1,
             (true, true) | (false, false) => {}
         }
         self.arm(key, deadline_ms);
@@ -272,7 +271,7 @@ impl Connections {
     fn free(&mut self, key: Key, record: &Record) {
         self.table.records_mut()[index(key.row)].end();
         self.pages.remove(key.row);
-        self.pending -= u32::from(record.phase().is_pending());
+        self.table.header_mut().pending -= u32::from(record.phase().is_pending());
         if record.flags.contains(Flags::ADMITTED) {
             self.admitted -= 1;
             let reason = match record.phase() {
@@ -327,7 +326,7 @@ impl Connections {
 
     /// Handshakes and volatile halves: what takes memory besides the records.
     fn count_under_way(&self) -> usize {
-        self.volatile.len() + self.pending as usize
+        self.volatile.len() + self.pending() as usize
     }
 
     fn drop_volatile(&mut self, key: Key) {
