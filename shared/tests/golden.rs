@@ -81,6 +81,7 @@ fn messages_to_the_supervisor() {
         Box::new(Report { connections: 1, loop_lag: second, counters: counters(), ..Report::default() });
     check("to_supervisor_report", &ToSupervisor::Report { incarnation, request: Some(9), report });
     check("to_supervisor_applied", &ToSupervisor::Applied { incarnation, generation: 2 });
+    check("to_supervisor_draining", &ToSupervisor::Draining { incarnation, told: 3, untold: 4 });
     check("to_supervisor_left", &ToSupervisor::Left { incarnation });
     check("to_supervisor_version", &ToSupervisor::Version { incarnation, version: "1.2.3".to_owned() });
 }
@@ -109,6 +110,7 @@ fn messages_to_a_worker() {
     check("to_worker_report_now", &ToWorker::ReportNow { request: 9 });
     check("to_worker_state", &ToWorker::State { full: true });
     check("to_worker_leave", &ToWorker::Leave);
+    check("to_worker_hold_drain", &ToWorker::HoldDrain);
     check("to_worker_drain", &ToWorker::Drain { duration: Duration::from_secs(30) });
 }
 

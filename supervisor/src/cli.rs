@@ -204,6 +204,7 @@ mod tests {
     use holdfast_shared::config::{MaxConnections, Workers, load};
 
     use super::*;
+    use crate::control::{DrainOrder, Step};
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
         parse_from("1.2.3", std::iter::once("holdfast").chain(line.split_whitespace()))
@@ -259,7 +260,9 @@ mod tests {
             ("health", CtlRequest::Health),
             ("metrics", CtlRequest::Metrics),
             ("reload", CtlRequest::Reload),
-            ("drain", CtlRequest::Drain),
+            ("drain", CtlRequest::Drain(DrainOrder::new(Step::Begin))),
+            ("drain --pause", CtlRequest::Drain(DrainOrder::new(Step::Pause))),
+            ("drain --resume", CtlRequest::Drain(DrainOrder::new(Step::Resume))),
             ("stop", CtlRequest::Stop),
         ] {
             let expected = Command::Ctl(CtlArguments { run_dir: None, json: false, request });
@@ -293,6 +296,9 @@ mod tests {
             "--set workers",
             "--set =4",
             "--workers",
+            "ctl drain --pause --resume",
+            "ctl drain --pause --duration 1s",
+            "ctl drain --duration 30",
             "--workers 2 check",
         ] {
             let error = parse(line).unwrap_err();

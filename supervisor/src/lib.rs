@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod control;
 pub mod ctl;
+mod drain;
 pub mod heartbeat;
 pub mod host;
 pub mod ledger;

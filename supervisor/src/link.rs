@@ -146,6 +146,9 @@ impl Supervisor {
                     self.seats[position].version = version;
                 }
             }
+            ToSupervisor::Draining { told, untold, .. } => {
+                self.seats[position].note_drain(told, untold);
+            }
             ToSupervisor::Applied { generation, .. } => self.seats[position].applied_generation = generation,
         }
     }
@@ -176,6 +179,10 @@ impl Supervisor {
         let settings = Box::new(settings::for_worker(&self.effective.config, &self.capacity));
         self.tell(position, &ToWorker::Configure { generation: self.generation, settings });
         self.tell(position, &ToWorker::State { full: self.level == Level::Full });
+        if self.stage.is_ending() {
+            // Before it serves anybody: /health has to say so from the first moment.
+            self.tell(position, &ToWorker::HoldDrain);
+        }
     }
 
     fn on_ready(&mut self, position: usize, incarnation: Incarnation) {

@@ -1,5 +1,7 @@
 //! Telling the service manager where we stand (Type=notify-reload). Without one, nothing happens.
 
+use std::time::Duration;
+
 use holdfast_shared::clock;
 use sd_notify::NotifyState;
 
@@ -18,6 +20,12 @@ pub fn reloading() {
 /// The end has begun.
 pub fn stopping(status: &str) {
     send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// The end takes longer: the manager is to wait at least `patience` from now.
+pub fn still_stopping(status: &str, patience: Duration) {
+    let microseconds = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
+    send(&[NotifyState::Stopping, NotifyState::Status(status), NotifyState::ExtendTimeoutUsec(microseconds)]);
 }
 
 fn send(states: &[NotifyState<'_>]) {

@@ -72,11 +72,7 @@ impl Supervisor {
             Action::KillWorker(pid) => self.kill_orphan(position, pid),
             Action::DrainWorker => {
                 let message = match self.stage {
-                    // What is left of the drain's time, for a worker that came in the middle of it.
-                    Stage::Draining { until } => {
-                        let left = until.saturating_sub(self.now);
-                        ToWorker::Drain { duration: left.min(self.effective.config.drain.duration) }
-                    }
+                    Stage::Draining(drain) => drain.message(self.now),
                     Stage::Starting | Stage::Running | Stage::Stopping { .. } => ToWorker::Leave,
                 };
                 self.tell(position, &message);

@@ -14,6 +14,7 @@ use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Header, Phase, Table};
 use nix::unistd::Pid;
 
+use crate::drain::DrainReport;
 use crate::heartbeat::Heartbeat;
 use crate::slot::{Cause, Slot, Worker};
 use crate::spawn::Spawned;
@@ -52,6 +53,8 @@ pub struct Seat {
     pub died_at: Option<Duration>,
     /// What it last reported.
     pub report: Report,
+    /// How far its drain had come then.
+    pub draining: DrainReport,
     /// Requests it has not answered yet.
     pub unanswered: BTreeSet<u64>,
     /// The generation of settings it said it applies.
@@ -81,6 +84,7 @@ impl Seat {
             ready_since: None,
             died_at: None,
             report: Report::default(),
+            draining: DrainReport::default(),
             unanswered: BTreeSet::new(),
             applied_generation: 0,
             restarts: USUAL_CAUSES.iter().map(|cause| ((*cause).to_owned(), 0)).collect(),
@@ -109,6 +113,12 @@ impl Seat {
         let mut counters = self.base;
         counters.add(&self.report.counters);
         counters
+    }
+
+    /// The worker says how far its drain has come. Those who have gone were released before.
+    pub fn note_drain(&mut self, told: u32, untold: u32) {
+        let gone = self.admitted.closed[CloseReason::Drain.index()];
+        self.draining = DrainReport { told: gone + u64::from(told), untold: u64::from(untold) };
     }
 
     /// One connection of this slot has ended.
@@ -150,6 +160,12 @@ impl Seat {
         self.link = None;
         self.ready_since = None;
         self.unanswered.clear();
+        let died = self.count_to_the_end();
+        self.note_drain(0, 0);
+        died
+    }
+
+    fn count_to_the_end(&mut self) -> u64 {
         let report = std::mem::take(&mut self.report);
         let Some(memory) = self.table.take() else { return 0 };
         match Table::open(memory.as_fd()) {

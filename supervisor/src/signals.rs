@@ -43,8 +43,7 @@ impl Supervisor {
         for signal in pending {
             match signal {
                 SIGHUP => self.reload(None),
-                SIGINT | SIGTERM if self.stage.is_ending() => self.stop(),
-                SIGINT | SIGTERM => self.drain(),
+                SIGINT | SIGTERM => self.on_end_signal(),
                 SIGCHLD => self.look_for_dead = true,
                 // No other was installed.
                 _ => {}

@@ -22,6 +22,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::capacity::{Capacity, Unreachable};
 use crate::control::histogram::Histogram;
 use crate::control::{self, Control, Request};
+use crate::drain::Drain;
 use crate::ledger::Ledger;
 use crate::level::LevelEdges;
 use crate::listeners::{ListenError, Listeners};
@@ -38,8 +39,6 @@ const REQUESTS: Token = Token(usize::MAX - 1);
 const EVENTS_PER_TURN: usize = 256;
 /// The longest the loop sleeps: whatever event might be missed, wanted and alive are compared this often.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
-/// After a drain's own time, how long workers get to leave: longer than they wait for clients that were told.
-const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long workers get to tell their clients that it is over, before they are killed.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -97,15 +96,15 @@ pub(crate) enum Stage {
     Starting,
     /// All slots have served.
     Running,
-    /// Nobody is let in, connections are being closed; stragglers are killed at the deadline.
-    Draining { until: Duration },
+    /// Nobody is let in, clients are told to go, one by one.
+    Draining(Drain),
     /// Workers tell their clients and leave; who has not left by then is killed.
     Stopping { until: Duration },
 }
 
 impl Stage {
     pub(crate) fn is_ending(self) -> bool {
-        matches!(self, Self::Draining { .. } | Self::Stopping { .. })
+        matches!(self, Self::Draining(_) | Self::Stopping { .. })
     }
 }
 
@@ -248,23 +247,6 @@ impl Supervisor {
         }
     }
 
-    /// Lets nobody in any more, closes everybody over `drain.duration`, and ends.
-    pub(crate) fn drain(&mut self) {
-        if self.stage.is_ending() {
-            return;
-        }
-        let until = self.now + self.effective.config.drain.duration + DRAIN_GRACE;
-        self.stage = Stage::Draining { until };
-        self.ledger.set_draining(true);
-        let connections = self.ledger.connections();
-        let duration = self.effective.config.drain.duration;
-        log::info!("draining: {connections} connections are closed over {duration:?}");
-        notify::stopping("draining");
-        for position in 0..self.seats.len() {
-            self.step(position, slot::Event::Drain);
-        }
-    }
-
     /// Ends at once: clients are told, and not waited for.
     pub(crate) fn stop(&mut self) {
         if matches!(self.stage, Stage::Stopping { .. }) {
@@ -295,12 +277,9 @@ impl Supervisor {
 
     fn enforce_deadlines(&mut self) {
         match self.stage {
-            Stage::Draining { until } if self.now >= until => {
-                log::warn!("the drain's time is over");
-                self.stop();
-            }
+            Stage::Draining(drain) => self.watch_drain(drain),
             Stage::Stopping { until } if self.now >= until => self.abort(),
-            Stage::Starting | Stage::Running | Stage::Draining { .. } | Stage::Stopping { .. } => {}
+            Stage::Starting | Stage::Running | Stage::Stopping { .. } => {}
         }
     }
 
@@ -371,7 +350,8 @@ impl Supervisor {
         let gathers = self.gathers.iter().map(|gather| gather.deadline);
         let reloads = self.reloads.iter().map(|reload| reload.deadline);
         let stage = match self.stage {
-            Stage::Draining { until } | Stage::Stopping { until } => Some(until),
+            Stage::Draining(drain) => Some(drain.wakeup(self.farewell())),
+            Stage::Stopping { until } => Some(until),
             Stage::Starting | Stage::Running => None,
         };
         let next = slots.chain(gathers).chain(reloads).chain(stage).chain(self.steering.wakeup()).min();

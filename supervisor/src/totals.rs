@@ -42,11 +42,9 @@ impl Supervisor {
                 Command::Limits => reply.send(Ok(Answer::Limits(self.limits_view()))),
                 Command::Health => reply.send(Ok(Answer::Health(self.health()))),
                 Command::Reload => self.reload(Some(reply)),
-                Command::Drain => {
-                    self.drain();
-                    reply.send(Ok(
-                        self.done("draining: connections are being closed, then the service exits")
-                    ));
+                Command::Drain(order) => {
+                    let answer = self.order_drain(order);
+                    reply.send(answer);
                 }
                 Command::Stop => {
                     reply.send(Ok(self.done("stopping: connections are cut, the service exits")));
@@ -71,7 +69,7 @@ impl Supervisor {
             let answer = match command {
                 Command::Workers => Answer::Workers(self.worker_rows(request)),
                 Command::Metrics => Answer::Metrics(Box::new(self.snapshot(request))),
-                _ => Answer::Totals(self.totals(request)),
+                _ => Answer::Totals(Box::new(self.totals(request))),
             };
             reply.send(Ok(answer));
             for seat in &mut self.seats {
@@ -103,6 +101,7 @@ impl Supervisor {
             utilization: fraction(connections, max.into()),
             level: self.level,
             state: if self.stage.is_ending() { ServiceState::Draining } else { ServiceState::Running },
+            drain: self.drain_progress(),
             workers: self.seats.len() as u64,
             workers_ready: self.ready_seats(),
             silent_workers: self
@@ -246,7 +245,11 @@ impl Supervisor {
     }
 
     fn done(&self, message: &str) -> Answer {
-        Answer::Done(Report { message: message.to_owned(), connections: self.ledger.connections() })
+        Answer::Done(Report {
+            message: message.to_owned(),
+            connections: self.ledger.connections(),
+            drain: None,
+        })
     }
 }
 

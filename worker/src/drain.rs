@@ -1,139 +1,159 @@
-//! Leaving with grace: all connections are closed, spread evenly over a time, so that their clients do not
-//! come to the other servers as one crowd. Those who still come are told that this one is going.
+//! Leaving with grace: clients are told one by one, the idlest first, each at a moment of its own within the
+//! time there is, so that they do not come to the other servers as one crowd. Those who still come are told
+//! that this one is going. When it is over the supervisor says, for it alone knows of all workers: until
+//! then this one stays and answers.
 
+mod pace;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use holdfast_shared::ipc::message::ToSupervisor;
 use holdfast_shared::reason::CloseReason;
-use holdfast_shared::table::Phase;
+use holdfast_shared::table::{Phase, Record};
 use tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::connection::Key;
 use crate::event_loop::{Flow, Worker};
+use pace::Pace;
 
-/// How often a drain makes a step.
-const STEP: Duration = Duration::from_millis(50);
-
-/// The longest that clients who were told are waited for, whatever `timeouts.close` says: whoever stops the
-/// service wants it to end.
-const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
+/// Of those who have spoken since they were put in order, at most so many are put in order again before one is
+/// told: among clients who all speak the order means little, and looking for the idlest must not cost more
+/// than telling them.
+const SECOND_LOOKS: u32 = 16;
 
 /// A drain under way.
 #[derive(Debug)]
-pub(crate) struct Drain {
-    next_step: Duration,
-    began: Duration,
-    /// When the last connection has been told.
-    told_by: Duration,
-    /// When those who do not leave are left behind.
-    ends: Duration,
-    /// The row after the last one told.
-    cursor: u32,
-    /// How many were told.
-    told: u32,
+pub(crate) enum Drain {
+    /// Nobody is let in, and nobody told to go.
+    Held,
+    /// Clients are told, one by one.
+    Telling {
+        /// When the next ones are due.
+        pace: Pace,
+        /// Who is still to be told, by when they were last active.
+        idlest: BinaryHeap<Reverse<Candidate>>,
+    },
+    /// Everybody is told in this turn, and nobody waited for.
+    Leaving,
+}
+
+/// An open connection, as it was when it was last looked at. The longest idle is the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Candidate {
+    active_ms: u64,
+    row: u32,
+    serial: u32,
 }
 
 impl Drain {
-    /// A drain that begins now and has told everybody within `duration`.
-    pub(crate) fn new(now: Duration, duration: Duration, close_timeout: Duration) -> Self {
-        let told_by = now + duration;
-        let ends = told_by + close_timeout.min(LONGEST_FAREWELL);
-        Self { next_step: now, began: now, told_by, ends, cursor: 0, told: 0 }
-    }
-
-    /// Everybody is told at once, and nobody waited for.
-    pub(crate) fn abrupt(now: Duration) -> Self {
-        Self { next_step: now, began: now, told_by: now, ends: now, cursor: 0, told: 0 }
-    }
-
-    /// When there is something to do next.
-    pub(crate) fn next_step(&self) -> Duration {
-        self.next_step
-    }
-
-    /// How many of `remaining` are to be told in the step at `now`, so that as much of all is told as of the
-    /// time has passed.
-    fn share(&self, now: Duration, remaining: u32) -> u32 {
-        let (passed, duration) = (now.saturating_sub(self.began), self.told_by.saturating_sub(self.began));
-        if passed >= duration {
-            return remaining;
+    /// When there is something to do next, if not before the supervisor says so.
+    pub(crate) fn next_step(&self) -> Option<Duration> {
+        match self {
+            Self::Held => None,
+            Self::Telling { pace, idlest } => (!idlest.is_empty()).then(|| pace.next_moment()),
+            Self::Leaving => Some(Duration::ZERO),
         }
-        let all = u128::from(self.told) + u128::from(remaining);
-        let due = all * passed.as_millis() / duration.as_millis().max(1);
-        u32::try_from(due).unwrap_or(u32::MAX).saturating_sub(self.told).min(remaining)
     }
 }
 
 impl Worker {
-    /// Makes the step that is due, if any. Says when nobody is left.
+    /// Tells all who are open within `duration` from now. Called again, it gives those who are left another
+    /// time.
+    pub(crate) fn begin_drain(&mut self, duration: Duration) {
+        let connections = &self.connections;
+        let open = |row: u32| candidate(row, connections.table.records().get(row as usize)?);
+        let idlest: BinaryHeap<_> = connections.occupied_rows(0).filter_map(open).map(Reverse).collect();
+        log::info!("draining {} connections over {duration:?}", idlest.len());
+        let count = u32::try_from(idlest.len()).unwrap_or(u32::MAX);
+        self.drain =
+            Some(Drain::Telling { pace: Pace::new(self.now, duration, count, fastrand::f64()), idlest });
+    }
+
+    /// Lets nobody in and tells nobody until the supervisor says how long there is.
+    pub(crate) fn hold_drain(&mut self) {
+        self.drain = Some(Drain::Held);
+    }
+
+    /// Tells everybody now, and leaves.
+    pub(crate) fn leave(&mut self) {
+        self.drain = Some(Drain::Leaving);
+    }
+
+    /// Tells those who are due.
     pub(crate) fn continue_drain(&mut self) -> Flow {
-        let Some(drain) = &mut self.drain else { return Flow::Continue };
-        if self.now < drain.next_step {
-            return Flow::Continue;
-        }
-        drain.next_step = self.now + STEP;
-        let rows = self.connections.occupied_rows(drain.cursor);
-        let is_open = |row: &u32| {
-            self.connections
-                .table
-                .records()
-                .get(*row as usize)
-                .is_some_and(|record| record.phase() == Phase::Open)
+        let due = match &mut self.drain {
+            None | Some(Drain::Held) => return Flow::Continue,
+            Some(Drain::Telling { pace, .. }) => pace.take_due(self.now, fastrand::f64),
+            Some(Drain::Leaving) => {
+                let rows: Vec<u32> = self.connections.occupied_rows(0).collect();
+                for row in rows {
+                    if let Some(key) = self.connections.key_at(row) {
+                        self.tell_to_go(key);
+                    }
+                }
+                return Flow::Leave;
+            }
         };
-        let remaining = u32::try_from(rows.clone().filter(is_open).count()).unwrap_or(u32::MAX);
-        let share = drain.share(self.now, remaining);
-        let told: Vec<u32> = rows.filter(is_open).take(share as usize).collect();
-        let nobody_left =
-            remaining == 0 && self.connections.admitted() == 0 && self.connections.pending() == 0;
-        let is_over = nobody_left || self.now >= drain.ends;
-        if let Some(last) = told.last() {
-            drain.cursor = last + 1;
+        for _ in 0..due {
+            let Some(key) = self.next_to_go() else { break };
+            self.tell_to_go(key);
         }
-        drain.told += share;
-        for row in told {
-            if let Some(key) = self.connections.key_at(row) {
-                self.connections.set_busy(key);
-                self.connections.begin_close(
-                    key,
-                    CloseCode::Away,
-                    "Server is shutting down",
-                    CloseReason::Drain,
-                );
-                self.connections.settle(key);
+        Flow::Continue
+    }
+
+    /// Says how far the drain has come, while there is one.
+    pub(crate) fn report_drain(&mut self) {
+        if self.drain.is_none() {
+            return;
+        }
+        let (mut told, mut untold) = (0, 0);
+        let records = self.connections.table.records();
+        for record in self.connections.occupied_rows(0).filter_map(|row| records.get(row as usize)) {
+            match record.phase() {
+                Phase::Open => untold += 1,
+                Phase::Closing | Phase::Lingering
+                    if usize::from(record.ending) == CloseReason::Drain.index() =>
+                {
+                    told += 1;
+                }
+                _ => {}
             }
         }
-        if is_over { Flow::Leave } else { Flow::Continue }
+        self.tell(&ToSupervisor::Draining { incarnation: self.incarnation, told, untold });
+    }
+
+    /// Takes the idlest of those who are still open out of the order.
+    fn next_to_go(&mut self) -> Option<Key> {
+        let Some(Drain::Telling { idlest, .. }) = &mut self.drain else { return None };
+        let mut second_looks = SECOND_LOOKS;
+        while let Some(Reverse(seen)) = idlest.pop() {
+            let key = Key { row: seen.row, serial: seen.serial };
+            let Some(now) = self.connections.get(key).and_then(|record| candidate(key.row, record)) else {
+                continue;
+            };
+            if now == seen || second_looks == 0 {
+                return Some(key);
+            }
+            second_looks -= 1;
+            idlest.push(Reverse(now));
+        }
+        None
+    }
+
+    fn tell_to_go(&mut self, key: Key) {
+        self.connections.set_busy(key);
+        self.connections.begin_close(key, CloseCode::Away, "Server is shutting down", CloseReason::Drain);
+        self.connections.settle(key);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn everybody_is_told_in_time_and_evenly() {
-        for all in [1, 20, 601, 1000, 123_457] {
-            let mut drain = Drain::new(Duration::ZERO, Duration::from_secs(5), Duration::from_secs(1));
-            let (mut now, mut remaining, mut largest) = (Duration::ZERO, all, 0);
-            while now <= drain.told_by {
-                let share = drain.share(now, remaining);
-                if now < drain.told_by / 2 {
-                    assert!(
-                        drain.told + share <= all / 2 + 1,
-                        "half of {all} were told before half of the time"
-                    );
-                }
-                largest = largest.max(share);
-                drain.told += share;
-                remaining -= share;
-                now += STEP;
-            }
-            assert_eq!(remaining, 0, "of {all}");
-            assert!(largest <= all.div_ceil(100) + 1, "one step told {largest} of {all} in 100 steps");
-        }
-    }
-
-    #[test]
-    fn no_time_means_at_once() {
-        let drain = Drain::new(Duration::from_secs(7), Duration::ZERO, Duration::ZERO);
-        assert_eq!(drain.share(Duration::from_secs(7), 12345), 12345);
-    }
+/// `None` for those who are not open: they have been told, or are on their way in or out.
+fn candidate(row: u32, record: &Record) -> Option<Candidate> {
+    (record.phase() == Phase::Open).then_some(Candidate {
+        active_ms: record.active_ms,
+        row,
+        serial: record.serial,
+    })
 }

@@ -262,7 +262,7 @@ impl Worker {
             timeout = timeout.min(timer);
         }
         for moment in
-            [self.accept_pause.until(), self.drain.as_ref().map(Drain::next_step)].into_iter().flatten()
+            [self.accept_pause.until(), self.drain.as_ref().and_then(Drain::next_step)].into_iter().flatten()
         {
             timeout = timeout.min(moment.saturating_sub(self.now));
         }

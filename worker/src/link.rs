@@ -10,7 +10,6 @@ use mio::unix::SourceFd;
 use std::os::fd::AsRawFd;
 
 use crate::admission::{Admission, Outcome};
-use crate::drain::Drain;
 use crate::event_loop::Worker;
 use crate::websocket::refusal::Refusal;
 
@@ -43,11 +42,9 @@ impl Worker {
             }
             ToWorker::ReportNow { request } => self.send_report(Some(request)),
             ToWorker::State { full } => self.cluster_full = full,
-            ToWorker::Drain { duration } => {
-                log::info!("draining {} connections over {duration:?}", self.connections.admitted());
-                self.drain = Some(Drain::new(self.now, duration, self.connections.settings.close_timeout));
-            }
-            ToWorker::Leave => self.drain = Some(Drain::abrupt(self.now)),
+            ToWorker::Drain { duration } => self.begin_drain(duration),
+            ToWorker::HoldDrain => self.hold_drain(),
+            ToWorker::Leave => self.leave(),
         }
     }
 
@@ -96,6 +93,7 @@ impl Worker {
     /// agree.
     pub(crate) fn send_report(&mut self, request: Option<u64>) {
         self.send_releases();
+        self.report_drain();
         let report = Report {
             connections: self.connections.admitted(),
             pending_handshakes: self.connections.pending(),

@@ -137,6 +137,7 @@ fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
                 | ToWorker::ReportNow { .. }
                 | ToWorker::State { .. }
                 | ToWorker::Drain { .. }
+                | ToWorker::HoldDrain
                 | ToWorker::Leave,
             ) => {}
             None => {

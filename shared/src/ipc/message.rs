@@ -105,6 +105,15 @@ pub enum ToSupervisor {
         /// As its program calls itself.
         version: String,
     },
+    /// How far a drain has come; before every report while there is one. Not answered.
+    Draining {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Connections that were told to go and have not gone.
+        told: u32,
+        /// Connections that are still to be told.
+        untold: u32,
+    },
 }
 
 impl ToSupervisor {
@@ -120,7 +129,8 @@ impl ToSupervisor {
             | Self::Release { .. }
             | Self::Report { .. }
             | Self::Applied { .. }
-            | Self::Version { .. } => true,
+            | Self::Version { .. }
+            | Self::Draining { .. } => true,
         }
     }
 }
@@ -152,13 +162,17 @@ pub enum ToWorker {
         /// The cap is reached.
         full: bool,
     },
-    /// Let nobody in any more, close all connections spread over `duration`, then leave. Answered by leaving.
+    /// Let nobody in any more and tell all clients to go, spread over `duration`; said again, it holds for
+    /// those who are left. `Leave` follows when all have gone. Answered by `Draining`, with every report.
     Drain {
-        /// By when the last connection is closed.
+        /// By when the last client is told.
         duration: Duration,
     },
     /// Tell all clients, and leave without waiting for them. Answered by leaving.
     Leave,
+    /// Let nobody in any more, and tell nobody to go until `Drain` says how long there is. Answered by
+    /// `Draining`, with every report.
+    HoldDrain,
 }
 
 /// The supervisor's answer to one ticket.

@@ -14,6 +14,7 @@ pub mod api;
 mod bind;
 mod connection;
 mod deadline;
+mod drain;
 pub mod histogram;
 pub mod request;
 mod routes;
@@ -32,6 +33,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
 pub use bind::{SOCKET_NAME, bind_control, remove_control, socket_path};
+pub use drain::{DrainOrder, Step};
 pub use request::{Command, Reply, Request};
 pub use server::MAX_CONNECTIONS;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::api::{Answer, Failure};
+use super::drain::{DrainOrder, Step};
 
 /// What an operator or a monitoring system can ask. The sentences are also the help of `holdfast ctl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
@@ -25,8 +26,12 @@ pub enum Command {
     Metrics,
     /// Read the configuration again and apply it
     Reload,
-    /// Let nobody in any more, close connections over drain.duration, then exit
-    Drain,
+    /// Let nobody in any more, tell clients to go one by one, then exit
+    ///
+    /// The longest idle are told first, spread over drain.duration. With --pause nobody is told until
+    /// --resume, and still nobody is let in. SIGTERM begins a drain too, or lets a paused one go on with
+    /// the time it had left; one more ends it at once.
+    Drain(DrainOrder),
     /// Close all connections and exit at once
     Stop,
 }
@@ -41,7 +46,9 @@ impl Command {
         Self::Health,
         Self::Metrics,
         Self::Reload,
-        Self::Drain,
+        Self::Drain(DrainOrder::new(Step::Begin)),
+        Self::Drain(DrainOrder::new(Step::Pause)),
+        Self::Drain(DrainOrder::new(Step::Resume)),
         Self::Stop,
     ];
 
@@ -56,8 +63,28 @@ impl Command {
             Self::Health => "/health",
             Self::Metrics => "/metrics",
             Self::Reload => "/reload",
-            Self::Drain => "/drain",
+            Self::Drain(order) => order.path(),
             Self::Stop => "/stop",
+        }
+    }
+
+    /// Its path with what else it says.
+    #[must_use]
+    pub fn target(self) -> String {
+        match self {
+            Self::Drain(order) => order.target(),
+            _ => self.path().to_owned(),
+        }
+    }
+
+    /// The command with what a request's query says of it.
+    ///
+    /// # Errors
+    /// 400 when that is not understood.
+    pub fn with_query(self, query: &str) -> Result<Self, Failure> {
+        match self {
+            Self::Drain(order) => order.with_query(query).map(Self::Drain),
+            _ => Ok(self),
         }
     }
 
@@ -69,7 +96,7 @@ impl Command {
             Self::Totals | Self::Workers | Self::Config | Self::Limits | Self::Health | Self::Metrics => {
                 false
             }
-            Self::Reload | Self::Drain | Self::Stop => true,
+            Self::Reload | Self::Drain(_) | Self::Stop => true,
         }
     }
 

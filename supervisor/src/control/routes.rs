@@ -75,8 +75,10 @@ fn commands(supervisor: &Loop, commands: &[Command]) -> Router {
     commands.iter().fold(Router::new(), |router, &command| {
         let filter = if command.is_change() { MethodFilter::POST } else { MethodFilter::GET };
         let supervisor = supervisor.clone();
-        let handler =
-            async move |Extension(access): Extension<Access>| carry_out(&supervisor, command, access).await;
+        let handler = async move |Extension(access): Extension<Access>, uri: Uri| {
+            let command = command.with_query(uri.query().unwrap_or_default())?;
+            carry_out(&supervisor, command, access).await
+        };
         router.route(command.path(), on(filter, handler))
     })
 }

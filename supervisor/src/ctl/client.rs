@@ -40,7 +40,7 @@ fn talk(mut stream: UnixStream, command: Command) -> io::Result<Vec<u8>> {
     let patience = Some(command.deadline() + GRACE);
     stream.set_read_timeout(patience)?;
     stream.set_write_timeout(patience)?;
-    let (method, path) = (command.method(), command.path());
+    let (method, path) = (command.method(), command.target());
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{CtlCommand, human};
 use crate::control::api::{
-    ByReason, ConfigEntry, Health, LimitsView, ReloadReport, Report, Totals, WorkerRow,
+    ByReason, ConfigEntry, DrainProgress, Health, LimitsView, ReloadReport, Report, Totals, WorkerRow,
 };
 
 /// The body of the answer to `command` as text.
@@ -22,7 +22,7 @@ pub fn render(command: CtlCommand, body: &str) -> serde_json::Result<String> {
         CtlCommand::Health => health(&serde_json::from_str(body)?),
         CtlCommand::Metrics => body.to_owned(),
         CtlCommand::Reload => reload(&serde_json::from_str(body)?),
-        CtlCommand::Drain | CtlCommand::Stop => report(&serde_json::from_str(body)?),
+        CtlCommand::Drain(_) | CtlCommand::Stop => report(&serde_json::from_str(body)?),
     })
 }
 
@@ -34,7 +34,13 @@ fn totals(totals: &Totals) -> String {
         silent => format!("{workers}; silent, with figures of their last report: {}", silent.join(", ")),
     };
     pairs([
-        ("state", totals.state.name().to_owned()),
+        (
+            "state",
+            match &totals.drain {
+                Some(drain) => format!("{}: {}", totals.state.name(), drain_progress(drain)),
+                None => totals.state.name().to_owned(),
+            },
+        ),
         ("version", totals.version.clone()),
         ("uptime", human::seconds(totals.uptime_seconds)),
         (
@@ -166,7 +172,21 @@ fn reload(report: &ReloadReport) -> String {
 }
 
 fn report(report: &Report) -> String {
-    format!("{} ({} connections open)", report.message, human::count(report.connections))
+    let open = format!("{} connections open", human::count(report.connections));
+    match &report.drain {
+        Some(drain) => format!("{} ({open}; {})", report.message, drain_progress(drain)),
+        None => format!("{} ({open})", report.message),
+    }
+}
+
+fn drain_progress(drain: &DrainProgress) -> String {
+    let time = human::seconds(drain.seconds_left);
+    format!(
+        "{} told, {} to be told, {}",
+        human::count(drain.told),
+        human::count(drain.remaining),
+        if drain.paused { format!("paused with {time} left") } else { format!("the last in {time}") }
+    )
 }
 
 /// The sum and, in brackets, what it is made of.

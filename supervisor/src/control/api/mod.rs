@@ -38,8 +38,8 @@ pub fn closes(counts: &[u64]) -> ByReason {
 /// What the loop answers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// To `Totals`.
-    Totals(Totals),
+    /// To `Totals`; boxed because it is much larger than the rest.
+    Totals(Box<Totals>),
     /// To `Workers`: every slot, in order, silent ones included.
     Workers(Vec<WorkerRow>),
     /// To `Config`: every key, in the order of the documentation.
@@ -48,7 +48,7 @@ pub enum Answer {
     Limits(LimitsView),
     /// To `Health`.
     Health(Health),
-    /// To `Metrics`; boxed because it is much larger than the rest.
+    /// To `Metrics`; boxed for the same reason.
     Metrics(Box<Snapshot>),
     /// To `Reload`, when the new config is in force.
     Reload(ReloadReport),
@@ -110,6 +110,9 @@ pub struct Totals {
     pub level: Level,
     /// What the service is doing.
     pub state: ServiceState,
+    /// How far the drain has come; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainProgress>,
     /// Slots wanted.
     pub workers: u64,
     /// Slots whose worker has said Hello and lives.
@@ -268,13 +271,33 @@ pub struct Health {
 }
 
 /// What a command did.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
     /// One sentence for people.
     pub message: String,
     /// Connections open when it began.
     pub connections: u64,
+    /// How far the drain has come, if it was about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainProgress>,
+}
+
+/// How far a drain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrainProgress {
+    /// Connections that were told to go, those that have gone among them.
+    pub told: u64,
+    /// Connections that are still to be told.
+    pub remaining: u64,
+    /// Nobody is told until it is resumed.
+    pub paused: bool,
+    /// What is left of its time, whether or not it is paused.
+    pub seconds_left: f64,
+    /// Seconds until the last one is told; absent while nobody knows, since it is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<f64>,
 }
 
 /// Everything `/metrics` shows, all of one instant.

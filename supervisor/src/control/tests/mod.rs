@@ -170,7 +170,7 @@ impl<S: Read + Write> Client<S> {
 fn canned(command: Command) -> Result<Answer, Failure> {
     Ok(match command {
         Command::Totals => {
-            Answer::Totals(Totals { connections: 7, silent_workers: vec![3], ..Totals::default() })
+            Answer::Totals(Box::new(Totals { connections: 7, silent_workers: vec![3], ..Totals::default() }))
         }
         Command::Workers => {
             Answer::Workers(vec![WorkerRow { slot: 1, pid: Some(9), ..WorkerRow::default() }])
@@ -182,7 +182,9 @@ fn canned(command: Command) -> Result<Answer, Failure> {
         Command::Health => Answer::Health(Health { status: HealthStatus::Full, ..Health::default() }),
         Command::Metrics => Answer::Metrics(Box::default()),
         Command::Reload => return Err(Failure::new(422, "holdfast.toml:3: one\nholdfast.toml:4: two")),
-        Command::Drain => Answer::Done(Report { message: "draining".to_owned(), connections: 7 }),
-        Command::Stop => Answer::Done(Report { message: "stopping".to_owned(), connections: 7 }),
+        Command::Drain(_) => {
+            Answer::Done(Report { message: "draining".to_owned(), connections: 7, drain: None })
+        }
+        Command::Stop => Answer::Done(Report { message: "stopping".to_owned(), connections: 7, drain: None }),
     })
 }
