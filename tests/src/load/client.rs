@@ -191,7 +191,11 @@ impl Client {
         }
         self.stage = Stage::Open(stream);
         match self.talk.hear_anything(rest, tally) {
-            Ok(()) => Step::Opened,
+            // A ping that came with the answer must not wait for the next event: there may be none.
+            Ok(()) => match self.send(shared, tally) {
+                Step::Same => Step::Opened,
+                _ => Step::Decided,
+            },
             Err(ended) => {
                 self.lose(describe(&ended), tally);
                 Step::Decided
@@ -311,5 +315,47 @@ fn describe(ended: &Ended) -> String {
         Ended::Closed(code) => format!("closed by the server with code {code}"),
         Ended::Mismatch => "what came back is not what was sent".to_owned(),
         Ended::Malformed => "the server broke the protocol".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::pattern::Kind;
+    use super::*;
+
+    #[test]
+    fn a_ping_that_comes_with_the_answer_is_answered_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let shared = Shared {
+            server: listener.local_addr().unwrap(),
+            request: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            pattern: Pattern::new(20, Kind::Text, 1, false),
+            role: Role::Idle,
+            running: false,
+        };
+        let mut client = Client::new(None, 0, &shared.pattern);
+        client.connect(&shared, 0).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_nodelay(true).unwrap();
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {}\r\n\r\n\x09\x00",
+            upgrade::ACCEPT
+        );
+        let answer: Vec<u8> =
+            answer.into_bytes().into_iter().map(|byte| if byte == 9 { 0x89 } else { byte }).collect();
+        server.write_all(&answer).unwrap();
+        let (mut tally, mut scratch) = (Tally::new(20), vec![0; 4096]);
+        let step = loop {
+            let step = client.ready(Readiness { over: false }, &shared, &mut tally, &mut scratch);
+            if step != Step::Same {
+                break step;
+            }
+        };
+        assert_eq!(step, Step::Opened);
+        let mut received = vec![0; shared.request.len() + 6];
+        server.read_exact(&mut received).unwrap();
+        assert_eq!(received[shared.request.len()..][..2], [0x8a, 0x80], "an empty pong, masked");
     }
 }
