@@ -13,6 +13,7 @@ mod listener;
 mod program;
 mod resume;
 pub mod run;
+pub mod saved;
 pub mod timer_wheel;
 pub mod websocket;
 

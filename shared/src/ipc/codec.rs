@@ -2,8 +2,8 @@
 //! are checked before anything of the payload is looked at, and a decoder must consume every byte.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// Raised whenever the bytes of an existing message change.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -16,6 +16,7 @@ const HEAD: usize = 4;
 // Fixed-size integers: what a message weighs can be told from its shape.
 const CONFIGURATION: Configuration<LittleEndian, Fixint, Limit<MAX_MESSAGE>> =
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_MESSAGE>();
+const UNLIMITED: Configuration<LittleEndian, Fixint> = bincode::config::standard().with_fixed_int_encoding();
 
 /// Why bytes are not a message, or a message not bytes.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +97,30 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
         .map_err(|source| CodecError::Decode { source })?;
     match payload.len() - consumed {
         0 => Ok(message),
+        count => Err(CodecError::Leftover { count }),
+    }
+}
+
+/// Appends the bytes of `value` to `bytes`, bare: which version wrote them is said by what they are part of.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn append_bare<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    bincode::serde::encode_into_std_write(value, bytes, UNLIMITED)
+        .map_err(|source| CodecError::Encode { source })?;
+    Ok(())
+}
+
+/// The value that [`append_bare`] wrote, all of `bytes`. Its byte strings are borrowed from there, so that
+/// nothing is allocated for a length that is not true.
+///
+/// # Errors
+/// When the bytes are not such a value; whatever they are, this does not panic.
+pub fn read_bare<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    let (value, consumed) = bincode::serde::borrow_decode_from_slice(bytes, UNLIMITED)
+        .map_err(|source| CodecError::Decode { source })?;
+    match bytes.len() - consumed {
+        0 => Ok(value),
         count => Err(CodecError::Leftover { count }),
     }
 }

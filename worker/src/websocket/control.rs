@@ -29,12 +29,12 @@ pub(super) fn deliver(
 /// A control frame that came in more than one read.
 #[derive(Debug)]
 pub(super) struct PartialControl {
-    opcode: Control,
-    mask: Mask,
-    length: usize,
-    have: usize,
+    pub(super) opcode: Control,
+    pub(super) mask: Mask,
+    pub(super) length: usize,
+    pub(super) have: usize,
     /// The payload so far, still masked.
-    payload: [u8; MAX_CONTROL_PAYLOAD],
+    pub(super) payload: [u8; MAX_CONTROL_PAYLOAD],
 }
 
 impl PartialControl {

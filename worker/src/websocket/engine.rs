@@ -60,16 +60,16 @@ impl<F: FnMut(Event<'_>) -> ControlFlow<()>> Sink for F {
 /// is remembered; it allocates nothing.
 #[derive(Debug, Default)]
 pub struct Engine {
-    stage: Stage,
+    pub(super) stage: Stage,
     /// The data message whose first bytes have come and whose last have not. Control frames come in between.
-    message: Option<PartialMessage>,
+    pub(super) message: Option<PartialMessage>,
     /// Whether a piece of a message has come since that was last asked.
-    progressed: bool,
+    pub(super) progressed: bool,
 }
 
 /// Where in a frame the stream stands.
 #[derive(Debug, Default)]
-enum Stage {
+pub(super) enum Stage {
     /// At the start of a frame.
     #[default]
     BetweenFrames,

@@ -7,7 +7,7 @@ const LONG: usize = 256;
 
 /// The key a client masked a frame's payload with, turned to the byte that comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mask([u8; 4]);
+pub(super) struct Mask(pub(super) [u8; 4]);
 
 impl Mask {
     /// The mask as the frame header carries it.

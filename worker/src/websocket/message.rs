@@ -114,13 +114,13 @@ fn check(kind: MessageKind, payload: &[u8]) -> Result<(), Violation> {
 /// A message that comes in more than one frame or more than one read.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
-    kind: MessageKind,
+    pub(super) kind: MessageKind,
     /// Room for the header of a reply, the payload so far, unmasked, and room for more of it. All of it can
     /// be written to.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     /// Where the payload so far ends.
-    end: usize,
-    utf8: PiecewiseUtf8,
+    pub(super) end: usize,
+    pub(super) utf8: PiecewiseUtf8,
 }
 
 impl PartialMessage {
@@ -132,6 +132,12 @@ impl PartialMessage {
     /// Bytes of payload so far.
     pub(super) fn len(&self) -> usize {
         self.end - MAX_SERVER_HEADER
+    }
+
+    /// The payload so far.
+    pub(super) fn payload(&self) -> &[u8] {
+        // Until the first byte of payload the buffer may be empty.
+        self.buffer.get(MAX_SERVER_HEADER..self.end).unwrap_or_default()
     }
 
     /// Room for the next bytes, at least `at_least` of them, of a message that will not grow beyond

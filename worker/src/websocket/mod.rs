@@ -14,6 +14,7 @@ mod mask;
 mod message;
 pub mod refusal;
 pub mod request_head;
+pub mod saved;
 mod utf8;
 pub mod violation;
 

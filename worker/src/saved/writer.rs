@@ -1,0 +1,84 @@
+//! Writing halves, one after the other: never more than one of them is in memory twice.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use holdfast_shared::clock;
+use holdfast_shared::ipc::codec::{self, CodecError};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::{HEAD_SIZE, Head, SavedHalf};
+
+/// Why halves could not be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The memory could not be made or written.
+    #[error("no memory to save connections in: {0}")]
+    Memory(#[from] io::Error),
+    /// A half could not be encoded.
+    #[error("cannot save the connection on descriptor {row}: {source}")]
+    Encode {
+        /// The connection.
+        row: u32,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// A half is longer than its length can say.
+    #[error("cannot save the connection on descriptor {row}: {length} bytes are too many")]
+    TooLong {
+        /// The connection.
+        row: u32,
+        /// Its length.
+        length: usize,
+    },
+}
+
+/// Halves being saved.
+#[derive(Debug)]
+pub struct Writer {
+    memory: BufWriter<File>,
+    count: u32,
+    half: Vec<u8>,
+}
+
+impl Writer {
+    /// Makes the memory. It is not close-on-exec: the next worker may be of another program.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new() -> Result<Self, WriteError> {
+        let memory = memfd_create("holdfast-saved", MFdFlags::empty()).map_err(io::Error::from)?;
+        let mut memory = File::from(memory);
+        memory.seek(SeekFrom::Start(HEAD_SIZE as u64))?;
+        Ok(Self { memory: BufWriter::with_capacity(64 * 1024, memory), count: 0, half: Vec::new() })
+    }
+
+    /// Saves one half.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub fn push(&mut self, half: &SavedHalf<'_>) -> Result<(), WriteError> {
+        let row = half.row;
+        self.half.clear();
+        codec::append_bare(half, &mut self.half).map_err(|source| WriteError::Encode { row, source })?;
+        let length = self.half.len();
+        let short = u32::try_from(length).map_err(|_| WriteError::TooLong { row, length })?;
+        self.memory.write_all(&short.to_le_bytes())?;
+        self.memory.write_all(&self.half)?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Writes the head: from now on the memory is valid. `stopped` is when the worker stopped serving.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn finish(self, stopped: Duration) -> Result<OwnedFd, WriteError> {
+        let mut memory = self.memory.into_inner().map_err(io::IntoInnerError::into_error)?;
+        memory.rewind()?;
+        memory.write_all(&Head { count: self.count, stopped_ms: clock::milliseconds(stopped) }.to_bytes())?;
+        Ok(memory.into())
+    }
+}
