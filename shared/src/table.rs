@@ -16,7 +16,7 @@ use crate::id::SlotId;
 use crate::sys::mapping::{self, Mapping};
 
 /// Raised whenever `Header` or `Record` change their meaning or their layout.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
 const HEADER_SIZE: usize = 4096;
@@ -276,7 +276,14 @@ pub struct Header {
     /// No record beyond it has a connection: the highest descriptor number a connection ever had, plus one,
     /// or less once those at the top have ended.
     pub rows_used: u32,
-    reserved: u32,
+    /// The descriptor of the halves that the last worker saved when it left on purpose, plus one; 0 is none.
+    /// Cleared by the worker that has taken all of them up, before it serves anybody.
+    pub saved: u32,
+    /// The descriptor of the program that the slot's next worker is to be made by, plus one; 0 is the one
+    /// that runs.
+    pub binary: u32,
+    /// The incarnation of the last worker that became ready.
+    pub ready_incarnation: u32,
     /// How many connections the slot has accepted, ever: the source of connection ids.
     pub sequence: u64,
     /// What the slot has counted, over all its workers.

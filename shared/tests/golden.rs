@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must panic")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use holdfast_shared::ipc::message::{DeathCause, Report, ToSupervisor, ToWorker, 
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
 use holdfast_shared::sys::mapping;
-use holdfast_shared::table::{self, Flags, Phase, Table};
+use holdfast_shared::table::{self, Flags, Phase, Table, TableError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -120,6 +120,9 @@ fn the_connection_table() {
     let mut table = Table::format(memory.as_fd(), SlotId(3), 2).unwrap();
     let header = table.header_mut();
     header.rows_used = 2;
+    header.saved = 21;
+    header.binary = 22;
+    header.ready_incarnation = 6;
     header.sequence = 77;
     header.counters = counters();
     let record = &mut table.records_mut()[1];
@@ -134,4 +137,14 @@ fn the_connection_table() {
     // Only the used part of the header page: the rest is zeros.
     compare("table_header", &bytes[..1024]);
     compare("table_records", &bytes[4096..]);
+}
+
+/// A table that a Holdfast of another layout wrote is refused by its number, before anything of it is believed.
+#[test]
+fn a_table_of_an_earlier_layout_is_refused_by_name() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/table_header_layout_1");
+    let memory = mapping::create("golden", table::size(2)).unwrap();
+    let mut file = fs::File::from(memory);
+    file.write_all(&fs::read(path).unwrap()).unwrap();
+    assert!(matches!(Table::open(file.as_fd()), Err(TableError::Version { found: 1 })));
 }
