@@ -84,6 +84,9 @@ fn messages_to_the_supervisor() {
     check("to_supervisor_draining", &ToSupervisor::Draining { incarnation, told: 3, untold: 4 });
     check("to_supervisor_left", &ToSupervisor::Left { incarnation });
     check("to_supervisor_version", &ToSupervisor::Version { incarnation, version: "1.2.3".to_owned() });
+    check("to_supervisor_handed_over", &ToSupervisor::HandedOver { incarnation });
+    let reason = "no memory".to_owned();
+    check("to_supervisor_restart_refused", &ToSupervisor::RestartRefused { incarnation, reason });
 }
 
 #[test]
@@ -111,6 +114,7 @@ fn messages_to_a_worker() {
     check("to_worker_state", &ToWorker::State { full: true });
     check("to_worker_leave", &ToWorker::Leave);
     check("to_worker_hold_drain", &ToWorker::HoldDrain);
+    check("to_worker_restart", &ToWorker::Restart);
     check("to_worker_drain", &ToWorker::Drain { duration: Duration::from_secs(30) });
 }
 

@@ -260,6 +260,8 @@ mod tests {
             ("health", CtlRequest::Health),
             ("metrics", CtlRequest::Metrics),
             ("reload", CtlRequest::Reload),
+            ("restart", CtlRequest::Restart { slot: None }),
+            ("restart 3", CtlRequest::Restart { slot: Some(3) }),
             ("drain", CtlRequest::Drain(DrainOrder::new(Step::Begin))),
             ("drain --pause", CtlRequest::Drain(DrainOrder::new(Step::Pause))),
             ("drain --resume", CtlRequest::Drain(DrainOrder::new(Step::Resume))),

@@ -18,6 +18,7 @@ pub mod metrics;
 mod notify;
 mod pool;
 mod reload;
+mod restart;
 mod role;
 pub mod run_dir;
 mod seat;

@@ -10,8 +10,10 @@ use holdfast_shared::ipc::message::{DeathCause, Report, ToSupervisor, ToWorker, 
 use holdfast_shared::level::Level;
 use nix::unistd::Pid;
 
+use crate::control::api::RestartedSlot;
 use crate::ledger::Admission;
 use crate::pool::send_kill;
+use crate::restart;
 use crate::settings;
 use crate::slot::{Cause, Event, Worker};
 use crate::supervisor::Supervisor;
@@ -121,6 +123,16 @@ impl Supervisor {
                     self.step(position, Event::WorkerLeft);
                 }
             }
+            ToSupervisor::HandedOver { incarnation } => {
+                log::debug!("slot {slot}: worker {incarnation} has handed over");
+                if self.is_current(position, incarnation) {
+                    self.seats[position].worker_handed_over(self.now);
+                    self.step(position, Event::WorkerLeft);
+                }
+            }
+            ToSupervisor::RestartRefused { reason, .. } => {
+                self.on_restart(restart::Event::Refused { slot, reason });
+            }
             ToSupervisor::Hello { incarnation, pid } => self.on_hello(position, incarnation, pid),
             ToSupervisor::Holdings { incarnation, addresses } => {
                 for (address, count) in addresses {
@@ -131,6 +143,9 @@ impl Supervisor {
                 log::debug!("slot {slot}: worker {incarnation} resumed {resumed}, lost {lost}, in {took:?}");
                 self.seats[position].reconcile(&counters);
                 self.on_ready(position, incarnation);
+                let pause_ms = took.as_secs_f64() * 1000.0;
+                let result = RestartedSlot { slot: slot.0, kept: resumed, lost, pause_ms };
+                self.on_restart(restart::Event::Ready { incarnation, result });
             }
             ToSupervisor::Admit { incarnation, tickets } => self.on_admit(position, incarnation, tickets),
             ToSupervisor::Release { incarnation, closed } => {

@@ -20,7 +20,10 @@ use crate::slot::{Cause, Slot, Worker};
 use crate::spawn::Spawned;
 
 /// Causes that are shown before they have happened, so that the first time is seen as a change.
-const USUAL_CAUSES: [&str; 5] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged"];
+const USUAL_CAUSES: [&str; 6] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged", HANDED_OVER];
+
+/// The cause of a planned restart.
+const HANDED_OVER: &str = "handed over";
 
 /// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is
 /// always what is open.
@@ -148,6 +151,15 @@ impl Seat {
         let cause = cause.to_string();
         *self.restarts.entry(cause.clone()).or_default() += 1;
         self.last_death = Some(cause);
+        self.died_at = Some(now);
+        self.heartbeat = Heartbeat::Absent;
+        self.ready_since = None;
+        self.unanswered.clear();
+    }
+
+    /// The worker has handed over, the next one comes at once.
+    pub fn worker_handed_over(&mut self, now: Duration) {
+        *self.restarts.entry(HANDED_OVER.to_owned()).or_default() += 1;
         self.died_at = Some(now);
         self.heartbeat = Heartbeat::Absent;
         self.ready_since = None;

@@ -4,7 +4,7 @@ use std::io;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals as Pending;
 
 use crate::supervisor::Supervisor;
@@ -18,7 +18,7 @@ impl Signals {
     /// # Errors
     /// What the kernel says.
     pub fn install() -> io::Result<Self> {
-        Ok(Self(Pending::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM])?))
+        Ok(Self(Pending::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1])?))
     }
 }
 
@@ -43,6 +43,7 @@ impl Supervisor {
         for signal in pending {
             match signal {
                 SIGHUP => self.reload(None),
+                SIGUSR1 => self.restart(None, None),
                 SIGINT | SIGTERM => self.on_end_signal(),
                 SIGCHLD => self.look_for_dead = true,
                 // No other was installed.

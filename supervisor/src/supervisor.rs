@@ -27,6 +27,7 @@ use crate::ledger::Ledger;
 use crate::level::LevelEdges;
 use crate::listeners::{ListenError, Listeners};
 use crate::reload::PendingReload;
+use crate::restart::Restart;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::seat::Seat;
 use crate::signals::Signals;
@@ -147,6 +148,7 @@ pub struct Supervisor {
     pub(crate) unread_links: Vec<usize>,
     pub(crate) gathers: Vec<Gather>,
     pub(crate) reloads: Vec<PendingReload>,
+    pub(crate) restart: Option<Restart>,
     pub(crate) last_request: u64,
     pub(crate) resume_seconds: Histogram,
     pub(crate) started: Duration,
@@ -195,6 +197,7 @@ impl Supervisor {
             unread_links: Vec::new(),
             gathers: Vec::new(),
             reloads: Vec::new(),
+            restart: None,
             last_request: 0,
             resume_seconds: Histogram::new(&holdfast_shared::metric::RESUME_BUCKETS),
             started: now,
@@ -301,6 +304,7 @@ impl Supervisor {
             self.step(position, slot::Event::Tick);
         }
         self.enforce_deadlines();
+        self.continue_restart();
         self.watch_level();
         self.steer();
         self.announce_ready();
@@ -349,12 +353,19 @@ impl Supervisor {
         let slots = self.seats.iter().filter_map(|seat| seat.machine.wakeup());
         let gathers = self.gathers.iter().map(|gather| gather.deadline);
         let reloads = self.reloads.iter().map(|reload| reload.deadline);
+        let restart = self.restart.as_ref().and_then(Restart::deadline);
         let stage = match self.stage {
             Stage::Draining(drain) => Some(drain.wakeup(self.farewell())),
             Stage::Stopping { until } => Some(until),
             Stage::Starting | Stage::Running => None,
         };
-        let next = slots.chain(gathers).chain(reloads).chain(stage).chain(self.steering.wakeup()).min();
+        let next = slots
+            .chain(gathers)
+            .chain(reloads)
+            .chain(restart)
+            .chain(stage)
+            .chain(self.steering.wakeup())
+            .min();
         next.map_or(TICK, |moment| moment.saturating_sub(self.now)).min(TICK)
     }
 

@@ -42,6 +42,7 @@ impl Supervisor {
                 Command::Limits => reply.send(Ok(Answer::Limits(self.limits_view()))),
                 Command::Health => reply.send(Ok(Answer::Health(self.health()))),
                 Command::Reload => self.reload(Some(reply)),
+                Command::Restart { slot } => self.restart(slot, Some(reply)),
                 Command::Drain(order) => {
                     let answer = self.order_drain(order);
                     reply.send(answer);

@@ -65,6 +65,11 @@ impl Admission {
         !self.unsent.is_empty() && self.waiting.len() - self.unsent.len() < MAX_UNANSWERED
     }
 
+    /// Is the supervisor to answer any?
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.waiting.len() > self.unsent.len()
+    }
+
     /// Forgets the tickets that have not been sent and whose clients have left, once there are many.
     pub(crate) fn trim(&mut self, is_waiting: impl Fn(Key) -> bool) {
         if self.unsent.len() > MAX_UNANSWERED {

@@ -21,12 +21,14 @@ use crate::admission::Admission;
 use crate::app::App;
 use crate::connection::{Connections, Key};
 use crate::drain::Drain;
+use crate::hand_over::HandOver;
 use crate::listener::{AcceptPause, Listener};
+use crate::run::Departure;
 use crate::websocket::assembly::Assembly;
 use crate::websocket::handshake::HandshakePolicy;
 
 const LINK: Token = Token(usize::MAX);
-const EVENTS_PER_TURN: usize = 1024;
+pub(crate) const EVENTS_PER_TURN: usize = 1024;
 /// One read takes at most this much; larger messages take several.
 pub(crate) const SCRATCH_SIZE: usize = 64 * 1024;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +50,8 @@ pub(crate) enum Flow {
     Continue,
     /// The worker was told to leave and has nothing left to do.
     Leave,
+    /// What the worker had in hand is saved for the next one.
+    HandOver,
 }
 
 impl Flow {
@@ -80,6 +84,7 @@ pub(crate) struct Worker {
     /// Connections that had more to read than one turn allows, each once.
     pub(crate) unread: VecDeque<Key>,
     pub(crate) drain: Option<Drain>,
+    pub(crate) hand_over: Option<HandOver>,
     /// The cluster-wide cap is reached, as /health says.
     pub(crate) cluster_full: bool,
     /// The clock, read once a turn.
@@ -136,6 +141,7 @@ impl Worker {
             handshakes: VecDeque::new(),
             unread: VecDeque::new(),
             drain: None,
+            hand_over: None,
             cluster_full: false,
             now,
             // Spread, so that the reports of many workers do not come in step.
@@ -151,24 +157,32 @@ impl Worker {
     ///
     /// # Errors
     /// When the kernel's readiness can no longer be had.
-    pub(crate) fn run(&mut self) -> io::Result<()> {
+    pub(crate) fn run(&mut self) -> io::Result<Departure> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.timeout())
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                return Err(error);
-            }
-            self.read_clock();
+            self.serve_ready(&mut events, self.timeout())?;
             let began = self.now;
-            for event in &events {
-                self.handle(event);
-            }
-            if self.after_batch() == Flow::Leave {
-                return Ok(());
+            match self.after_batch() {
+                Flow::Continue => {}
+                Flow::Leave => return Ok(Departure::Left),
+                Flow::HandOver => return Ok(Departure::HandedOver),
             }
             self.longest_turn = self.longest_turn.max(clock::now().saturating_sub(began));
         }
+    }
+
+    /// Waits for readiness, at most `timeout`, and serves the connections that are ready.
+    pub(crate) fn serve_ready(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            return Err(error);
+        }
+        self.read_clock();
+        for event in &*events {
+            self.handle(event);
+        }
+        Ok(())
     }
 
     /// Watches a connection, for both directions at once: that is never changed again.
@@ -237,11 +251,14 @@ impl Worker {
             self.accept_pause.lift();
         }
         self.tell_supervisor();
-        flow
+        if flow == Flow::Continue { self.continue_hand_over() } else { flow }
     }
 
     fn tell_supervisor(&mut self) {
-        self.send_tickets();
+        // Whoever is about to leave asks for nobody: the next worker does.
+        if self.hand_over.is_none() {
+            self.send_tickets();
+        }
         self.send_releases();
         if self.now >= self.report_due {
             self.report_due = self.now + REPORT_INTERVAL;
@@ -261,9 +278,12 @@ impl Worker {
         if let Some(timer) = self.connections.next_timer() {
             timeout = timeout.min(timer);
         }
-        for moment in
-            [self.accept_pause.until(), self.drain.as_ref().and_then(Drain::next_step)].into_iter().flatten()
-        {
+        let moments = [
+            self.accept_pause.until(),
+            self.drain.as_ref().and_then(Drain::next_step),
+            self.hand_over.map(HandOver::until),
+        ];
+        for moment in moments.into_iter().flatten() {
             timeout = timeout.min(moment.saturating_sub(self.now));
         }
         Some(timeout)

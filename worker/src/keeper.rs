@@ -21,7 +21,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 
 use crate::program::Program;
-use crate::run::{self, Assignment};
+use crate::run::{self, Assignment, Predecessor};
 
 /// What a keeper is handed, by descriptor number, when it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,12 +76,12 @@ pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
     let keeper = getpid();
     let mut incarnation = handover.last_incarnation;
     let mut backoff = Backoff::default();
-    let mut cause = None;
+    let mut predecessor = Predecessor::Nobody;
     loop {
         incarnation = incarnation.next();
         let started = clock::now();
         let end = match fork_sharing_descriptors() {
-            Ok(Side::Child) => become_worker(program, handover, keeper, incarnation, link, cause),
+            Ok(Side::Child) => become_worker(program, handover, keeper, incarnation, link, predecessor),
             Ok(Side::Parent { child }) => {
                 tell(&mut link, &ToSupervisor::Started { incarnation, pid: child.as_raw() });
                 wait_for(child)
@@ -96,6 +96,11 @@ pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
                 tell(&mut link, &ToSupervisor::Left { incarnation });
                 return Ok(());
             }
+            DeathCause::Exit(run::HANDED_OVER) => {
+                tell(&mut link, &ToSupervisor::HandedOver { incarnation });
+                predecessor = Predecessor::HandedOver;
+                continue;
+            }
             DeathCause::Exit(run::NO_SUPERVISOR) => {
                 log::error!(
                     "slot {slot}: the supervisor and the worker are gone, nobody can serve its connections"
@@ -108,7 +113,7 @@ pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
         let pause = backoff.died(lived);
         log_death(slot, incarnation, end, lived, pause);
         tell(&mut link, &ToSupervisor::Died { incarnation, cause: end, lived, pause });
-        cause = Some(end);
+        predecessor = Predecessor::Died(end);
         std::thread::sleep(pause);
     }
 }
@@ -129,7 +134,7 @@ fn become_worker(
     keeper: Pid,
     incarnation: Incarnation,
     mut link: SlotEnd,
-    cause: Option<DeathCause>,
+    predecessor: Predecessor,
 ) -> ! {
     // The copy of what the keeper has yet to send is the keeper's.
     link.forget_queued();
@@ -147,7 +152,7 @@ fn become_worker(
         table: handover.table,
         listeners: handover.listeners.clone(),
         kept: vec![handover.lock],
-        cause,
+        predecessor,
     };
     std::process::exit(run::to_exit_status(run::run(assignment)))
 }

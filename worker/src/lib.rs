@@ -7,6 +7,7 @@ pub mod client_address;
 mod connection;
 mod drain;
 mod event_loop;
+mod hand_over;
 pub mod keeper;
 mod link;
 mod listener;

@@ -45,6 +45,7 @@ impl Worker {
             ToWorker::Drain { duration } => self.begin_drain(duration),
             ToWorker::HoldDrain => self.hold_drain(),
             ToWorker::Leave => self.leave(),
+            ToWorker::Restart => self.begin_hand_over(),
         }
     }
 

@@ -3,24 +3,37 @@
 //!
 //! A record tells whether its connection can go on: all there is to know is in it, unless it says `UNSAVED`
 //! (half a message, or queued output, was on the dead worker's heap) or `BUSY` (the worker died in the middle
-//! of it). And each is marked while it is dealt with, so that one that kills its new worker too is not dealt
-//! with for ever.
+//! of it). A worker that left on purpose has saved what was on its heap, so that all of its connections go on.
+//! And each is marked while it is dealt with, so that one that kills its new worker too is not dealt with for
+//! ever.
+//!
+//! Those who were active last are watched again first, and served while the others follow: a client that waits
+//! for an answer is kept waiting for a slice, not for everybody.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
 use holdfast_shared::clock;
+use holdfast_shared::counters::Counters;
 use holdfast_shared::ipc::message::{DeathCause, MAX_BATCH, ToSupervisor};
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Flags, Phase, Record};
+use log::Level;
+use mio::Events;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::connection::Key;
-use crate::event_loop::Worker;
+use crate::event_loop::{EVENTS_PER_TURN, Worker};
 use crate::keeper::crash_if_asked;
+use crate::run::Predecessor;
+
+/// Connections that are watched again before those that are ready are served.
+const SLICE: usize = 512;
 
 /// What is to become of a connection whose worker died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,14 +53,15 @@ enum Fate {
     Vanished,
 }
 
-fn fate(record: &Record, descriptor_is_open: bool, cause: Option<DeathCause>) -> Fate {
+/// `has_half` says that what `UNSAVED` speaks of was saved and has been taken up.
+fn fate(record: &Record, descriptor_is_open: bool, has_half: bool, predecessor: Predecessor) -> Fate {
     if !descriptor_is_open {
         return Fate::Vanished;
     }
-    if record.flags.contains(Flags::RESUMING) && cause.is_some_and(is_crash) {
+    if record.flags.contains(Flags::RESUMING) && has_crashed(predecessor) {
         return Fate::Deadly;
     }
-    let broken = record.flags.intersects(Flags::BUSY.union(Flags::UNSAVED));
+    let broken = record.flags.contains(Flags::BUSY) || record.flags.contains(Flags::UNSAVED) && !has_half;
     match (record.phase(), broken) {
         (Phase::Open, true) => Fate::Lost,
         (Phase::Handshake | Phase::Parked | Phase::Refusing | Phase::Closing | Phase::Lingering, true) => {
@@ -64,7 +78,11 @@ fn fate(record: &Record, descriptor_is_open: bool, cause: Option<DeathCause>) ->
 /// Closes every descriptor that nobody owns: the dead worker's epoll instance, and a client it had accepted
 /// and not yet recorded. To be called before the new worker opens anything. Returns the descriptors that
 /// stay.
-pub(crate) fn close_strays(owned: &[RawFd], records: &[Record]) -> std::io::Result<HashSet<RawFd>> {
+pub(crate) fn close_strays(
+    owned: impl Iterator<Item = RawFd>,
+    records: &[Record],
+) -> io::Result<HashSet<RawFd>> {
+    let owned: HashSet<RawFd> = owned.collect();
     let mut open: HashSet<RawFd> = descriptor::open_descriptors()?.into_iter().collect();
     open.retain(|&number| {
         let is_connection = usize::try_from(number)
@@ -82,28 +100,36 @@ pub(crate) fn close_strays(owned: &[RawFd], records: &[Record]) -> std::io::Resu
 }
 
 impl Worker {
-    /// Takes over every connection in the table and tells the supervisor what is held. `cause` is how the
-    /// last worker died.
-    pub(crate) fn resume(&mut self, open: &HashSet<RawFd>, cause: Option<DeathCause>) {
+    /// Takes over every connection in the table and tells the supervisor what is held.
+    ///
+    /// # Errors
+    /// When the kernel's readiness can no longer be had.
+    pub(crate) fn resume(&mut self, open: &HashSet<RawFd>, predecessor: Predecessor) -> io::Result<()> {
         let began = clock::now();
-        let (mut resumed, mut lost) = (0, 0);
-        for row in self.connections.table.used() {
-            let Some(&record) = self.connections.table.records().get(row as usize) else { continue };
-            if record.phase() == Phase::Free {
-                continue;
+        let keys: Vec<Key> =
+            self.connections.table.used().filter_map(|row| self.connections.key_at(row)).collect();
+        for &key in &keys {
+            self.connections.take_over(key.row);
+            if !has_crashed(predecessor) {
+                self.connections.set_resuming(key, false);
             }
-            let is_open = RawFd::try_from(row).is_ok_and(|descriptor| open.contains(&descriptor));
-            let fate = fate(&record, is_open, cause);
-            let key = self.connections.take_over(row);
+        }
+        let stopped = self.take_up();
+        let mut staying = Vec::new();
+        let mut lost = 0;
+        for key in keys {
+            let Some(&record) = self.connections.get(key) else { continue };
+            let is_open = open.contains(&key.descriptor());
+            let fate = fate(&record, is_open, record.volatile != 0, predecessor);
             self.connections.set_resuming(key, true);
             match fate {
                 // The number may be somebody else's by now, our own epoll instance's even.
                 Fate::Vanished => self.connections.forget(key),
                 Fate::Dropped => self.connections.end(key),
-                Fate::Resumed | Fate::AskedAgain => resumed += u32::from(self.go_on(key, &record, fate)),
+                fate @ (Fate::Resumed | Fate::AskedAgain) => staying.push((key, fate, record.active_ms)),
                 Fate::Lost => {
                     lost += 1;
-                    self.say_lost(key, &record, cause);
+                    self.say_lost(key, &record, predecessor);
                 }
                 Fate::Deadly => {
                     lost += u32::from(record.phase() == Phase::Open);
@@ -117,24 +143,65 @@ impl Worker {
         self.connections.released.clear();
         self.connections.true_up();
         self.tell_holdings();
-        let took = clock::now().saturating_sub(began);
-        self.announce(resumed, lost, took, cause);
+        // As of the holdings: whoever ends from now on is given back.
+        let counters = Box::new(*self.connections.table.counters());
+        let resumed = self.go_on_in_slices(staying)?;
+        let took = clock::now().saturating_sub(stopped.unwrap_or(began));
+        self.announce(resumed, lost, took, predecessor, counters);
+        Ok(())
     }
 
-    fn announce(&mut self, resumed: u32, lost: u32, took: Duration, cause: Option<DeathCause>) {
-        if let Some(cause) = cause {
+    fn announce(
+        &mut self,
+        resumed: u32,
+        lost: u32,
+        took: Duration,
+        predecessor: Predecessor,
+        mut counters: Box<Counters>,
+    ) {
+        let what_happened = match predecessor {
+            Predecessor::Nobody => None,
+            Predecessor::Died(cause) => Some((Level::Warn, format!("one that died of {cause}"))),
+            Predecessor::HandedOver => Some((Level::Info, "one that handed over".to_owned())),
+        };
+        if let Some((level, last)) = what_happened {
             self.connections.table.counters().resumed += u64::from(resumed);
-            log::warn!(
-                "worker {} takes over from one that died of {cause}: {resumed} connections kept, {lost} lost, in {took:?}",
+            counters.resumed += u64::from(resumed);
+            log::log!(
+                level,
+                "worker {} takes over from {last}: {resumed} connections kept, {lost} lost, in {took:?}",
                 self.incarnation
             );
         }
-        let counters = Box::new(*self.connections.table.counters());
+        self.connections.table.header_mut().ready_incarnation = self.incarnation.0;
         self.tell(&ToSupervisor::Ready { incarnation: self.incarnation, resumed, lost, took, counters });
     }
 
+    /// Goes on with all of `staying`, those first who were active last. Returns how many established ones go
+    /// on.
+    fn go_on_in_slices(&mut self, mut staying: Vec<(Key, Fate, u64)>) -> io::Result<u32> {
+        staying.sort_unstable_by_key(|&(_, _, active_ms)| Reverse(active_ms));
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let mut resumed = 0;
+        for slice in staying.chunks(SLICE) {
+            for &(key, fate, _) in slice {
+                self.connections.set_resuming(key, true);
+                resumed += u32::from(self.go_on(key, fate));
+                self.connections.set_resuming(key, false);
+            }
+            self.serve_ready(&mut events, Some(Duration::ZERO))?;
+            self.continue_reading();
+        }
+        // Whoever came first and has said least makes room first.
+        let connections = &self.connections;
+        let came_at = |key: &Key| connections.get(*key).map(|record| record.opened_ms);
+        self.handshakes.make_contiguous().sort_by_key(came_at);
+        Ok(resumed)
+    }
+
     /// Says whether an established connection goes on.
-    fn go_on(&mut self, key: Key, record: &Record, fate: Fate) -> bool {
+    fn go_on(&mut self, key: Key, fate: Fate) -> bool {
+        let Some(&record) = self.connections.get(key) else { return false };
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
             self.connections.end(key);
@@ -154,7 +221,7 @@ impl Worker {
     }
 
     /// Tells the client, if its stream allows another frame, and lets it go.
-    fn say_lost(&mut self, key: Key, record: &Record, cause: Option<DeathCause>) {
+    fn say_lost(&mut self, key: Key, record: &Record, predecessor: Predecessor) {
         crash_if_asked("close");
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
@@ -165,7 +232,7 @@ impl Worker {
             // Half a frame is on the wire: a close frame would be read as its other half.
             self.connections.enter(key, Phase::Lingering, self.connections.close_deadline_ms());
         }
-        let crashed_in_it = record.flags.contains(Flags::BUSY) && cause.is_some_and(is_crash);
+        let crashed_in_it = record.flags.contains(Flags::BUSY) && has_crashed(predecessor);
         let (code, text) = match crashed_in_it {
             true => (CloseCode::Error, "The message could not be processed"),
             false => (CloseCode::Restart, "Worker restarted"),
@@ -202,7 +269,8 @@ impl Worker {
 }
 
 /// Did the worker die of something it did itself, as opposed to something done to it?
-fn is_crash(cause: DeathCause) -> bool {
+fn has_crashed(predecessor: Predecessor) -> bool {
+    let Predecessor::Died(cause) = predecessor else { return false };
     use nix::sys::signal::Signal;
     [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE]
         .into_iter()
@@ -216,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    const KILLED: Option<DeathCause> = Some(DeathCause::Signal(Signal::SIGKILL as i32));
+    const KILLED: Predecessor = Predecessor::Died(DeathCause::Signal(Signal::SIGKILL as i32));
 
     fn record(phase: Phase, flags: Flags) -> Record {
         let mut record = Record::zeroed();
@@ -231,24 +299,25 @@ mod tests {
         for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
             for broken in [Flags::BUSY, Flags::UNSAVED, Flags::BUSY.union(Flags::UNSAVED)] {
                 let expected = if phase == Phase::Open { Fate::Lost } else { Fate::Dropped };
-                assert_eq!(fate(&record(phase, broken), true, KILLED), expected);
+                assert_eq!(fate(&record(phase, broken), true, false, KILLED), expected);
             }
             let expected = if phase == Phase::Parked { Fate::AskedAgain } else { Fate::Resumed };
-            assert_eq!(fate(&record(phase, Flags::ADMITTED), true, KILLED), expected);
-            assert_eq!(fate(&record(phase, Flags::NONE), false, KILLED), Fate::Vanished);
+            assert_eq!(fate(&record(phase, Flags::UNSAVED), true, true, KILLED), expected);
+            assert_eq!(fate(&record(phase, Flags::ADMITTED), true, false, KILLED), expected);
+            assert_eq!(fate(&record(phase, Flags::NONE), false, false, KILLED), Fate::Vanished);
         }
     }
 
     #[test]
     fn what_a_worker_crashed_on_taking_it_over_is_not_tried_again_and_what_it_was_killed_on_is() {
-        let crashed = Some(DeathCause::Signal(Signal::SIGSEGV as i32));
+        let crashed = Predecessor::Died(DeathCause::Signal(Signal::SIGSEGV as i32));
         for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
             for flags in [Flags::NONE, Flags::BUSY, Flags::UNSAVED] {
                 let (fresh, marked) = (record(phase, flags), record(phase, flags.union(Flags::RESUMING)));
-                assert_eq!(fate(&marked, true, crashed), Fate::Deadly);
-                assert_eq!(fate(&marked, true, KILLED), fate(&fresh, true, KILLED));
-                assert_eq!(fate(&fresh, true, crashed), fate(&fresh, true, KILLED));
-                assert_eq!(fate(&marked, false, crashed), Fate::Vanished);
+                assert_eq!(fate(&marked, true, false, crashed), Fate::Deadly);
+                assert_eq!(fate(&marked, true, false, KILLED), fate(&fresh, true, false, KILLED));
+                assert_eq!(fate(&fresh, true, false, crashed), fate(&fresh, true, false, KILLED));
+                assert_eq!(fate(&marked, false, false, crashed), Fate::Vanished);
             }
         }
     }

@@ -17,12 +17,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::connection::Connections;
 use crate::event_loop::{Parts, Worker};
 use crate::program::Program;
-use crate::resume;
+use crate::{hand_over, resume};
 
 /// Exit status of a worker that was told to leave and did.
 pub const LEFT: i32 = 0;
 /// Exit status of a worker that could not serve.
 pub const CANNOT_START: i32 = 1;
+/// Exit status of a worker that has saved what it had in hand for the next one.
+pub const HANDED_OVER: i32 = 4;
 /// Exit status of a worker that has no settings and nobody to give them.
 pub const NO_SUPERVISOR: i32 = 3;
 
@@ -44,8 +46,28 @@ pub struct Assignment {
     pub listeners: Vec<RawFd>,
     /// Other descriptors that are the keeper's and must stay open.
     pub kept: Vec<RawFd>,
-    /// How the slot's last worker died; `None` for the first.
-    pub cause: Option<DeathCause>,
+    /// The slot's last worker.
+    pub predecessor: Predecessor,
+}
+
+/// What became of the slot's last worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Predecessor {
+    /// There was none.
+    Nobody,
+    /// It died of this.
+    Died(DeathCause),
+    /// It handed over.
+    HandedOver,
+}
+
+/// How a worker left, when it left on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// For good.
+    Left,
+    /// The next one goes on where it was.
+    HandedOver,
 }
 
 /// Why a worker could not serve, or could not go on.
@@ -84,9 +106,17 @@ pub enum WorkerError {
 /// # Errors
 /// See [`WorkerError`]. The connections stay open whatever happens here: their descriptors are the keeper's
 /// too.
-pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
-    let Assignment { program, slot, incarnation, mut link, table: table_memory, listeners, kept, cause } =
-        assignment;
+pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
+    let Assignment {
+        program,
+        slot,
+        incarnation,
+        mut link,
+        table: table_memory,
+        listeners,
+        kept,
+        predecessor,
+    } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
     let met = |source| WorkerError::Meet { slot, source };
 
@@ -100,7 +130,9 @@ pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
 
     let standard = [0, 1, 2, link.as_raw_fd(), table_memory];
     let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).chain(kept).collect();
-    let open = resume::close_strays(&owned, table.records()).map_err(kernel("listing its descriptors"))?;
+    let saved = hand_over::saved_memory(table.header());
+    let open = resume::close_strays(owned.iter().copied().chain(saved), table.records())
+        .map_err(kernel("listing its descriptors"))?;
 
     let (generation, settings) = wait_for_settings(&mut link).map_err(met)?;
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
@@ -111,14 +143,18 @@ pub fn run(assignment: Assignment) -> Result<(), WorkerError> {
     let parts = Parts { incarnation, link, listeners, table_memory, own_descriptors, connections, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(&ToSupervisor::Applied { incarnation, generation });
-    worker.resume(&open, cause);
+    worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;
     worker.run().map_err(kernel("waiting for events"))
 }
 
 /// What the keeper is told by the way its worker ends; whatever went wrong is logged here.
 #[must_use]
-pub fn to_exit_status(result: Result<(), WorkerError>) -> i32 {
-    let Err(error) = result else { return LEFT };
+pub fn to_exit_status(result: Result<Departure, WorkerError>) -> i32 {
+    let error = match result {
+        Ok(Departure::Left) => return LEFT,
+        Ok(Departure::HandedOver) => return HANDED_OVER,
+        Err(error) => error,
+    };
     log::error!("{error}");
     match error {
         WorkerError::Meet { source: LinkError::Closed, .. } => NO_SUPERVISOR,
@@ -138,7 +174,8 @@ fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
                 | ToWorker::State { .. }
                 | ToWorker::Drain { .. }
                 | ToWorker::HoldDrain
-                | ToWorker::Leave,
+                | ToWorker::Leave
+                | ToWorker::Restart,
             ) => {}
             None => {
                 if let Some(socket) = descriptor::borrow(link.as_raw_fd()) {

@@ -114,6 +114,19 @@ pub enum ToSupervisor {
         /// Connections that are still to be told.
         untold: u32,
     },
+    /// The keeper's worker has saved what it had in hand and left, as `Restart` asked; the next one comes at
+    /// once. Not answered.
+    HandedOver {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+    },
+    /// The worker was asked to hand over and stays: nothing has changed. Answers `Restart`.
+    RestartRefused {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl ToSupervisor {
@@ -121,7 +134,7 @@ impl ToSupervisor {
     #[must_use]
     pub fn is_of_worker(&self) -> bool {
         match self {
-            Self::Started { .. } | Self::Died { .. } | Self::Left { .. } => false,
+            Self::Started { .. } | Self::Died { .. } | Self::Left { .. } | Self::HandedOver { .. } => false,
             Self::Hello { .. }
             | Self::Holdings { .. }
             | Self::Ready { .. }
@@ -130,7 +143,8 @@ impl ToSupervisor {
             | Self::Report { .. }
             | Self::Applied { .. }
             | Self::Version { .. }
-            | Self::Draining { .. } => true,
+            | Self::Draining { .. }
+            | Self::RestartRefused { .. } => true,
         }
     }
 }
@@ -173,6 +187,9 @@ pub enum ToWorker {
     /// Let nobody in any more, and tell nobody to go until `Drain` says how long there is. Answered by
     /// `Draining`, with every report.
     HoldDrain,
+    /// Save what is in hand and leave, for the next worker to go on with. Answered by the keeper's
+    /// `HandedOver`, or by `RestartRefused`.
+    Restart,
 }
 
 /// The supervisor's answer to one ticket.

@@ -26,6 +26,11 @@ pub enum Command {
     Metrics,
     /// Read the configuration again and apply it
     Reload,
+    /// Replace workers one by one, keeping all connections
+    Restart {
+        /// Only the worker of this slot
+        slot: Option<u16>,
+    },
     /// Let nobody in any more, tell clients to go one by one, then exit
     ///
     /// The longest idle are told first, spread over drain.duration. With --pause nobody is told until
@@ -46,6 +51,7 @@ impl Command {
         Self::Health,
         Self::Metrics,
         Self::Reload,
+        Self::Restart { slot: None },
         Self::Drain(DrainOrder::new(Step::Begin)),
         Self::Drain(DrainOrder::new(Step::Pause)),
         Self::Drain(DrainOrder::new(Step::Resume)),
@@ -63,6 +69,7 @@ impl Command {
             Self::Health => "/health",
             Self::Metrics => "/metrics",
             Self::Reload => "/reload",
+            Self::Restart { .. } => "/restart",
             Self::Drain(order) => order.path(),
             Self::Stop => "/stop",
         }
@@ -72,6 +79,7 @@ impl Command {
     #[must_use]
     pub fn target(self) -> String {
         match self {
+            Self::Restart { slot: Some(slot) } => format!("{}?slot={slot}", self.path()),
             Self::Drain(order) => order.target(),
             _ => self.path().to_owned(),
         }
@@ -83,6 +91,12 @@ impl Command {
     /// 400 when that is not understood.
     pub fn with_query(self, query: &str) -> Result<Self, Failure> {
         match self {
+            Self::Restart { .. } if !query.is_empty() => {
+                match query.strip_prefix("slot=").and_then(|slot| slot.parse().ok()) {
+                    Some(slot) => Ok(Self::Restart { slot: Some(slot) }),
+                    None => Err(Failure::new(400, format!("/restart takes slot=NUMBER, not {query}"))),
+                }
+            }
             Self::Drain(order) => order.with_query(query).map(Self::Drain),
             _ => Ok(self),
         }
@@ -96,7 +110,7 @@ impl Command {
             Self::Totals | Self::Workers | Self::Config | Self::Limits | Self::Health | Self::Metrics => {
                 false
             }
-            Self::Reload | Self::Drain(_) | Self::Stop => true,
+            Self::Reload | Self::Restart { .. } | Self::Drain(_) | Self::Stop => true,
         }
     }
 
@@ -109,7 +123,12 @@ impl Command {
     /// How long the loop may take to answer before the client hears 504.
     #[must_use]
     pub fn deadline(self) -> Duration {
-        Duration::from_secs(if self.is_change() { 60 } else { 5 })
+        Duration::from_secs(match self {
+            // Many slots, one after the other; one that is not back in time ends it early.
+            Self::Restart { .. } => 600,
+            _ if self.is_change() => 60,
+            _ => 5,
+        })
     }
 }
 

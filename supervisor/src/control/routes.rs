@@ -97,7 +97,7 @@ async fn carry_out(supervisor: &Loop, command: Command, access: Access) -> Resul
     if !command.is_change() {
         return supervisor.ask(command).await.map(respond);
     }
-    let path = command.path();
+    let path = command.target();
     log::info!("control: {path} asked for by {access}");
     let outcome = supervisor.ask(command).await;
     match &outcome {
@@ -116,6 +116,7 @@ fn respond(answer: Answer) -> Response {
         Answer::Health(health) => (status_of(&health), Json(health)).into_response(),
         Answer::Metrics(snapshot) => text(metrics::CONTENT_TYPE, metrics::render(&snapshot)),
         Answer::Reload(report) => Json(report).into_response(),
+        Answer::Restart(report) => Json(report).into_response(),
         Answer::Done(report) => Json(report).into_response(),
     }
 }

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{CtlCommand, human};
 use crate::control::api::{
-    ByReason, ConfigEntry, DrainProgress, Health, LimitsView, ReloadReport, Report, Totals, WorkerRow,
+    ByReason, ConfigEntry, DrainProgress, Health, LimitsView, ReloadReport, Report, RestartReport, Totals,
+    WorkerRow,
 };
 
 /// The body of the answer to `command` as text.
@@ -22,6 +23,7 @@ pub fn render(command: CtlCommand, body: &str) -> serde_json::Result<String> {
         CtlCommand::Health => health(&serde_json::from_str(body)?),
         CtlCommand::Metrics => body.to_owned(),
         CtlCommand::Reload => reload(&serde_json::from_str(body)?),
+        CtlCommand::Restart { .. } => restart(&serde_json::from_str(body)?),
         CtlCommand::Drain(_) | CtlCommand::Stop => report(&serde_json::from_str(body)?),
     })
 }
@@ -169,6 +171,14 @@ fn reload(report: &ReloadReport) -> String {
         .iter()
         .map(|change| [change.key.clone(), plain(&change.old), plain(&change.new), change.effect.clone()]);
     table(["KEY", "OLD", "NEW", "EFFECT"], rows).trim_fmt()
+}
+
+fn restart(report: &RestartReport) -> String {
+    let rows = report.slots.iter().map(|done| {
+        let pause = human::seconds(done.pause_ms / 1000.0);
+        [done.slot.to_string(), human::count(done.kept.into()), human::count(done.lost.into()), pause]
+    });
+    table(["SLOT", "KEPT", "LOST", "PAUSE"], rows).trim_fmt()
 }
 
 fn report(report: &Report) -> String {

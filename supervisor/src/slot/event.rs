@@ -54,7 +54,8 @@ pub enum Event {
         /// The keeper waits this long before it clones the next.
         pause: Duration,
     },
-    /// From the keeper, on the link: its worker has finished (exit status 0); the keeper exits as well.
+    /// From the keeper, on the link: its worker has left on purpose. The keeper exits as well if it has
+    /// finished, and makes the next one if it has handed over.
     WorkerLeft,
     /// The link was read to its end: neither keeper nor worker has it open.
     LinkClosed,

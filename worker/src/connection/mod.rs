@@ -3,6 +3,7 @@
 
 mod frames;
 mod give_back;
+mod halves;
 mod high_water;
 mod input;
 mod outbox;

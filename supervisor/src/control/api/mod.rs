@@ -6,6 +6,7 @@
 //! version understand each other.
 
 mod config;
+mod restart;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use holdfast_shared::reason::{CloseReason, Rejection};
 use serde::{Deserialize, Serialize};
 
 pub use config::{Change, ConfigEntry, ReloadReport};
+pub use restart::{RestartReport, RestartedSlot};
 
 use super::histogram::Histogram;
 
@@ -52,6 +54,8 @@ pub enum Answer {
     Metrics(Box<Snapshot>),
     /// To `Reload`, when the new config is in force.
     Reload(ReloadReport),
+    /// To `Restart`, when all slots have new workers.
+    Restart(RestartReport),
     /// To `Drain` and `Stop`, as soon as they have begun.
     Done(Report),
 }

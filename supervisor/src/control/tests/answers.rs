@@ -33,6 +33,22 @@ fn a_refused_reload_has_every_error() {
 }
 
 #[test]
+fn one_slot_or_all_are_restarted_and_nothing_else_is_guessed() {
+    let rig = Rig::answering();
+    let mut client = rig.client();
+    assert!(client.ask("POST", "/restart").body.contains(r#""slot":1,"kept":12"#));
+    assert!(client.ask("POST", "/restart?slot=7").body.contains(r#""slot":7,"kept":12"#));
+    for query in ["slot=", "slot=-1", "slot=65536", "slots=1", "slot=1&slot=2"] {
+        let reply = client.ask("POST", &format!("/restart?{query}"));
+        assert_eq!(reply.status, 400, "{query}");
+        assert!(reply.error().contains("slot=NUMBER"), "{}", reply.error());
+    }
+    let (text, _) = ask(rig.dir.path(), false, Command::Restart { slot: Some(9) }).unwrap();
+    let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row, ["9", "12", "0", "0.0ms"]);
+}
+
+#[test]
 fn health_is_503_when_clients_should_go_elsewhere() {
     let rig = Rig::answering();
     let reply = rig.client().ask("GET", "/health");

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use super::api::{Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, Totals, WorkerRow};
+use super::api::{
+    Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, RestartReport, RestartedSlot,
+    Totals, WorkerRow,
+};
 use super::*;
 
 /// So that a test that waits for what never comes fails instead of hanging.
@@ -182,6 +185,10 @@ fn canned(command: Command) -> Result<Answer, Failure> {
         Command::Health => Answer::Health(Health { status: HealthStatus::Full, ..Health::default() }),
         Command::Metrics => Answer::Metrics(Box::default()),
         Command::Reload => return Err(Failure::new(422, "holdfast.toml:3: one\nholdfast.toml:4: two")),
+        Command::Restart { slot } => {
+            let slots = vec![RestartedSlot { slot: slot.unwrap_or(1), kept: 12, ..RestartedSlot::default() }];
+            Answer::Restart(RestartReport { slots })
+        }
         Command::Drain(_) => {
             Answer::Done(Report { message: "draining".to_owned(), connections: 7, drain: None })
         }

@@ -1,0 +1,142 @@
+//! Planned restarts: workers are replaced one after the other, each by one that takes over all it had. A slot
+//! that is not back in time stops the roll: what is wrong with one worker may be wrong with the next. Which is
+//! next is decided in `roll`; here workers are asked, and whoever wanted it is answered.
+
+mod roll;
+
+use std::time::Duration;
+
+use holdfast_shared::id::SlotId;
+use holdfast_shared::ipc::message::ToWorker;
+
+use crate::control::Reply;
+use crate::control::api::{Answer, Failure, RestartReport, RestartedSlot};
+use crate::slot::State;
+use crate::supervisor::Supervisor;
+pub(crate) use roll::Event;
+use roll::{Action, Roll};
+
+/// A roll and whoever waits for its end.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    roll: Roll,
+    reply: Option<Reply>,
+}
+
+impl Restart {
+    /// When there is something to do even if nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.roll.deadline()
+    }
+}
+
+impl Supervisor {
+    /// Replaces the workers of all slots, or of one, one after the other. Whoever asked is answered at the
+    /// end.
+    pub(crate) fn restart(&mut self, slot: Option<u16>, reply: Option<Reply>) {
+        match self.slots_to_restart(slot) {
+            Ok(slots) => {
+                let list = slots.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ");
+                log::info!("restarting the workers of slots {list}");
+                let (roll, first) = Roll::new(slots);
+                self.restart = Some(Restart { roll, reply });
+                self.carry_out(Some(first));
+            }
+            Err(failure) => {
+                log::warn!("not restarting: {failure}");
+                if let Some(reply) = reply {
+                    reply.send(Err(failure));
+                }
+            }
+        }
+    }
+
+    /// Lets time pass for a restart under way, if there is one.
+    pub(crate) fn continue_restart(&mut self) {
+        self.on_restart(if self.stage.is_ending() { Event::Ending } else { Event::Tick });
+    }
+
+    /// Something happened that a restart under way may have waited for.
+    pub(crate) fn on_restart(&mut self, event: Event) {
+        let now = self.now;
+        let action = self.restart.as_mut().and_then(|restart| restart.roll.step(event, now));
+        self.carry_out(action);
+    }
+
+    /// Does what the roll asks for, until it waits.
+    fn carry_out(&mut self, mut action: Option<Action>) {
+        while let Some(todo) = action {
+            action = match todo {
+                Action::Ask(slot) => {
+                    let event = self.ask_to_hand_over(slot);
+                    let now = self.now;
+                    self.restart.as_mut().and_then(|restart| restart.roll.step(event, now))
+                }
+                Action::Finish(report) => {
+                    log::info!("restart done: {}", describe(&report));
+                    self.answer_restart(Ok(Answer::Restart(report)));
+                    None
+                }
+                Action::Stop(failure) => {
+                    log::error!("{failure}");
+                    self.answer_restart(Err(failure));
+                    None
+                }
+            };
+        }
+    }
+
+    fn ask_to_hand_over(&mut self, slot: SlotId) -> Event {
+        let Some(position) = self.seats.iter().position(|seat| seat.id == slot) else {
+            return Event::NotReady { state: "gone" };
+        };
+        let state = self.seats[position].machine.state();
+        match (state, state.worker()) {
+            (State::Ready(_), Some(worker)) => {
+                self.tell(position, &ToWorker::Restart);
+                Event::Asked { incarnation: worker.incarnation }
+            }
+            _ => Event::NotReady { state: state.name() },
+        }
+    }
+
+    fn answer_restart(&mut self, answer: Result<Answer, Failure>) {
+        if let Some(reply) = self.restart.take().and_then(|restart| restart.reply) {
+            reply.send(answer);
+        }
+    }
+
+    /// Which slots are to be restarted, if they can be.
+    fn slots_to_restart(&self, slot: Option<u16>) -> Result<Vec<SlotId>, Failure> {
+        if self.stage.is_ending() {
+            return Err(Failure::new(409, "the service is shutting down"));
+        }
+        if self.restart.is_some() {
+            return Err(Failure::new(409, "another restart is under way; wait for its end"));
+        }
+        let is_wanted = |id: SlotId| slot.is_none_or(|slot| id.0 == slot);
+        let wanted: Vec<_> = self.seats.iter().filter(|seat| is_wanted(seat.id)).collect();
+        if wanted.is_empty() {
+            let slots = self.seats.iter().map(|seat| seat.id.to_string()).collect::<Vec<_>>().join(", ");
+            let slot = slot.unwrap_or_default();
+            return Err(Failure::new(404, format!("there is no slot {slot}, only {slots}")));
+        }
+        for seat in &wanted {
+            let state = seat.machine.state();
+            if !matches!(state, State::Ready(_)) {
+                let (slot, state) = (seat.id, state.name());
+                let error = format!("slot {slot} is {state}; only workers that are ready can hand over");
+                return Err(Failure::new(409, error));
+            }
+        }
+        Ok(wanted.into_iter().map(|seat| seat.id).collect())
+    }
+}
+
+fn describe(report: &RestartReport) -> String {
+    let one = |done: &RestartedSlot| {
+        let RestartedSlot { slot, kept, lost, pause_ms } = done;
+        format!("slot {slot}: {kept} connections kept, {lost} lost, pause {pause_ms:.1} ms")
+    };
+    report.slots.iter().map(one).collect::<Vec<_>>().join("; ")
+}

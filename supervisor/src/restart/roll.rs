@@ -1,0 +1,223 @@
+//! Which slot is restarted next, and when to give up: a pure state machine. It asks nobody and answers nobody.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use holdfast_shared::id::{Incarnation, SlotId};
+
+use crate::control::api::{Failure, RestartReport, RestartedSlot};
+
+/// How long a slot may take from being asked until its next worker serves.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a roll is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// This slot is to be asked.
+    Asking(SlotId),
+    /// This slot's worker was asked; a later one is awaited.
+    Waiting { slot: SlotId, asked: Incarnation, deadline: Duration },
+    /// There is nothing left to do, or it was stopped.
+    Over,
+}
+
+/// What happened to a roll.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    /// The slot's worker, which was ready, was asked to hand over.
+    Asked {
+        /// The worker.
+        incarnation: Incarnation,
+    },
+    /// The slot has no worker that could be asked.
+    NotReady {
+        /// The slot's state.
+        state: &'static str,
+    },
+    /// A slot, any slot, has a worker that serves.
+    Ready {
+        /// The worker.
+        incarnation: Incarnation,
+        /// Its slot, and what it took over.
+        result: RestartedSlot,
+    },
+    /// A worker stays.
+    Refused {
+        /// Its slot.
+        slot: SlotId,
+        /// Why.
+        reason: String,
+    },
+    /// A turn of the supervisor's loop.
+    Tick,
+    /// The service is shutting down.
+    Ending,
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Ask the slot's worker to hand over; answer with `Asked` or `NotReady`.
+    Ask(SlotId),
+    /// All are restarted: say so.
+    Finish(RestartReport),
+    /// It is over before its end: say so.
+    Stop(Failure),
+}
+
+/// Some slots being restarted.
+#[derive(Debug)]
+pub(crate) struct Roll {
+    stage: Stage,
+    /// Those after the one in progress.
+    to_do: VecDeque<SlotId>,
+    done: Vec<RestartedSlot>,
+}
+
+impl Roll {
+    /// A roll over `slots`, and its first action.
+    pub(crate) fn new(slots: impl IntoIterator<Item = SlotId>) -> (Self, Action) {
+        let mut roll = Self { stage: Stage::Over, to_do: slots.into_iter().collect(), done: Vec::new() };
+        let first = roll.next();
+        (roll, first)
+    }
+
+    /// When a tick will do something even if nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        match self.stage {
+            Stage::Waiting { deadline, .. } => Some(deadline),
+            Stage::Asking(_) | Stage::Over => None,
+        }
+    }
+
+    /// Takes in one event; says what is to be done, if anything.
+    pub(crate) fn step(&mut self, event: Event, now: Duration) -> Option<Action> {
+        match (self.stage, event) {
+            (Stage::Over, _) => None,
+            (Stage::Asking(slot), Event::Asked { incarnation }) => {
+                self.stage = Stage::Waiting { slot, asked: incarnation, deadline: now + PATIENCE };
+                None
+            }
+            (Stage::Asking(slot), Event::NotReady { state }) => {
+                Some(self.stop(409, slot, &format!("is {state}")))
+            }
+            (Stage::Waiting { slot, asked, .. }, Event::Ready { incarnation, result })
+                if result.slot == slot.0 && incarnation > asked =>
+            {
+                self.done.push(result);
+                Some(self.next())
+            }
+            (Stage::Waiting { slot, .. }, Event::Refused { slot: refusing, reason }) if refusing == slot => {
+                Some(self.stop(503, slot, &format!("goes on with the worker it has: {reason}")))
+            }
+            (Stage::Waiting { slot, deadline, .. }, Event::Tick) if now >= deadline => {
+                Some(self.stop(504, slot, &format!("was not back within {PATIENCE:?}; the log says why")))
+            }
+            (Stage::Asking(slot) | Stage::Waiting { slot, .. }, Event::Ending) => {
+                Some(self.stop(409, slot, "was in progress when the service began to shut down"))
+            }
+            (Stage::Asking(_) | Stage::Waiting { .. }, _) => None,
+        }
+    }
+
+    fn next(&mut self) -> Action {
+        match self.to_do.pop_front() {
+            Some(slot) => {
+                self.stage = Stage::Asking(slot);
+                Action::Ask(slot)
+            }
+            None => {
+                self.stage = Stage::Over;
+                Action::Finish(RestartReport { slots: std::mem::take(&mut self.done) })
+            }
+        }
+    }
+
+    fn stop(&mut self, status: u16, slot: SlotId, what: &str) -> Action {
+        self.stage = Stage::Over;
+        let list = |slots: Vec<String>| if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
+        let done = list(self.done.iter().map(|done| done.slot.to_string()).collect());
+        let left = list(self.to_do.iter().map(SlotId::to_string).collect());
+        let error = format!(
+            "restart stopped: slot {slot} {what}; slots restarted before it: {done}; not restarted: {left}"
+        );
+        Action::Stop(Failure::new(status, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn ready(slot: u16, incarnation: u32) -> Event {
+        let result = RestartedSlot { slot, kept: 5, ..RestartedSlot::default() };
+        Event::Ready { incarnation: Incarnation(incarnation), result }
+    }
+
+    fn asked(incarnation: u32) -> Event {
+        Event::Asked { incarnation: Incarnation(incarnation) }
+    }
+
+    fn refused(slot: u16) -> Event {
+        Event::Refused { slot: SlotId(slot), reason: "no memory".to_owned() }
+    }
+
+    fn failure(action: Option<Action>) -> (u16, String) {
+        match action {
+            Some(Action::Stop(failure)) => (failure.status, failure.error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_next_slot_is_asked_when_the_one_before_it_is_back() {
+        let (mut roll, first) = Roll::new([SlotId(0), SlotId(1)]);
+        assert_eq!(first, Action::Ask(SlotId(0)));
+        assert_eq!(roll.step(asked(3), NOW), None);
+        // Old news, and news of others.
+        for event in [ready(0, 3), ready(1, 9), refused(1), Event::Tick] {
+            assert_eq!(roll.step(event, NOW), None);
+        }
+        assert_eq!(roll.step(ready(0, 4), NOW), Some(Action::Ask(SlotId(1))));
+        assert_eq!(roll.step(asked(9), NOW), None);
+        let Some(Action::Finish(report)) = roll.step(ready(1, 10), NOW) else { panic!("not finished") };
+        assert_eq!(
+            report.slots.iter().map(|done| (done.slot, done.kept)).collect::<Vec<_>>(),
+            [(0, 5), (1, 5)]
+        );
+        assert_eq!(roll.step(Event::Ending, NOW), None);
+    }
+
+    #[test]
+    fn a_slot_that_is_not_back_in_time_stops_the_roll_and_is_named() {
+        let (mut roll, _) = Roll::new([SlotId(0), SlotId(1), SlotId(2)]);
+        let _ = roll.step(asked(1), NOW);
+        let _ = roll.step(ready(0, 2), NOW);
+        let _ = roll.step(asked(1), NOW);
+        assert_eq!(roll.deadline(), Some(NOW + PATIENCE));
+        assert_eq!(roll.step(Event::Tick, NOW + PATIENCE - Duration::from_millis(1)), None);
+        let (status, error) = failure(roll.step(Event::Tick, NOW + PATIENCE));
+        assert_eq!(status, 504);
+        assert!(error.contains("slot 1 was not back within 10s"), "{error}");
+        assert!(error.ends_with("slots restarted before it: 0; not restarted: 2"), "{error}");
+        assert_eq!(roll.step(ready(1, 2), NOW + PATIENCE), None);
+    }
+
+    #[test]
+    fn refusals_and_the_end_of_the_service_stop_the_roll() {
+        for (event, status, words) in [(refused(4), 503, "no memory"), (Event::Ending, 409, "shut down")] {
+            let (mut roll, _) = Roll::new([SlotId(4)]);
+            let _ = roll.step(asked(1), NOW);
+            let (found, error) = failure(roll.step(event, NOW));
+            assert_eq!(found, status);
+            assert!(error.contains("slot 4") && error.contains(words), "{error}");
+            assert_eq!(roll.deadline(), None);
+        }
+        let (mut roll, _) = Roll::new([SlotId(4)]);
+        let (status, error) = failure(roll.step(Event::NotReady { state: "backing_off" }, NOW));
+        assert_eq!(status, 409);
+        assert!(error.contains("slot 4 is backing_off"), "{error}");
+    }
+}

@@ -1,0 +1,141 @@
+//! Volatile halves on their way from one worker to the next: out of the heap of the one that leaves, into
+//! that of the one that comes. The bytes between are `saved`'s business.
+
+use holdfast_shared::table::Flags;
+
+use super::{Connections, Key, Outbox};
+use crate::saved::{SavedHalf, WriteError, Writer};
+use crate::websocket::handshake::RequestReader;
+
+impl Connections {
+    /// Saves every half there is.
+    pub(crate) fn save_halves(&self, writer: &mut Writer) -> Result<(), WriteError> {
+        for row in self.occupied_rows(0) {
+            let Some(record) = self.key_at(row).and_then(|key| self.get(key)) else { continue };
+            let half = (record.volatile as usize).checked_sub(1).and_then(|place| self.volatile.get(place));
+            let Some(half) = half else { continue };
+            writer.push(&SavedHalf {
+                row,
+                serial: record.serial,
+                request: &half.request,
+                engine: half.engine.as_ref().map(|engine| engine.save()),
+                outbox: half.outbox.front(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives a connection that was taken over the half that was saved for it. Says whether it can go on with
+    /// it: if not, its half is as lost as if its worker had died.
+    pub(crate) fn put_back(&mut self, half: &SavedHalf<'_>) -> bool {
+        let Some(key) = self.key_at(half.row).filter(|key| key.serial == half.serial) else { return false };
+        // One that a worker crashed on taking it up is not tried again.
+        let is_out_of_hand = Flags::BUSY.union(Flags::RESUMING);
+        let is_expected = self
+            .get(key)
+            .is_some_and(|record| record.volatile == 0 && !record.flags.intersects(is_out_of_hand));
+        if !is_expected {
+            return false;
+        }
+        self.set_resuming(key, true);
+        let is_back = self.restore(key, half).is_some();
+        self.set_resuming(key, false);
+        is_back
+    }
+
+    fn restore(&mut self, key: Key, half: &SavedHalf<'_>) -> Option<()> {
+        let engine = match half.engine.as_ref().map(|engine| engine.restore()) {
+            Some(engine) => Some(Box::new(engine?)),
+            None => None,
+        };
+        let mut outbox = Outbox::default();
+        outbox.push(half.outbox);
+        let queued = outbox.len() as u64;
+        let volatile = self.volatile_or_new(key)?;
+        volatile.request = half.request.to_vec();
+        volatile.reader = RequestReader::default();
+        volatile.engine = engine;
+        volatile.outbox = outbox;
+        self.queued_bytes += queued;
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use holdfast_shared::id::SlotId;
+    use holdfast_shared::ipc::settings::Settings;
+    use holdfast_shared::sys::mapping;
+    use holdfast_shared::table::{self, Phase, Table};
+
+    use super::*;
+    use crate::saved::Reader;
+    use crate::websocket::assembly::Assembly;
+    use crate::websocket::engine::{Engine, Event};
+
+    const ROWS: u32 = 8;
+
+    fn connections(table: Table) -> Connections {
+        Connections::new(SlotId(0), table, Settings::default(), 0)
+    }
+
+    /// Rows 1 to 4 in the middle of something.
+    fn busy_worker(table: Table) -> Connections {
+        let mut connections = connections(table);
+        connections.table.header_mut().rows_used = ROWS;
+        for row in 1..5 {
+            let record = &mut connections.table.records_mut()[row as usize];
+            record.begin(row.into(), row.into(), "::1".parse().unwrap(), 0, 0);
+            record.set_phase(Phase::Open);
+            let key = connections.take_over(row);
+            let mut engine = Engine::default();
+            let mut assembly = Assembly::new(1000);
+            engine
+                .feed(&mut [0x81, 0x85, 0], &mut assembly, &mut |_: Event<'_>| ControlFlow::Continue(()))
+                .unwrap();
+            let half = connections.volatile_or_new(key).unwrap();
+            half.request = vec![u8::try_from(row).unwrap(); 3];
+            half.engine = Some(Box::new(engine));
+            half.outbox.push(b"four");
+            half.outbox.advance(1);
+            connections.queued_bytes += 3;
+            connections.settle(key);
+        }
+        connections
+    }
+
+    #[test]
+    fn the_next_worker_has_every_half_once_and_only_of_the_connection_it_was_of() {
+        let memory = mapping::create("table", table::size(ROWS)).unwrap();
+        let old = busy_worker(Table::format(memory.as_fd(), SlotId(0), ROWS).unwrap());
+        let mut writer = Writer::new().unwrap();
+        old.save_halves(&mut writer).unwrap();
+        let saved = writer.finish(Duration::ZERO).unwrap();
+
+        let mut new = connections(Table::open(memory.as_fd()).unwrap());
+        let keys: Vec<Key> = (1..5).map(|row| new.take_over(row)).collect();
+        // One whose worker died in the middle of it after all, and one that is somebody else by now.
+        new.set_busy(keys[2]);
+        new.table.records_mut()[4].serial = 77;
+        for has_none_yet in [true, false] {
+            let mut reader = Reader::new(saved.as_fd()).unwrap();
+            let mut put_back = Vec::new();
+            while let Some(half) = reader.next_half().unwrap() {
+                put_back.push(new.put_back(&half));
+            }
+            assert_eq!(put_back, [has_none_yet, has_none_yet, false, false]);
+        }
+        assert_eq!(new.queued_bytes(), 6);
+        for key in &keys[..2] {
+            let half = new.volatile(*key).unwrap();
+            assert_eq!(half.request, vec![u8::try_from(key.row).unwrap(); 3]);
+            assert_eq!(half.outbox.front(), b"our");
+            assert!(!half.engine.as_ref().unwrap().is_idle());
+        }
+        assert!(new.volatile(keys[2]).is_none());
+    }
+}

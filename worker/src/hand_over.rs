@@ -1,0 +1,137 @@
+//! Leaving so that the next worker goes on where this one was, and its other side, taking up what was left.
+//! Nothing is lost either way: whoever leaves has written down all it had, and whoever cannot stays.
+
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::Duration;
+
+use holdfast_shared::clock;
+use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::sys::descriptor;
+use holdfast_shared::table::Header;
+
+use crate::event_loop::{Flow, Worker};
+use crate::saved::{ReadError, Reader, WriteError, Writer};
+
+/// The longest that verdicts are waited for before leaving: they are a round trip away.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// A hand-over that was asked for and has not happened. Until it does, all are served as ever.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HandOver {
+    until: Duration,
+}
+
+impl HandOver {
+    /// When it happens at the latest.
+    pub(crate) fn until(self) -> Duration {
+        self.until
+    }
+}
+
+/// The descriptor of the memory in which the last worker saved its halves, if it did.
+pub(crate) fn saved_memory(header: &Header) -> Option<RawFd> {
+    header.saved.checked_sub(1).and_then(|number| RawFd::try_from(number).ok())
+}
+
+impl Worker {
+    /// The supervisor wants another worker in this one's place.
+    pub(crate) fn begin_hand_over(&mut self) {
+        self.hand_over = Some(HandOver { until: self.now + LONGEST_WAIT });
+    }
+
+    /// Hands over as soon as nothing is under way between the supervisor and this worker: a verdict that came
+    /// after it had left would be void, and its client counted as one that came and went.
+    pub(crate) fn continue_hand_over(&mut self) -> Flow {
+        let Some(hand_over) = self.hand_over else { return Flow::Continue };
+        if self.drain.is_some() {
+            self.stay("it is draining");
+            return Flow::Continue;
+        }
+        let Some(link) = &self.link else {
+            self.hand_over = None;
+            return Flow::Continue;
+        };
+        let is_under_way =
+            link.has_queued() || self.admission.is_unanswered() || !self.connections.released.is_empty();
+        if is_under_way && self.now < hand_over.until {
+            return Flow::Continue;
+        }
+        let stopped = clock::now();
+        match self.save(stopped) {
+            Ok(memory) => {
+                self.leave_behind(memory);
+                Flow::HandOver
+            }
+            Err(error) => {
+                self.stay(&error.to_string());
+                Flow::Continue
+            }
+        }
+    }
+
+    /// Takes up all halves that the last worker has saved. To be called when every connection was taken over
+    /// and nobody has been served yet. Returns when that worker stopped serving.
+    pub(crate) fn take_up(&mut self) -> Option<Duration> {
+        let number = saved_memory(self.connections.table.header())?;
+        let memory = descriptor::borrow(number)?;
+        let (stopped, is_ours) = match Reader::new(memory) {
+            Ok(mut reader) => {
+                self.put_back_all(&mut reader);
+                (Some(reader.stopped()), true)
+            }
+            Err(error) => {
+                log::error!("{error}; connections in the middle of something are closed");
+                (None, matches!(error, ReadError::Version { .. }))
+            }
+        };
+        // A worker that dies before this leaves the halves to the next; one that dies after it, has served.
+        self.connections.table.header_mut().saved = 0;
+        compiler_fence(Ordering::SeqCst);
+        if is_ours && let Err(error) = nix::unistd::close(number) {
+            log::error!("cannot close the memory of saved connections: {error}");
+        }
+        stopped
+    }
+
+    fn put_back_all(&mut self, reader: &mut Reader<'_>) {
+        loop {
+            match reader.next_half() {
+                Ok(None) => return,
+                Ok(Some(half)) => {
+                    if !self.connections.put_back(&half) {
+                        log::error!("what was saved for descriptor {} is not of its connection", half.row);
+                    }
+                }
+                Err(error) => {
+                    log::error!("{error}; the connection is closed");
+                    if !error.is_of_one_half() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn save(&self, stopped: Duration) -> Result<OwnedFd, WriteError> {
+        let mut writer = Writer::new()?;
+        self.connections.save_halves(&mut writer)?;
+        writer.finish(stopped)
+    }
+
+    fn leave_behind(&mut self, memory: OwnedFd) {
+        log::debug!("connections saved in descriptor {}", memory.as_fd().as_raw_fd());
+        // Whoever finds the number must find the memory complete.
+        compiler_fence(Ordering::SeqCst);
+        // The descriptor is the slot's from now on: its next worker closes it.
+        let number = u32::try_from(memory.into_raw_fd()).unwrap_or(u32::MAX - 1);
+        self.connections.table.header_mut().saved = number + 1;
+    }
+
+    fn stay(&mut self, reason: &str) {
+        log::error!("worker {} does not hand over: {reason}", self.incarnation);
+        self.hand_over = None;
+        let reason = reason.to_owned();
+        self.tell(&ToSupervisor::RestartRefused { incarnation: self.incarnation, reason });
+    }
+}
