@@ -317,7 +317,38 @@ impl Header {
     }
 }
 
+impl Header {
+    fn check(&self) -> Result<(), TableError> {
+        if self.magic != MAGIC {
+            return Err(TableError::NotATable { found: self.magic });
+        }
+        if self.layout_version != LAYOUT_VERSION || usize::try_from(self.record_size) != Ok(RECORD_SIZE) {
+            return Err(TableError::Version { found: self.layout_version });
+        }
+        Ok(())
+    }
+}
+
 type Memory = Mapping<Header, Record, HEADER_SIZE>;
+
+/// The slot whose table this memory is. Reads without mapping, so that the table's worker may be writing it.
+///
+/// # Errors
+/// When the memory cannot be read, is not a table, one of another layout, or shorter than it says.
+pub fn owner(memory: BorrowedFd<'_>) -> Result<SlotId, TableError> {
+    let mut header = Header::zeroed();
+    let unreadable = |source| TableError::Map { rows: 0, source };
+    nix::sys::uio::pread(memory, bytemuck::bytes_of_mut(&mut header), 0)
+        .map_err(|error| unreadable(error.into()))?;
+    header.check()?;
+    let length = nix::sys::stat::fstat(memory).map_err(|error| unreadable(error.into()))?.st_size;
+    match u16::try_from(header.slot) {
+        Ok(slot) if usize::try_from(length).is_ok_and(|length| length >= size(header.rows)) => {
+            Ok(SlotId(slot))
+        }
+        _ => Err(TableError::NotATable { found: header.magic }),
+    }
+}
 
 /// Bytes of memory that a table of `rows` needs.
 #[must_use]
@@ -356,12 +387,7 @@ impl Table {
     pub fn open(memory: BorrowedFd<'_>) -> Result<Self, TableError> {
         let mut table = Self::map(memory, 0)?;
         let header = *table.header();
-        if header.magic != MAGIC {
-            return Err(TableError::NotATable { found: header.magic });
-        }
-        if header.layout_version != LAYOUT_VERSION || usize::try_from(header.record_size) != Ok(RECORD_SIZE) {
-            return Err(TableError::Version { found: header.layout_version });
-        }
+        header.check()?;
         table.memory = Self::map(memory, header.rows)?.memory;
         Ok(table)
     }
@@ -485,6 +511,17 @@ mod tests {
         let newer = memory(4);
         Table::format(newer.as_fd(), SlotId(0), 4).unwrap().header_mut().layout_version = 77;
         assert!(matches!(Table::open(newer.as_fd()), Err(TableError::Version { found: 77 })));
+        assert!(matches!(owner(newer.as_fd()), Err(TableError::Version { found: 77 })));
+        assert!(matches!(owner(foreign.as_fd()), Err(TableError::NotATable { found: 0 })));
+    }
+
+    #[test]
+    fn whose_it_is_can_be_asked_and_a_size_that_is_not_there_is_not_believed() {
+        let memory = memory(4);
+        let mut table = Table::format(memory.as_fd(), SlotId(7), 4).unwrap();
+        assert_eq!(owner(memory.as_fd()).unwrap(), SlotId(7));
+        table.header_mut().rows = 1_000_000;
+        assert!(owner(memory.as_fd()).is_err());
     }
 
     #[test]

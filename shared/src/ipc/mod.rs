@@ -4,4 +4,6 @@
 pub mod codec;
 pub mod link;
 pub mod message;
+pub mod rendezvous;
 pub mod settings;
+pub mod settings_memory;

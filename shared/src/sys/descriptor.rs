@@ -3,7 +3,7 @@
 //! something that closes itself are here.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
@@ -57,6 +57,17 @@ pub fn set_inherited(descriptor: BorrowedFd<'_>, inherited: bool) -> io::Result<
     Ok(())
 }
 
+/// Puts a copy of `descriptor` at `number`, in place of what is open there, for every process that shares the
+/// table. The copy is inherited by exec.
+///
+/// # Errors
+/// What dup2(2) says.
+pub fn replace(number: RawFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: plain numbers. Whoever uses `number` goes on with another socket; no memory is touched.
+    nix::errno::Errno::result(unsafe { libc::dup2(descriptor.as_raw_fd(), number) })?;
+    Ok(())
+}
+
 /// Makes calls on it return at once with would-block instead of waiting.
 ///
 /// # Errors
@@ -86,8 +97,6 @@ fn is_open(number: RawFd) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     #[test]

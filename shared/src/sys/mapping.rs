@@ -10,21 +10,30 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use bytemuck::Pod;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::unistd::ftruncate;
 
 use super::memory;
 
-/// Makes a memfd of `size` zero bytes. Sparse: untouched pages cost nothing. Not inherited by exec unless
-/// asked.
+/// Makes a memfd of `size` zero bytes, which can grow and not shrink. Sparse: untouched pages cost nothing.
+/// Not inherited by exec unless asked.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn create(name: &str, size: usize) -> io::Result<OwnedFd> {
-    let memory = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+    let memory = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     resize(memory.as_fd(), size)?;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))?;
     Ok(memory)
+}
+
+/// Can nobody cut it short under a mapping, whoever it came from?
+#[must_use]
+pub fn cannot_shrink(memory: BorrowedFd<'_>) -> bool {
+    fcntl(memory, FcntlArg::F_GET_SEALS)
+        .is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK))
 }
 
 /// Makes the memory at least `size` bytes long. It is never cut: a page that another process has mapped would
@@ -172,6 +181,8 @@ mod tests {
         resize(memory.as_fd(), Small::size(11)).unwrap();
         resize(memory.as_fd(), 1).unwrap();
         assert_eq!(Small::new(memory.as_fd(), 11).unwrap().items().len(), 11);
+        assert!(cannot_shrink(memory.as_fd()) && ftruncate(&memory, 1).is_err());
+        assert!(!cannot_shrink(std::fs::File::open("/dev/null").unwrap().as_fd()));
     }
 
     #[test]

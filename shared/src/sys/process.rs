@@ -1,6 +1,8 @@
-//! The one way of making a process that std lacks: a fork whose child shares the descriptor table.
+//! What std lacks about processes: a fork whose child shares the descriptor table, and names for processes that
+//! are never reused.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -53,4 +55,38 @@ pub fn fork_sharing_descriptors() -> io::Result<Side> {
         0 => Ok(Side::Child),
         child => Ok(Side::Parent { child: Pid::from_raw(i32::try_from(child).map_err(io::Error::other)?) }),
     }
+}
+
+/// A name for the process `pid` that is never another's, whoever its parent is (pidfd_open(2)). Readable once
+/// the process has ended. Not inherited by exec.
+///
+/// # Errors
+/// What the kernel says: `ESRCH` when there is no such process.
+pub fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    let flags: libc::c_long = 0;
+    // SAFETY: takes and returns plain numbers.
+    let number = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid.as_raw()), flags) };
+    let number = i32::try_from(Errno::result(number)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends `signal` to a process named by [`open_pidfd`].
+///
+/// # Errors
+/// What the kernel says: `ESRCH` when it has ended and was waited for.
+pub fn signal_pidfd(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let none: libc::c_long = 0;
+    // SAFETY: a null siginfo is allowed, and means the same as for kill(2).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            libc::c_long::from(process.as_raw_fd()),
+            libc::c_long::from(signal as i32),
+            none,
+            none,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
 }

@@ -1,0 +1,175 @@
+//! Where a slot without a supervisor meets the next one: a SEQPACKET socket in the run directory, there only
+//! while a supervisor adopts. Both ends make sure that the other belongs to the same user. What is said on it
+//! is a link's.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::{Pid, geteuid};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Name of the socket in the run directory.
+pub const SOCKET_NAME: &str = "supervisor.sock";
+
+/// Slots that may wait to be accepted; more try again.
+const BACKLOG: i32 = 64;
+
+/// Why the two did not meet.
+#[derive(Debug, thiserror::Error)]
+pub enum RendezvousError {
+    /// The socket cannot be made.
+    #[error(
+        "cannot make {}: {source}; run_dir must be writable and its path short (at most 91 bytes)",
+        path.display()
+    )]
+    Bind {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Nobody is there, or cannot be reached.
+    #[error("cannot connect to {}: {source}", path.display())]
+    Connect {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody could not be accepted.
+    #[error("cannot accept on {SOCKET_NAME}: {0}")]
+    Accept(#[source] io::Error),
+    /// The other side is another user's.
+    #[error("process {pid} at the other end of {SOCKET_NAME} belongs to user {user}, not to ours")]
+    Stranger {
+        /// The process.
+        pid: Pid,
+        /// Its user.
+        user: u32,
+    },
+}
+
+/// The supervisor's side.
+#[derive(Debug)]
+pub struct Door {
+    socket: Socket,
+    path: PathBuf,
+}
+
+impl Door {
+    /// Makes the socket in `run_dir`, in place of one that a dead supervisor may have left. The caller holds
+    /// the directory's lock.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(run_dir: &Path) -> Result<Self, RendezvousError> {
+        let path = run_dir.join(SOCKET_NAME);
+        match bind(&path) {
+            Ok(socket) => Ok(Self { socket, path }),
+            Err(source) => Err(RendezvousError::Bind { path, source }),
+        }
+    }
+
+    /// The next one at the door, if any, and its process.
+    ///
+    /// # Errors
+    /// When it is another user's, or cannot be accepted.
+    pub fn accept(&self) -> Result<Option<(OwnedFd, Pid)>, RendezvousError> {
+        match self.socket.accept() {
+            Ok((socket, _)) => {
+                socket.set_nonblocking(true).map_err(RendezvousError::Accept)?;
+                let pid = known(socket.as_fd(), RendezvousError::Accept)?;
+                Ok(Some((socket.into(), pid)))
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(None)
+            }
+            Err(error) => Err(RendezvousError::Accept(error)),
+        }
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The slot's side: connects at once or not at all, never waits.
+///
+/// # Errors
+/// When nobody is there, or somebody else's process.
+pub fn connect(path: &Path) -> Result<OwnedFd, RendezvousError> {
+    let cannot = |source| RendezvousError::Connect { path: path.to_owned(), source };
+    let attempt = || {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        Ok(socket)
+    };
+    let socket = attempt().map_err(cannot)?;
+    known(socket.as_fd(), cannot)?;
+    Ok(socket.into())
+}
+
+fn bind(path: &Path) -> io::Result<Socket> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Nobody can connect before it listens, so nobody can in between.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// The process at the other end, if it is our own user's.
+fn known(
+    socket: BorrowedFd<'_>,
+    cannot: impl Fn(io::Error) -> RendezvousError,
+) -> Result<Pid, RendezvousError> {
+    let peer = getsockopt(&socket, PeerCredentials).map_err(|error: Errno| cannot(error.into()))?;
+    let pid = Pid::from_raw(peer.pid());
+    if peer.uid() == geteuid().as_raw() {
+        Ok(pid)
+    } else {
+        Err(RendezvousError::Stranger { pid, user: peer.uid() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_meet_while_the_door_is_open_and_only_then() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join(SOCKET_NAME);
+        fs::write(&path, "left by somebody").unwrap();
+        assert!(matches!(connect(&path), Err(RendezvousError::Connect { .. })));
+        let door = Door::open(place.path()).unwrap();
+        assert!(door.accept().unwrap().is_none());
+        let _slot = connect(&path).unwrap();
+        let (_, pid) = door.accept().unwrap().unwrap();
+        assert_eq!(pid, nix::unistd::getpid());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(door);
+        assert!(connect(&path).unwrap_err().to_string().contains(SOCKET_NAME));
+        assert!(!path.exists());
+    }
+}
