@@ -87,6 +87,10 @@ fn messages_to_the_supervisor() {
     check("to_supervisor_handed_over", &ToSupervisor::HandedOver { incarnation });
     let reason = "no memory".to_owned();
     check("to_supervisor_restart_refused", &ToSupervisor::RestartRefused { incarnation, reason });
+    check(
+        "to_supervisor_adopt",
+        &ToSupervisor::Adopt { slot: SlotId(3), incarnation, pid: 1234, keeper: 1233 },
+    );
 }
 
 #[test]

@@ -87,9 +87,15 @@ pub struct KeeperArguments {
     /// Descriptor of the connection table
     #[arg(long, value_name = "FD")]
     pub table: RawFd,
-    /// Descriptor of the run directory's lock
+    /// Descriptor of the memory of the settings
+    #[arg(long, value_name = "FD")]
+    pub settings: RawFd,
+    /// Descriptor of the lock of the run directory's slots
     #[arg(long, value_name = "FD")]
     pub lock: RawFd,
+    /// Socket of the next supervisor
+    #[arg(long, value_name = "PATH")]
+    pub rendezvous: PathBuf,
     /// Descriptor of a listening socket
     #[arg(long = "listener", value_name = "FD")]
     pub listeners: Vec<RawFd>,
@@ -274,14 +280,16 @@ mod tests {
 
     #[test]
     fn keeper_takes_its_slot_and_stays_out_of_the_help() {
-        let line =
-            "keeper --slot 3 --last-incarnation 7 --link 10 --table 11 --lock 12 --listener 13 --listener 14";
+        let line = "keeper --slot 3 --last-incarnation 7 --link 10 --table 11 --settings 15 --lock 12 \
+                    --rendezvous /x/s --listener 13 --listener 14";
         let expected = KeeperArguments {
             slot: SlotId(3),
             last_incarnation: Incarnation(7),
             link: 10,
             table: 11,
+            settings: 15,
             lock: 12,
+            rendezvous: PathBuf::from("/x/s"),
             listeners: vec![13, 14],
         };
         assert_eq!(parse(line).unwrap(), Command::Keeper(expected));

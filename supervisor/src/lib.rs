@@ -1,6 +1,7 @@
 //! The Holdfast supervisor: policy. Configuration, admission, totals, the control socket; which slots there
 //! are and whether they live. Reads no client byte.
 
+mod adopt;
 pub mod capacity;
 pub mod check;
 pub mod cli;
@@ -27,6 +28,7 @@ mod signals;
 pub mod slot;
 pub mod spawn;
 pub mod start;
+mod state;
 mod steering;
 pub mod supervisor;
 mod totals;

@@ -8,11 +8,11 @@ use holdfast_shared::id::{Incarnation, Ticket};
 use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::{DeathCause, Report, ToSupervisor, ToWorker, Verdict};
 use holdfast_shared::level::Level;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::control::api::RestartedSlot;
 use crate::ledger::Admission;
-use crate::pool::send_kill;
 use crate::restart;
 use crate::settings;
 use crate::slot::{Cause, Event, Worker};
@@ -90,8 +90,9 @@ impl Supervisor {
                     seat.id,
                     seat.worker.pid
                 );
-                if seat.machine.state().worker().is_some_and(|worker| worker == seat.worker) {
-                    send_kill(seat.worker.pid);
+                let worker = seat.worker;
+                if seat.machine.state().worker() == Some(worker) {
+                    self.signal(position, worker.pid, Signal::SIGKILL);
                 }
             }
             // Its end of file is read in due course, after what came before it.
@@ -146,6 +147,8 @@ impl Supervisor {
                 let pause_ms = took.as_secs_f64() * 1000.0;
                 let result = RestartedSlot { slot: slot.0, kept: resumed, lost, pause_ms };
                 self.on_restart(restart::Event::Ready { incarnation, result });
+                self.remember(position);
+                self.note_reported(position);
             }
             ToSupervisor::Admit { incarnation, tickets } => self.on_admit(position, incarnation, tickets),
             ToSupervisor::Release { incarnation, closed } => {
@@ -154,6 +157,7 @@ impl Supervisor {
                         self.seats[position].count_close(reason);
                     }
                 }
+                self.remember(position);
             }
             ToSupervisor::Report { request, report, .. } => self.on_report(position, request, *report),
             ToSupervisor::Version { incarnation, version } => {
@@ -164,6 +168,7 @@ impl Supervisor {
             ToSupervisor::Draining { told, untold, .. } => {
                 self.seats[position].note_drain(told, untold);
             }
+            ToSupervisor::Adopt { .. } => log::error!("slot {slot}: gives itself to us, and is ours"),
             ToSupervisor::Applied { generation, .. } => self.seats[position].applied_generation = generation,
         }
     }
@@ -177,6 +182,7 @@ impl Supervisor {
             self.step(position, Event::WorkerDied { cause: Cause::Unknown, pause });
         }
         self.seats[position].worker = worker;
+        self.watch_worker(position, worker);
     }
 
     /// Is this about the worker we know, or from a keeper that was late to tell?
@@ -212,7 +218,15 @@ impl Supervisor {
         self.step(position, Event::Ready(worker));
     }
 
-    fn on_admit(&mut self, position: usize, incarnation: Incarnation, tickets: Vec<(Ticket, IpAddr)>) {
+    pub(crate) fn on_admit(
+        &mut self,
+        position: usize,
+        incarnation: Incarnation,
+        tickets: Vec<(Ticket, IpAddr)>,
+    ) {
+        if !self.gate.is_open() {
+            return self.hold(position, incarnation, tickets);
+        }
         let slot = self.seats[position].id;
         let verdict = |(ticket, address)| match self.ledger.admit(slot, incarnation, address) {
             Admission::Granted => Some((ticket, Verdict::Granted)),
@@ -222,6 +236,8 @@ impl Supervisor {
         let verdicts: Vec<_> = tickets.into_iter().filter_map(verdict).collect();
         let granted = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Granted).count();
         self.seats[position].admitted.accepted += granted as u64;
+        // Before anybody hears of it: whoever adopts must not count fewer than were let in.
+        self.remember(position);
         if !verdicts.is_empty() {
             self.tell(position, &ToWorker::Verdicts { incarnation, verdicts });
         }
@@ -233,6 +249,7 @@ impl Supervisor {
         if let Some(request) = request {
             seat.unanswered.remove(&request);
         }
+        self.remember(position);
     }
 }
 

@@ -2,6 +2,7 @@
 //! any worker, and never closed between workers: closing the last copy of one would reset the clients queued
 //! on it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -53,6 +54,8 @@ pub struct Listeners {
     addresses: Vec<SocketAddr>,
     /// By slot, then by address.
     sockets: Vec<Vec<Socket>>,
+    /// The slot of each place in a group, which is what the kernel's steering goes by.
+    places: Option<Vec<usize>>,
 }
 
 impl Listeners {
@@ -77,7 +80,44 @@ impl Listeners {
             }
             bound.push(address);
         }
-        Ok(Self { addresses: bound, sockets })
+        Ok(Self { addresses: bound, sockets, places: Some((0..usize::from(slots)).collect()) })
+    }
+
+    /// Goes on with the sockets of earlier slots, all of which listen on `addresses`, and joins new ones to
+    /// their groups for those of `slots` that bring none. `places` is what was known of the groups.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub(crate) fn adopt(
+        addresses: &[SocketAddr],
+        mut adopted: BTreeMap<usize, Vec<Socket>>,
+        slots: usize,
+        backlog: u32,
+        places: Option<Vec<usize>>,
+    ) -> Result<Self, ListenError> {
+        let left: Vec<usize> = adopted.keys().copied().collect();
+        let mut places = places.and_then(|places| without_the_closed(places, &left));
+        let mut sockets = Vec::new();
+        for slot in 0..slots {
+            sockets.push(match adopted.remove(&slot) {
+                Some(sockets) => sockets,
+                None => {
+                    places.iter_mut().for_each(|places| places.push(slot));
+                    let bind = |&address| bind_one(address, backlog).map_err(|error| explain(address, error));
+                    addresses.iter().map(bind).collect::<Result<_, _>>()?
+                }
+            });
+        }
+        let listeners = Self { addresses: addresses.to_vec(), sockets, places };
+        if let Err(error) = listeners.set_backlog(backlog) {
+            log::error!("cannot set the backlog of adopted listeners: {error}");
+        }
+        Ok(listeners)
+    }
+
+    /// The slot of each place in the groups, if it is known.
+    pub(crate) fn places(&self) -> Option<&[usize]> {
+        self.places.as_deref()
     }
 
     /// The addresses, with the ports the kernel chose.
@@ -91,8 +131,7 @@ impl Listeners {
         self.sockets.get(slot).into_iter().flatten().map(|socket| socket.as_fd())
     }
 
-    /// One socket of each address's group, standing for all of it. A socket's place in its group is its slot:
-    /// that is the order in which they began to listen.
+    /// One socket of each address's group, standing for all of it.
     pub fn groups(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
         self.addresses.iter().copied().zip(self.of_slot(0))
     }
@@ -117,6 +156,19 @@ impl Listeners {
         }
         Ok(())
     }
+}
+
+/// What is left of the groups when the sockets of all but the slots in `left` are closed. The kernel puts the
+/// last socket of a group into the place of one that is closed (`__reuseport_detach_sock`), so with several
+/// closed it depends on their order, which nobody saw: then there is no telling.
+fn without_the_closed(mut places: Vec<usize>, left: &[usize]) -> Option<Vec<usize>> {
+    let closed: Vec<usize> = (0..places.len()).filter(|&place| !left.contains(&places[place])).collect();
+    match closed[..] {
+        [] => {}
+        [place] => drop(places.swap_remove(place)),
+        _ => return None,
+    }
+    (places.len() == left.len()).then_some(places)
 }
 
 /// A socket of ours would join the group of another server of the same user instead of failing. One without
@@ -179,6 +231,27 @@ mod tests {
         assert_eq!(listeners.accept_queue(0), AcceptQueue { length: 0, limit: 16 });
         listeners.set_backlog(8).unwrap();
         assert_eq!(listeners.accept_queue(2).limit, 8);
+    }
+
+    #[test]
+    fn the_places_of_a_group_follow_the_one_that_is_closed() {
+        let places = |left: &[usize]| without_the_closed(vec![0, 1, 2, 3], left);
+        assert_eq!(places(&[0, 1, 2, 3]), Some(vec![0, 1, 2, 3]));
+        assert_eq!(places(&[0, 2, 3]), Some(vec![0, 3, 2]));
+        assert_eq!(places(&[0, 1, 2]), Some(vec![0, 1, 2]));
+        assert_eq!(places(&[2, 3]), None);
+        assert_eq!(places(&[0, 1, 2, 3, 4]), None);
+    }
+
+    #[test]
+    fn new_sockets_join_adopted_ones_behind_them() {
+        let mut first = Listeners::bind(&[ANY_PORT.parse().unwrap()], 3, 16).unwrap();
+        let kept = [(0, first.sockets.remove(0)), (2, first.sockets.remove(1))];
+        let (addresses, places) = (first.addresses.clone(), first.places.clone());
+        drop(first);
+        let listeners = Listeners::adopt(&addresses, kept.into(), 4, 16, places).unwrap();
+        assert_eq!(listeners.places(), Some(&[0, 2, 1, 3][..]));
+        assert!((0..4).all(|slot| listeners.accept_queue(slot).limit == 16));
     }
 
     #[test]

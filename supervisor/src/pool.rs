@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::settings;
 use crate::slot::{Action, Cause, Event, Slot};
 use crate::spawn::{Order, spawn_keeper};
 use crate::supervisor::{Stage, Supervisor, SupervisorError};
@@ -23,6 +24,7 @@ impl Supervisor {
     /// Collects every child that has ended: keepers, and workers whose keeper died before them, which are
     /// ours since we are their subreaper.
     pub(crate) fn reap(&mut self) {
+        self.reap_stepchildren();
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
@@ -40,7 +42,7 @@ impl Supervisor {
         }
     }
 
-    fn on_reaped(&mut self, pid: Pid, cause: Cause) {
+    pub(crate) fn on_reaped(&mut self, pid: Pid, cause: Cause) {
         let keeper = self.seats.iter().position(|seat| seat.machine.state().keeper() == Some(pid));
         let worker = self
             .seats
@@ -68,7 +70,7 @@ impl Supervisor {
         let slot = self.seats[position].id;
         match action {
             Action::SpawnKeeper => self.spawn(position),
-            Action::KillKeeper(pid) => send_kill(pid),
+            Action::KillKeeper(pid) => self.signal(position, pid, Signal::SIGKILL),
             Action::KillWorker(pid) => self.kill_orphan(position, pid),
             Action::DrainWorker => {
                 let message = match self.stage {
@@ -81,6 +83,8 @@ impl Supervisor {
                 let lost = self.seats[position].bury();
                 let returned = self.ledger.forget(slot);
                 log::debug!("slot {slot}: {returned} holdings given back, {lost} connections died with it");
+                self.remember(position);
+                self.note_reported(position);
             }
             Action::BecameReady(worker) => {
                 log::info!("slot {slot}: worker {} (pid {}) is ready", worker.incarnation, worker.pid);
@@ -88,13 +92,19 @@ impl Supervisor {
             Action::WorkerLost { cause, pause } => {
                 let cause = if self.seats[position].heartbeat.is_ending() { Cause::Wedged } else { cause };
                 self.seats[position].worker_died(cause, self.now);
+                self.remember(position);
                 log::debug!("slot {slot}: worker died of {cause}, the next one comes in {pause:?}");
             }
             Action::KeeperLost { cause, pause } => {
                 self.seats[position].worker_died(cause, self.now);
+                self.remember(position);
                 log::error!(
                     "slot {slot}: keeper died of {cause}, and the slot's connections with it; the next one comes in {pause:?}"
                 );
+            }
+            // Clients are in: going on without this slot is better than ending them with it.
+            Action::StartFailed { cause } if self.has_adopted => {
+                log::error!("slot {slot} does not start ({cause}); going on without it, and trying again");
             }
             Action::StartFailed { cause } => {
                 self.failure = Some(SupervisorError::Start { slot, attempts: Slot::START_ATTEMPTS, cause });
@@ -113,9 +123,11 @@ impl Supervisor {
         let order = Order {
             slot: self.seats[position].id,
             last: self.seats[position].worker.incarnation,
-            rows: self.capacity.rows,
+            settings: settings::for_worker(&self.effective.config, &self.capacity),
+            generation: self.generation,
             listeners: self.listeners.of_slot(position).collect(),
-            lock: self.run_dir.lock_descriptor(),
+            lock: self.run_dir.slots_lock(),
+            rendezvous: self.run_dir.rendezvous(),
         };
         let event = match spawn_keeper(&order) {
             Ok(spawned) => {
@@ -134,20 +146,32 @@ impl Supervisor {
         self.step(position, event);
     }
 
+    /// Sends a signal to one of a slot's processes. Children of ours keep their numbers until they are reaped;
+    /// of others only a pidfd is known not to be somebody else's.
+    pub(crate) fn signal(&self, position: usize, pid: Pid, signal: Signal) {
+        if self.seats[position].is_stepchild {
+            self.stepchildren.signal(pid, signal);
+        } else {
+            send(pid, signal);
+        }
+    }
+
     /// A worker without its keeper. Its pid may be anybody's by now unless it is our child.
     fn kill_orphan(&mut self, position: usize, pid: Pid) {
+        if self.seats[position].is_stepchild {
+            return self.kill_stepchild(position, pid);
+        }
         match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => send_kill(pid),
+            Ok(WaitStatus::StillAlive) => send(pid, Signal::SIGKILL),
             Ok(_) | Err(_) => self.step(position, Event::OrphanReaped { pid }),
         }
     }
 }
 
-/// The end of a process, with no chance to object.
-pub(crate) fn send_kill(pid: Pid) {
-    match kill(pid, Signal::SIGKILL) {
+fn send(pid: Pid, signal: Signal) {
+    match kill(pid, signal) {
         Ok(()) | Err(Errno::ESRCH) => {}
-        Err(error) => log::error!("cannot kill process {pid}: {error}"),
+        Err(error) => log::error!("cannot send {signal} to process {pid}: {error}"),
     }
 }
 

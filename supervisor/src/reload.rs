@@ -147,6 +147,7 @@ impl Supervisor {
         self.edges = settings::for_levels(&config.limits.resolve(capacity.max_connections));
         self.steering.reconsider();
         self.generation += 1;
+        self.state.set_generation(self.generation);
         let settings = Box::new(settings::for_worker(config, &capacity));
         self.tell_all(&ToWorker::Configure { generation: self.generation, settings });
     }

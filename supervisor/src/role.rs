@@ -46,8 +46,10 @@ fn run(program: Program, arguments: &RunArguments) -> ExitCode {
 
 fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
     logging::start("worker");
-    let KeeperArguments { slot, last_incarnation, link, table, lock, listeners } = arguments;
-    match keeper::run(program, &Handover { slot, last_incarnation, link, table, lock, listeners }) {
+    let KeeperArguments { slot, last_incarnation, link, table, settings, lock, rendezvous, listeners } =
+        arguments;
+    let handover = Handover { slot, last_incarnation, link, table, settings, lock, rendezvous, listeners };
+    match keeper::run(program, &handover) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

@@ -1,18 +1,21 @@
-//! The run directory: where the control socket and the pid file are, and the lock that lets one cluster at a
-//! time be there.
+//! The run directory: where the sockets, the pid file and the state are, and the two locks that let one
+//! cluster at a time be there. The supervisor alone holds that of the pid file. That of the slots is held by
+//! whatever process has a slot's descriptors, so it tells a supervisor whether there are slots to adopt.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
+use holdfast_shared::ipc::rendezvous;
+use nix::unistd::{Pid, geteuid};
 
 use crate::control::remove_control;
 
 const SYSTEM: &str = "/run/holdfast";
 const PID_FILE: &str = "holdfast.pid";
+const SLOTS_LOCK: &str = "slots.lock";
 
 /// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,25 +74,17 @@ pub enum RunDirError {
         /// Its pid, as its pid file says.
         pid: String,
     },
-    /// A supervisor is dead, but its keepers still hold connections.
-    #[error(
-        "the supervisor of {} is dead, but processes {holders} still serve its clients: end them with `kill -9 {holders}`, \
-         which cuts those clients, or wait until the clients have left; or set another run_dir and listen address",
-        path.display()
-    )]
-    Orphans {
-        /// Where.
-        path: PathBuf,
-        /// Who holds the lock.
-        holders: String,
-    },
 }
 
-/// A locked run directory. The lock is held until this process and all keepers that inherited it are gone.
+/// A run directory that is this supervisor's.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    lock: File,
+    /// Without symbolic links and dots: as /proc names it.
+    real_path: PathBuf,
+    supervisor: File,
+    slots: File,
+    inhabited: bool,
 }
 
 impl RunDir {
@@ -118,40 +113,102 @@ impl RunDir {
         &self.path
     }
 
-    /// The lock, for keepers to inherit.
+    /// Do processes of an earlier supervisor hold slots?
     #[must_use]
-    pub fn lock_descriptor(&self) -> BorrowedFd<'_> {
-        self.lock.as_fd()
+    pub fn is_inhabited(&self) -> bool {
+        self.inhabited
+    }
+
+    /// Where a slot meets its next supervisor.
+    #[must_use]
+    pub fn rendezvous(&self) -> PathBuf {
+        self.real_path.join(rendezvous::SOCKET_NAME)
+    }
+
+    /// The lock of the slots, for keepers to inherit.
+    #[must_use]
+    pub fn slots_lock(&self) -> BorrowedFd<'_> {
+        self.slots.as_fd()
+    }
+
+    /// Takes the lock of the slots, if nobody holds it any more. Says whether it is ours.
+    ///
+    /// # Errors
+    /// What the kernel says, unless that it is held.
+    pub fn claim_slots(&mut self) -> Result<bool, RunDirError> {
+        self.inhabited = is_held(&self.path, &self.slots)?;
+        Ok(!self.inhabited)
+    }
+
+    /// Holds the lock of the slots together with those who hold it: `lock` is theirs.
+    ///
+    /// # Errors
+    /// When it is not locked, or cannot be copied.
+    pub fn share_slots(&mut self, lock: &OwnedFd) -> Result<(), RunDirError> {
+        let path = &self.path;
+        let copy = lock.try_clone().map_err(|source| RunDirError::Write { path: path.clone(), source })?;
+        self.slots = File::from(copy);
+        Ok(())
+    }
+
+    /// Is this the lock of the slots, and held through this very descriptor?
+    #[must_use]
+    pub fn is_slots_lock(&self, lock: &OwnedFd) -> bool {
+        let same = match (nix::sys::stat::fstat(lock), nix::sys::stat::fstat(&self.slots)) {
+            (Ok(theirs), Ok(ours)) => (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino),
+            _ => false,
+        };
+        // flock(2): a lock belongs to the open file, so asking again through the one that holds it succeeds.
+        same && lock.try_clone().is_ok_and(|lock| File::from(lock).try_lock().is_ok())
+    }
+
+    /// The processes that hold slots, as far as this user may look.
+    #[must_use]
+    pub fn slot_holders(&self) -> Vec<Pid> {
+        holders(&self.real_path.join(SLOTS_LOCK))
     }
 
     fn lock(path: PathBuf) -> Result<Self, RunDirError> {
         make(&path)?;
-        let pid_file = path.join(PID_FILE);
         let unwritable = |source| RunDirError::Write { path: path.clone(), source };
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&pid_file)
-            .map_err(unwritable)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(who_holds(path, &mut lock)),
-            Err(TryLockError::Error(source)) => return Err(unwritable(source)),
+        let real_path = fs::canonicalize(&path).map_err(unwritable)?;
+        let mut supervisor = open(&path.join(PID_FILE)).map_err(unwritable)?;
+        if is_held(&path, &supervisor)? {
+            let mut pid = String::new();
+            let _ = supervisor.read_to_string(&mut pid);
+            return Err(RunDirError::Alive { path, pid: pid.trim().to_owned() });
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(unwritable)?;
-        Ok(Self { path, lock })
+        supervisor
+            .set_len(0)
+            .and_then(|()| writeln!(supervisor, "{}", std::process::id()))
+            .map_err(unwritable)?;
+        let slots = open(&path.join(SLOTS_LOCK)).map_err(unwritable)?;
+        let inhabited = is_held(&path, &slots)?;
+        Ok(Self { path, real_path, supervisor, slots, inhabited })
     }
 }
 
 impl Drop for RunDir {
-    /// Nobody is to be found here any more. The pid file stays, empty: whoever is waiting for its lock would
-    /// be left with a file that is not there. The lock itself goes with the last process that has it.
+    /// Nobody is to be found here any more. The locked files stay, the pid file empty: whoever is waiting for
+    /// a lock would be left with a file that is not there. The lock of the slots goes with the last process
+    /// that has it.
     fn drop(&mut self) {
         remove_control(&self.path);
-        let _ = self.lock.set_len(0);
+        let _ = self.supervisor.set_len(0);
     }
+}
+
+/// Locks the file, unless somebody else holds it.
+fn is_held(path: &Path, file: &File) -> Result<bool, RunDirError> {
+    match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => Err(RunDirError::Write { path: path.to_path_buf(), source }),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// Where a running supervisor's control socket is looked for when nobody says where.
@@ -194,24 +251,13 @@ fn make(path: &Path) -> Result<(), RunDirError> {
     }
 }
 
-fn who_holds(path: PathBuf, lock: &mut File) -> RunDirError {
-    let mut pid = String::new();
-    let _ = lock.read_to_string(&mut pid);
-    let pid = pid.trim().to_string();
-    let holders = holders(&path.join(PID_FILE));
-    if holders.is_empty() || holders.contains(&pid) {
-        return RunDirError::Alive { path, pid };
-    }
-    RunDirError::Orphans { path, holders: holders.join(" ") }
-}
-
 /// The processes that have the file open, as far as this user may look.
-fn holders(file: &Path) -> Vec<String> {
+fn holders(file: &Path) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let own = std::process::id().to_string();
+    let own = nix::unistd::getpid();
     processes
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| *name != own && name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw))
+        .filter(|&pid| pid != own)
         .filter(|pid| {
             fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|descriptors| {
                 descriptors

@@ -18,6 +18,7 @@ use crate::drain::DrainReport;
 use crate::heartbeat::Heartbeat;
 use crate::slot::{Cause, Slot, Worker};
 use crate::spawn::Spawned;
+use crate::state::SlotState;
 
 /// Causes that are shown before they have happened, so that the first time is seen as a change.
 const USUAL_CAUSES: [&str; 6] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged", HANDED_OVER];
@@ -69,7 +70,9 @@ pub struct Seat {
     /// Who came and went, as the ledger saw it: in step with its count at every moment.
     pub admitted: Admitted,
     /// What was counted under earlier keepers, whose tables are gone.
-    base: Counters,
+    pub(crate) base: Counters,
+    /// Its keeper was started by an earlier supervisor, and is no child of ours.
+    pub(crate) is_stepchild: bool,
     table: Option<OwnedFd>,
 }
 
@@ -94,12 +97,14 @@ impl Seat {
             last_death: None,
             admitted: Admitted::default(),
             base: Counters::default(),
+            is_stepchild: false,
             table: None,
         }
     }
 
     /// A new keeper has it.
     pub fn occupy(&mut self, spawned: Spawned) {
+        self.is_stepchild = false;
         self.link = Some(spawned.link);
         self.table = Some(spawned.table);
     }
@@ -108,6 +113,39 @@ impl Seat {
     #[must_use]
     pub fn connections_now(&self) -> Option<u64> {
         Header::read(self.table.as_ref()?.as_fd()).ok().map(|header| header.connections())
+    }
+
+    /// Goes on from what an earlier supervisor has left of it.
+    pub(crate) fn recall(&mut self, remembered: &SlotState) {
+        self.base = remembered.base;
+        self.report.counters = remembered.reported;
+        self.admitted = Admitted { accepted: remembered.accepted, closed: remembered.closed };
+        self.worker.incarnation = remembered.newest();
+        self.restarts.extend(remembered.restarts());
+    }
+
+    /// It lives on, with this worker. Workers that ended while there was no supervisor are counted now.
+    pub(crate) fn take_over(&mut self, worker: Worker, expected: u32, link: SupervisorEnd, table: OwnedFd) {
+        let unseen = worker.incarnation.0.saturating_sub(expected);
+        if unseen > 0 {
+            *self.restarts.entry(Cause::Unknown.to_string()).or_default() += u64::from(unseen);
+        }
+        self.worker = worker;
+        self.link = Some(link);
+        self.table = Some(table);
+    }
+
+    /// It died while there was no supervisor, and its table with it: counts what was reported last, and whoever
+    /// was in then as lost. Returns how many those were.
+    pub(crate) fn bury_unseen(&mut self) -> u64 {
+        let report = std::mem::take(&mut self.report);
+        self.base.add(&report.counters);
+        self.reconcile_with_table();
+        let lost = self.base.accepted.saturating_sub(self.base.closed.iter().sum());
+        self.base.closed[CloseReason::WorkerLost.index()] += lost;
+        self.base.lost += lost;
+        self.admitted.closed = self.base.closed;
+        lost
     }
 
     /// Everything the slot has counted, over all its workers and keepers.

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use holdfast_shared::backoff::Backoff;
 
+use nix::unistd::Pid;
+
 pub use event::{Action, Cause, Event, Worker};
 pub use state::{Life, Remains, State};
 
@@ -42,6 +44,14 @@ impl Default for Slot {
 impl Slot {
     /// A slot that fails this often before its first `Ready` ever is reported by [`Action::StartFailed`].
     pub const START_ATTEMPTS: u32 = 3;
+
+    /// A slot that an earlier supervisor has started: its processes run, its worker has yet to say `Ready` to
+    /// us.
+    #[must_use]
+    pub fn adopted(keeper: Pid, worker: Worker, now: Duration) -> Self {
+        let state = State::Starting(Life { keeper, since: now, worker: Some(worker) });
+        Self { state, has_served: true, ..Self::default() }
+    }
 
     /// Where the slot stands.
     #[must_use]

@@ -4,10 +4,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};
+use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table, TableError};
 use nix::unistd::Pid;
@@ -29,6 +32,9 @@ pub enum SpawnError {
     /// The connection table could not be written.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The settings could not be written down.
+    #[error(transparent)]
+    Settings(#[from] SettingsMemoryError),
     /// No link.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -58,12 +64,16 @@ pub struct Order<'a> {
     pub slot: SlotId,
     /// The last worker the slot had.
     pub last: Incarnation,
-    /// Rows of its table.
-    pub rows: u32,
+    /// What its workers enforce, should there be no supervisor to tell them.
+    pub settings: Settings,
+    /// Counts up with each change of the settings.
+    pub generation: u64,
     /// The slot's listening sockets.
     pub listeners: Vec<BorrowedFd<'a>>,
-    /// The run directory's lock.
+    /// The lock of the run directory's slots.
     pub lock: BorrowedFd<'a>,
+    /// Where the next supervisor is met.
+    pub rendezvous: PathBuf,
 }
 
 /// Starts a keeper with a new link and an empty table.
@@ -71,18 +81,22 @@ pub struct Order<'a> {
 /// # Errors
 /// See [`SpawnError`]; nothing stays behind.
 pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
-    let table = mapping::create("holdfast-table", table::size(order.rows))
-        .map_err(|source| SpawnError::Memory { rows: order.rows, source })?;
-    Table::format(table.as_fd(), order.slot, order.rows)?;
+    let rows = order.settings.rows;
+    let table = mapping::create("holdfast-table", table::size(rows))
+        .map_err(|source| SpawnError::Memory { rows, source })?;
+    Table::format(table.as_fd(), order.slot, rows)?;
+    let settings = settings_memory::create(order.generation, &order.settings)?;
     let (link, slot_end) = link::pair()?;
 
     let mut command = Command::new(OURSELVES);
     command.arg0("holdfast").arg("keeper");
-    let mut inherited = vec![slot_end.as_fd(), table.as_fd(), order.lock];
+    let mut inherited = vec![slot_end.as_fd(), table.as_fd(), settings.as_fd(), order.lock];
     inherited.extend(&order.listeners);
     command.args(["--slot", &order.slot.to_string(), "--last-incarnation", &order.last.to_string()]);
     command.args(["--link", &slot_end.as_raw_fd().to_string(), "--table", &table.as_raw_fd().to_string()]);
+    command.args(["--settings", &settings.as_raw_fd().to_string()]);
     command.args(["--lock", &order.lock.as_raw_fd().to_string()]);
+    command.arg("--rendezvous").arg(&order.rendezvous);
     for listener in &order.listeners {
         command.args(["--listener", &listener.as_raw_fd().to_string()]);
     }

@@ -10,8 +10,10 @@ use nix::sys::prctl;
 
 use crate::listeners::Listeners;
 use crate::run_dir::RunDir;
+use crate::signals::Signals;
+use crate::state::State;
 use crate::supervisor::{Foundation, Supervisor, SupervisorError};
-use crate::{capacity, host, reload};
+use crate::{adopt, capacity, host, reload};
 
 /// Prepares the service of `program` that `effective` describes; `inputs` is where it came from, to be read again on
 /// reload.
@@ -31,8 +33,25 @@ pub fn prepare(
     })?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
     let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
-    let run_dir = RunDir::acquire(config.run_dir.as_deref())?;
-    let listeners = Listeners::bind(&config.listen, slots, config.backlog)?;
+    let mut run_dir = RunDir::acquire(config.run_dir.as_deref())?;
+    // From here on a signal waits for the loop.
+    let signals = Signals::install()
+        .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
+    let adopted = if run_dir.is_inhabited() { adopt::gather(&mut run_dir)? } else { Vec::new() };
+    let slots = adopt::slots(slots, &adopted);
+    let capacity = if adopted.is_empty() {
+        capacity
+    } else {
+        capacity::plan(reload::demand(config, slots.into(), descriptors))?
+    };
+    let mut state = State::open(run_dir.path(), slots.into(), !adopted.is_empty())?;
+    let mut adopted = adopted;
+    let listeners = if adopted.is_empty() {
+        Listeners::bind(&config.listen, slots, config.backlog)?
+    } else {
+        adopt::listeners(config, slots, &mut adopted, &state)?
+    };
+    state.set_places(listeners.places());
     // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors
     // are closed.
     prctl::set_child_subreaper(true).map_err(|error| SupervisorError::Kernel {
@@ -51,8 +70,11 @@ pub fn prepare(
         descriptors,
         capacity,
         run_dir,
+        signals,
+        state,
         listeners,
         slots,
+        adopted,
     })
 }
 

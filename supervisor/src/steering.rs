@@ -61,9 +61,22 @@ struct Pace {
     recent: u64,
 }
 
+/// Which slot a place in the groups of listeners belongs to: the kernel's answer is a place.
+#[derive(Debug, Default)]
+enum Places {
+    /// That of the same number.
+    #[default]
+    InOrder,
+    /// These, by place.
+    Of(Vec<usize>),
+    /// There is no telling.
+    Unknown,
+}
+
 /// The steering of all groups of listeners.
 #[derive(Debug, Default)]
 pub(crate) struct Steering {
+    places: Places,
     /// `None` before the first turn: what the kernel has then is not known.
     plan: Option<Plan>,
     pace: Pace,
@@ -110,6 +123,16 @@ impl Supervisor {
 }
 
 impl Steering {
+    /// The steering of groups whose places belong to these slots; `None` if that is not known.
+    pub(crate) fn new(places: Option<&[usize]>) -> Self {
+        let places = match places {
+            Some(places) if places.is_sorted() => Places::InOrder,
+            Some(places) => Places::Of(places.to_vec()),
+            None => Places::Unknown,
+        };
+        Self { places, ..Self::default() }
+    }
+
     /// When to be called again even if nothing else happens.
     pub(crate) fn wakeup(&self) -> Option<Duration> {
         self.wakeup
@@ -147,7 +170,7 @@ impl Steering {
         let volume = weights::volume(&loads, self.pace.expected(admitted));
         let wanted = match balance {
             Balance::Kernel => None,
-            _ if self.refused => None,
+            _ if self.refused || matches!(self.places, Places::Unknown) => None,
             Balance::LeastConnections => Weights::by_load(&loads, volume),
             Balance::SourceAddress => Weights::equal(&loads),
         };
@@ -163,7 +186,11 @@ impl Steering {
         weights: Option<Weights>,
         groups: &Groups<'_>,
     ) -> Option<Weights> {
-        let told = match &weights {
+        let by_place = weights.as_ref().map(|weights| match &self.places {
+            Places::Of(slots) => weights.by_place(slots),
+            Places::InOrder | Places::Unknown => weights.clone(),
+        });
+        let told = match &by_place {
             Some(weights) => groups.iter().try_for_each(|&(address, member)| {
                 let program = program::build(balance, weights, address);
                 attach(member, &program).map_err(|source| Refused { address, source })

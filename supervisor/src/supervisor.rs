@@ -19,6 +19,7 @@ use holdfast_worker::Program;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::adopt::{AdoptError, Adopted, Gate, STEPCHILDREN, Stepchildren};
 use crate::capacity::{Capacity, Unreachable};
 use crate::control::histogram::Histogram;
 use crate::control::{self, Control, Request};
@@ -31,6 +32,7 @@ use crate::restart::Restart;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::seat::Seat;
 use crate::signals::Signals;
+use crate::state::{State, StateError};
 use crate::steering::Steering;
 use crate::totals::Gather;
 use crate::{notify, settings, slot};
@@ -49,6 +51,12 @@ pub enum SupervisorError {
     /// The run directory.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// What an earlier supervisor has left.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The slots of an earlier supervisor.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// The listening sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -86,6 +94,8 @@ enum Event {
     Signals,
     /// The control thread has requests.
     Requests,
+    /// A process ended that is ours to look after and no child of ours.
+    Stepchildren,
     /// A slot said something, or reads again.
     Link(usize),
 }
@@ -117,8 +127,12 @@ pub(crate) struct Foundation {
     pub(crate) descriptors: u32,
     pub(crate) capacity: Capacity,
     pub(crate) run_dir: RunDir,
+    pub(crate) signals: Signals,
+    pub(crate) state: State,
     pub(crate) listeners: Listeners,
     pub(crate) slots: u16,
+    /// Slots that live already.
+    pub(crate) adopted: Vec<Adopted>,
 }
 
 /// Everything the supervisor has.
@@ -133,7 +147,13 @@ pub struct Supervisor {
     pub(crate) descriptors: u32,
     pub(crate) capacity: Capacity,
     pub(crate) run_dir: RunDir,
+    pub(crate) state: State,
     pub(crate) listeners: Listeners,
+    /// Until it opens, nobody is let in.
+    pub(crate) gate: Gate,
+    pub(crate) stepchildren: Stepchildren,
+    /// Some slots are older than this supervisor.
+    pub(crate) has_adopted: bool,
     pub(crate) steering: Steering,
     pub(crate) ledger: Ledger,
     pub(crate) edges: LevelEdges,
@@ -163,10 +183,9 @@ pub struct Supervisor {
 impl Supervisor {
     pub(crate) fn new(foundation: Foundation) -> Result<Self, SupervisorError> {
         let kernel = |doing| move |source| SupervisorError::Kernel { doing, source };
-        let Foundation { program, inputs, effective, descriptors, capacity, run_dir, listeners, slots } =
-            foundation;
+        let Foundation { program, inputs, effective, descriptors, capacity, run_dir, .. } = foundation;
+        let Foundation { mut signals, mut state, listeners, slots, adopted, .. } = foundation;
         let poll = Poll::new().map_err(kernel("make an event loop"))?;
-        let mut signals = Signals::install().map_err(kernel("install signal handlers"))?;
         let watched = poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
         watched.map_err(kernel("watch signals"))?;
         let waker = Waker::new(poll.registry(), REQUESTS).map_err(kernel("make a waker"))?;
@@ -174,7 +193,9 @@ impl Supervisor {
         let (control, requests) =
             Control::start(socket, effective.config.admin.listen, Arc::new(waker), program.version)?;
         let now = clock::now();
-        Ok(Self {
+        let generation = state.generation() + 1;
+        state.set_generation(generation);
+        let mut supervisor = Self {
             program,
             poll,
             signals,
@@ -182,17 +203,20 @@ impl Supervisor {
             requests,
             ledger: Ledger::new(settings::for_ledger(&effective.config, &capacity)),
             edges: settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
-            level: Level::default(),
+            level: state.level(),
             inputs,
             effective,
             descriptors,
             capacity,
             run_dir,
+            steering: Steering::new(listeners.places()),
             listeners,
-            steering: Steering::default(),
+            gate: Gate::new(adopted.iter().map(|adopted| usize::from(adopted.slot.0))),
+            stepchildren: Stepchildren::default(),
+            has_adopted: !adopted.is_empty(),
             seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
             stage: Stage::Starting,
-            generation: 1,
+            generation,
             look_for_dead: false,
             unread_links: Vec::new(),
             gathers: Vec::new(),
@@ -200,11 +224,14 @@ impl Supervisor {
             restart: None,
             last_request: 0,
             resume_seconds: Histogram::new(&holdfast_shared::metric::RESUME_BUCKETS),
-            started: now,
+            started: state.started(now),
+            state,
             now,
             listened_until: now,
             failure: None,
-        })
+        };
+        supervisor.fill_seats(adopted);
+        Ok(supervisor)
     }
 
     /// Runs until the service has ended.
@@ -230,6 +257,7 @@ impl Supervisor {
                 match self.name(event.token()) {
                     Event::Signals => self.on_signals(),
                     Event::Requests => self.on_requests(),
+                    Event::Stepchildren => self.look_for_dead = true,
                     Event::Link(position) => self.on_link(position),
                 }
             }
@@ -290,6 +318,7 @@ impl Supervisor {
         match token {
             SIGNALS => Event::Signals,
             REQUESTS => Event::Requests,
+            STEPCHILDREN => Event::Stepchildren,
             Token(position) => Event::Link(position),
         }
     }
@@ -343,6 +372,7 @@ impl Supervisor {
             level.name()
         );
         self.level = level;
+        self.state.set_level(level);
         self.tell_all(&ToWorker::State { full: level == Level::Full });
     }
 
@@ -376,6 +406,7 @@ impl Supervisor {
     fn end(self) -> Result<(), SupervisorError> {
         drop(self.requests);
         self.control.stop();
+        self.state.remove();
         match self.failure {
             Some(failure) => Err(failure),
             None => {

@@ -3,12 +3,9 @@
 
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::heartbeat::{Action, Event, Patience};
-use crate::pool::send_kill;
 use crate::slot::{State, Worker};
 use crate::supervisor::{Supervisor, TICK};
 
@@ -52,13 +49,13 @@ impl Supervisor {
                     "{name} has said nothing for {}: aborting it, the next one takes over",
                     seconds(silence)
                 );
-                send(worker.pid, Signal::SIGABRT);
+                self.signal(position, worker.pid, Signal::SIGABRT);
                 // A process that is stopped dies of nothing but SIGKILL before it goes on.
-                send(worker.pid, Signal::SIGCONT);
+                self.signal(position, worker.pid, Signal::SIGCONT);
             }
             Action::Kill => {
                 log::error!("{name} does not die of SIGABRT: killing it");
-                send_kill(worker.pid);
+                self.signal(position, worker.pid, Signal::SIGKILL);
             }
         }
     }
@@ -81,11 +78,4 @@ impl Supervisor {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
-}
-
-fn send(pid: Pid, signal: Signal) {
-    match kill(pid, signal) {
-        Ok(()) | Err(Errno::ESRCH) => {}
-        Err(error) => log::error!("cannot send {signal} to process {pid}: {error}"),
-    }
 }

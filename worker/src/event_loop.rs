@@ -23,6 +23,7 @@ use crate::connection::{Connections, Key};
 use crate::drain::Drain;
 use crate::hand_over::HandOver;
 use crate::listener::{AcceptPause, Listener};
+use crate::rendezvous::Rendezvous;
 use crate::run::Departure;
 use crate::websocket::assembly::Assembly;
 use crate::websocket::handshake::HandshakePolicy;
@@ -54,20 +55,15 @@ pub(crate) enum Flow {
     HandOver,
 }
 
-impl Flow {
-    /// A worker without a supervisor and without clients has nothing to stay for.
-    fn or_orphaned(self, is_orphaned: bool) -> Self {
-        if is_orphaned { Self::Leave } else { self }
-    }
-}
-
 /// Everything a worker has. What belongs together is a field of its own type; what is here is what the whole
 /// loop shares.
 pub(crate) struct Worker {
     pub(crate) incarnation: Incarnation,
     pub(crate) poll: Poll,
-    /// `None` once the supervisor is gone.
+    /// `None` while there is no supervisor.
     pub(crate) link: Option<ManuallyDrop<SlotEnd>>,
+    /// How the next one is found.
+    pub(crate) rendezvous: Rendezvous,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) table_memory: RawFd,
     /// Descriptors of the slot that are no connections.
@@ -102,6 +98,7 @@ pub(crate) struct Worker {
 pub(crate) struct Parts {
     pub(crate) incarnation: Incarnation,
     pub(crate) link: ManuallyDrop<SlotEnd>,
+    pub(crate) rendezvous: Rendezvous,
     pub(crate) listeners: Vec<RawFd>,
     pub(crate) table_memory: RawFd,
     pub(crate) own_descriptors: u32,
@@ -114,11 +111,7 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
         let now = clock::now();
         let poll = Poll::new()?;
-        poll.registry().register(
-            &mut SourceFd(&parts.link.as_raw_fd()),
-            LINK,
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        watch_link(&poll, parts.link.as_raw_fd())?;
         let listeners: Vec<Listener> =
             parts.listeners.iter().map(|&descriptor| Listener { descriptor, ready: true }).collect();
         for (position, listener) in listeners.iter().enumerate() {
@@ -129,6 +122,7 @@ impl Worker {
             incarnation: parts.incarnation,
             poll,
             link: Some(parts.link),
+            rendezvous: parts.rendezvous,
             listeners,
             table_memory: parts.table_memory,
             own_descriptors: parts.own_descriptors,
@@ -242,10 +236,11 @@ impl Worker {
         if std::mem::take(&mut self.link_ready) {
             self.read_link();
         }
+        self.look_for_supervisor();
         self.accept_clients();
         self.continue_reading();
         self.connections.expire_timers();
-        let flow = self.continue_drain().or_orphaned(self.link.is_none() && self.connections.admitted() == 0);
+        let flow = if self.is_forsaken() { Flow::Leave } else { self.continue_drain() };
         self.trim_handshakes();
         if !self.connections.released.is_empty() {
             self.accept_pause.lift();
@@ -282,6 +277,7 @@ impl Worker {
             self.accept_pause.until(),
             self.drain.as_ref().and_then(Drain::next_step),
             self.hand_over.map(HandOver::until),
+            self.rendezvous.next_attempt(),
         ];
         for moment in moments.into_iter().flatten() {
             timeout = timeout.min(moment.saturating_sub(self.now));
@@ -296,6 +292,11 @@ impl Worker {
             log::error!("{error}; going on with {} rows", self.connections.table.header().rows);
         }
     }
+}
+
+/// Watches the link's descriptor, for both directions at once.
+pub(crate) fn watch_link(poll: &Poll, link: RawFd) -> io::Result<()> {
+    poll.registry().register(&mut SourceFd(&link), LINK, Interest::READABLE | Interest::WRITABLE)
 }
 
 fn listener_token(position: usize) -> Token {

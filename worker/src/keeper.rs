@@ -5,6 +5,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::backoff::Backoff;
@@ -34,9 +35,13 @@ pub struct Handover {
     pub link: RawFd,
     /// The connection table's memory.
     pub table: RawFd,
-    /// The lock of the run directory, held open so that no second cluster starts while this one's
+    /// The memory of the settings last applied.
+    pub settings: RawFd,
+    /// The lock of the run directory's slots, held open so that no second cluster starts while this one's
     /// connections live.
     pub lock: RawFd,
+    /// Where the next supervisor is met when this one is gone.
+    pub rendezvous: PathBuf,
     /// The slot's listening sockets.
     pub listeners: Vec<RawFd>,
 }
@@ -101,12 +106,6 @@ pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
                 predecessor = Predecessor::HandedOver;
                 continue;
             }
-            DeathCause::Exit(run::NO_SUPERVISOR) => {
-                log::error!(
-                    "slot {slot}: the supervisor and the worker are gone, nobody can serve its connections"
-                );
-                return Ok(());
-            }
             DeathCause::Exit(_) | DeathCause::Signal(_) => {}
         }
         let lived = clock::now().saturating_sub(started);
@@ -150,8 +149,11 @@ fn become_worker(
         incarnation,
         link: ManuallyDrop::new(link),
         table: handover.table,
+        settings: handover.settings,
         listeners: handover.listeners.clone(),
-        kept: vec![handover.lock],
+        lock: handover.lock,
+        rendezvous: handover.rendezvous.clone(),
+        keeper,
         predecessor,
     };
     std::process::exit(run::to_exit_status(run::run(assignment)))

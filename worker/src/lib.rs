@@ -12,6 +12,7 @@ pub mod keeper;
 mod link;
 mod listener;
 mod program;
+mod rendezvous;
 mod resume;
 pub mod run;
 pub mod saved;

@@ -30,6 +30,7 @@ impl Worker {
     fn on_message(&mut self, message: ToWorker) {
         match message {
             ToWorker::Configure { generation, settings } => {
+                self.rendezvous.remember_settings(generation, &settings);
                 self.configure(*settings);
                 self.tell(&ToSupervisor::Applied { incarnation: self.incarnation, generation });
             }
@@ -119,15 +120,16 @@ impl Worker {
         self.link.as_ref().is_some_and(|link| link.has_room())
     }
 
-    /// The supervisor is gone. Those who are in stay and are served; nobody can be let in, for nobody counts
-    /// any more.
+    /// The supervisor is gone. Those who are in stay and are served; those who would come in wait for the
+    /// next one, for nobody counts until then.
     fn lose_supervisor(&mut self) {
         let Some(link) = self.link.take() else { return };
         log::error!(
-            "the supervisor is gone: going on with {} connections, refusing new ones",
+            "the supervisor is gone: going on with {} connections, new ones wait for the next",
             self.connections.admitted()
         );
         let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
         self.admission = Admission::default();
+        self.rendezvous.begin(self.now);
     }
 }

@@ -252,7 +252,8 @@ impl Worker {
         self.connections.end(key);
     }
 
-    fn tell_holdings(&mut self) {
+    /// Tells the supervisor who is in, by address.
+    pub(crate) fn tell_holdings(&mut self) {
         let mut holdings = BTreeMap::<IpAddr, u32>::new();
         for row in self.connections.table.used() {
             if let Some(record) = self.connections.table.records().get(row as usize)

@@ -4,19 +4,24 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use holdfast_shared::clock;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{DeathCause, ToSupervisor, ToWorker};
 use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings_memory::SettingsMemoryError;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Table, TableError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use crate::connection::Connections;
 use crate::event_loop::{Parts, Worker};
 use crate::program::Program;
+use crate::rendezvous::Rendezvous;
 use crate::{hand_over, resume};
 
 /// Exit status of a worker that was told to leave and did.
@@ -25,8 +30,10 @@ pub const LEFT: i32 = 0;
 pub const CANNOT_START: i32 = 1;
 /// Exit status of a worker that has saved what it had in hand for the next one.
 pub const HANDED_OVER: i32 = 4;
-/// Exit status of a worker that has no settings and nobody to give them.
-pub const NO_SUPERVISOR: i32 = 3;
+
+/// How long a supervisor may take to send settings. Then those of the worker before hold: clients do not wait
+/// for a supervisor that is busy, or stopped.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a worker is handed.
 #[derive(Debug)]
@@ -42,10 +49,16 @@ pub struct Assignment {
     pub link: ManuallyDrop<SlotEnd>,
     /// The connection table's memory.
     pub table: RawFd,
+    /// The memory of the settings last applied.
+    pub settings: RawFd,
     /// The slot's listening sockets.
     pub listeners: Vec<RawFd>,
-    /// Other descriptors that are the keeper's and must stay open.
-    pub kept: Vec<RawFd>,
+    /// The lock of the run directory's slots.
+    pub lock: RawFd,
+    /// Where the next supervisor is met when this one is gone.
+    pub rendezvous: PathBuf,
+    /// The process that keeps the slot.
+    pub keeper: Pid,
     /// The slot's last worker.
     pub predecessor: Predecessor,
 }
@@ -81,13 +94,13 @@ pub enum WorkerError {
         /// What is wrong with it.
         source: TableError,
     },
-    /// The link failed before settings came.
-    #[error("worker of slot {slot} got no settings from the supervisor: {source}")]
-    Meet {
+    /// No supervisor sends settings, and none are remembered.
+    #[error("worker of slot {slot} has no settings: {source}")]
+    Settings {
         /// The slot.
         slot: SlotId,
-        /// What is wrong.
-        source: LinkError,
+        /// Why there are none.
+        source: SettingsMemoryError,
     },
     /// The kernel refused something the loop cannot do without.
     #[error("worker of slot {slot}, {doing}: {source}")]
@@ -114,33 +127,49 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         mut link,
         table: table_memory,
         listeners,
-        kept,
         predecessor,
+        ..
     } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
-    let met = |source| WorkerError::Meet { slot, source };
+    let rendezvous = Rendezvous {
+        path: assignment.rendezvous,
+        slot,
+        pid: nix::unistd::getpid(),
+        keeper: assignment.keeper,
+        version: program.version,
+        link: link.as_raw_fd(),
+        settings: assignment.settings,
+        lock: assignment.lock,
+        search: None,
+    };
 
-    let pid = i32::try_from(std::process::id()).unwrap_or(0);
-    link.send(&ToSupervisor::Hello { incarnation, pid }).map_err(met)?;
-    let version = program.version.to_owned();
-    link.send(&ToSupervisor::Version { incarnation, version }).map_err(met)?;
+    // If it cannot be said, the loop finds out why, and looks for another supervisor.
+    let _ = link.send(&ToSupervisor::Hello { incarnation, pid: rendezvous.pid.as_raw() });
+    let _ = link.send(&ToSupervisor::Version { incarnation, version: rendezvous.version.to_owned() });
     let memory = descriptor::borrow(table_memory)
         .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
     let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
 
-    let standard = [0, 1, 2, link.as_raw_fd(), table_memory];
-    let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).chain(kept).collect();
+    let standard = [0, 1, 2, link.as_raw_fd(), table_memory, rendezvous.settings, rendezvous.lock];
+    let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).collect();
     let saved = hand_over::saved_memory(table.header());
     let open = resume::close_strays(owned.iter().copied().chain(saved), table.records())
         .map_err(kernel("listing its descriptors"))?;
 
-    let (generation, settings) = wait_for_settings(&mut link).map_err(met)?;
+    let (generation, settings) = match wait_for_settings(&mut link) {
+        Some((generation, settings)) => {
+            rendezvous.remember_settings(generation, &settings);
+            (generation, settings)
+        }
+        None => rendezvous.remembered_settings().map_err(|source| WorkerError::Settings { slot, source })?,
+    };
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
     let app = (program.app)();
     // One is still to come: the epoll instance.
     let own_descriptors = u32::try_from(owned.len() + 1).unwrap_or(u32::MAX);
-    let parts = Parts { incarnation, link, listeners, table_memory, own_descriptors, connections, app };
+    let parts =
+        Parts { incarnation, link, rendezvous, listeners, table_memory, own_descriptors, connections, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(&ToSupervisor::Applied { incarnation, generation });
     worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;
@@ -156,19 +185,17 @@ pub fn to_exit_status(result: Result<Departure, WorkerError>) -> i32 {
         Err(error) => error,
     };
     log::error!("{error}");
-    match error {
-        WorkerError::Meet { source: LinkError::Closed, .. } => NO_SUPERVISOR,
-        WorkerError::Meet { .. } | WorkerError::Table { .. } | WorkerError::Kernel { .. } => CANNOT_START,
-    }
+    CANNOT_START
 }
 
-/// Reads the link until the supervisor has answered `Hello`. What else is there is meant for a dead worker.
-fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
+/// Reads the link until the supervisor has answered `Hello`; `None` when it does not. What else is there is
+/// meant for a dead worker.
+fn wait_for_settings(link: &mut SlotEnd) -> Option<(u64, Settings)> {
+    let deadline = clock::now() + PATIENCE;
     loop {
-        link.flush()?;
-        match link.receive()? {
-            Some(ToWorker::Configure { generation, settings }) => return Ok((generation, *settings)),
-            Some(
+        match link.flush().and_then(|()| link.receive()) {
+            Ok(Some(ToWorker::Configure { generation, settings })) => return Some((generation, *settings)),
+            Ok(Some(
                 ToWorker::Verdicts { .. }
                 | ToWorker::ReportNow { .. }
                 | ToWorker::State { .. }
@@ -176,17 +203,19 @@ fn wait_for_settings(link: &mut SlotEnd) -> Result<(u64, Settings), LinkError> {
                 | ToWorker::HoldDrain
                 | ToWorker::Leave
                 | ToWorker::Restart,
-            ) => {}
-            None => {
-                if let Some(socket) = descriptor::borrow(link.as_raw_fd()) {
-                    // Our own Hello may be what waits, behind messages of a worker that is dead.
-                    let mut interest = PollFlags::POLLIN;
-                    interest.set(PollFlags::POLLOUT, link.has_queued());
-                    let mut wanted = [PollFd::new(socket, interest)];
-                    // An interrupted wait is only a reason to look again.
-                    let _ = poll(&mut wanted, PollTimeout::NONE);
-                }
+            )) => {}
+            Ok(None) => {
+                let left = deadline.saturating_sub(clock::now());
+                let socket = descriptor::borrow(link.as_raw_fd()).filter(|_| !left.is_zero())?;
+                // Our own Hello may be what waits, behind messages of a worker that is dead.
+                let mut interest = PollFlags::POLLIN;
+                interest.set(PollFlags::POLLOUT, link.has_queued());
+                let mut wanted = [PollFd::new(socket, interest)];
+                // An interrupted wait is only a reason to look again.
+                let _ = poll(&mut wanted, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
             }
+            Err(LinkError::Closed) => return None,
+            Err(error) => log::error!("{error}; the message is ignored"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::Counters;
-use crate::id::{Incarnation, Ticket};
+use crate::id::{Incarnation, SlotId, Ticket};
 use crate::ipc::settings::Settings;
 use crate::reason::{CloseReason, Rejection};
 
@@ -127,6 +127,19 @@ pub enum ToSupervisor {
         /// Why.
         reason: String,
     },
+    /// A slot whose supervisor is gone gives itself to the next, as the first message of a new link. With it
+    /// come, by descriptor: the table's memory, the lock of the slots, and the listening sockets in the order of
+    /// their addresses. `Hello` follows. Not answered.
+    Adopt {
+        /// The place it fills.
+        slot: SlotId,
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// Its process.
+        pid: i32,
+        /// The process that keeps the slot.
+        keeper: i32,
+    },
 }
 
 impl ToSupervisor {
@@ -144,7 +157,8 @@ impl ToSupervisor {
             | Self::Applied { .. }
             | Self::Version { .. }
             | Self::Draining { .. }
-            | Self::RestartRefused { .. } => true,
+            | Self::RestartRefused { .. }
+            | Self::Adopt { .. } => true,
         }
     }
 }

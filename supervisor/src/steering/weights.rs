@@ -40,6 +40,11 @@ impl Weights {
         weights.contains(&1).then_some(Self(weights))
     }
 
+    /// The same weights for places that belong to these slots.
+    pub(super) fn by_place(&self, slots: &[usize]) -> Self {
+        Self(slots.iter().map(|&slot| self.0.get(slot).copied().unwrap_or_default()).collect())
+    }
+
     /// By slot.
     pub(super) fn as_slice(&self) -> &[u32] {
         &self.0

@@ -6,7 +6,6 @@ use holdfast_shared::table::{Flags, Phase, Record};
 
 use crate::connection::Key;
 use crate::connection::input::Read;
-use crate::connection::timers::NO_VERDICT;
 use crate::event_loop::Worker;
 use crate::websocket::handshake::{self, Progress, RequestReader, Upgrade};
 use crate::websocket::refusal::{Health, Refusal};
@@ -80,15 +79,15 @@ impl Worker {
         if self.drain.is_some() {
             return self.connections.refuse(key, &Refusal::admission(Rejection::Draining));
         }
-        if self.link.is_none() {
-            return self.connections.refuse(key, &NO_VERDICT);
-        }
         let Some(record) = self.connections.get_mut(key) else { return };
         record.set_address(upgrade.address);
         record.scratch = AcceptKey::from(upgrade).0;
         let deadline_ms = self.connections.handshake_deadline_ms();
         self.connections.enter(key, Phase::Parked, deadline_ms);
-        self.admission.ask(key, upgrade.address, self.now);
+        // Without a supervisor it is asked for when there is one again, if it still waits then.
+        if self.link.is_some() {
+            self.admission.ask(key, upgrade.address, self.now);
+        }
     }
 
     /// The supervisor lets this client in.

@@ -17,7 +17,7 @@ use crate::websocket::refusal::{Refusal, Status};
 const EXPIRIES_PER_TURN: usize = 1024;
 
 /// The supervisor did not answer in time: it is not the client's fault, and may be over soon.
-pub(crate) const NO_VERDICT: Refusal = Refusal {
+const NO_VERDICT: Refusal = Refusal {
     status: Status::ServiceUnavailable,
     rejection: Rejection::HandshakeTimeout,
     detail: "The server cannot admit anybody now",

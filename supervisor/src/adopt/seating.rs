@@ -1,0 +1,125 @@
+//! Adopted slots among the others: each gets its seat, with what is remembered of it, and the processes that
+//! are not our children are looked after.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use holdfast_shared::id::{Incarnation, Ticket};
+use mio::Token;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::gate::Held;
+use super::{Adopted, stepchildren};
+use crate::slot::{Cause, Event, Slot, State, Worker};
+use crate::supervisor::Supervisor;
+
+/// When a process ends that is no child of ours.
+pub(crate) const STEPCHILDREN: Token = Token(usize::MAX - 2);
+
+impl Supervisor {
+    /// Gives each adopted slot its seat, and notes what became of the others.
+    pub(crate) fn fill_seats(&mut self, adopted: Vec<Adopted>) {
+        for (position, seat) in self.seats.iter_mut().enumerate() {
+            seat.recall(&self.state.slot(position));
+        }
+        let mut empty: BTreeSet<usize> = (0..self.seats.len()).collect();
+        for adopted in adopted {
+            empty.remove(&usize::from(adopted.slot.0));
+            self.seat(adopted);
+        }
+        for position in empty {
+            self.seat_empty(position);
+        }
+    }
+
+    /// Writes down what must outlive this process.
+    pub(crate) fn remember(&mut self, position: usize) {
+        self.state.remember(position, &self.seats[position]);
+    }
+
+    fn seat(&mut self, adopted: Adopted) {
+        let Adopted { slot, worker, keeper, link, table, .. } = adopted;
+        let position = usize::from(slot.0);
+        let now = self.now;
+        let Some(seat) = self.seats.get_mut(position) else { return };
+        let expected = self.state.slot(position).expected.max(1);
+        seat.machine = Slot::adopted(keeper, worker, now);
+        seat.take_over(worker, expected, link, table);
+        seat.is_stepchild = !stepchildren::is_child(keeper);
+        if seat.is_stepchild {
+            let registry = self.poll.registry();
+            self.stepchildren.watch(keeper, None, registry, STEPCHILDREN);
+            self.stepchildren.watch(worker.pid, Some(keeper), registry, STEPCHILDREN);
+        }
+        if let Err(error) = self.watch_link(position) {
+            log::error!("slot {slot}: cannot watch its link: {error}");
+        }
+        self.remember(position);
+        log::info!(
+            "slot {slot}: adopted with worker {} (pid {}) and keeper {keeper}",
+            worker.incarnation,
+            worker.pid
+        );
+    }
+
+    /// A slot that nobody brought died unseen, if it ever lived.
+    fn seat_empty(&mut self, position: usize) {
+        let seat = &mut self.seats[position];
+        let lost = seat.bury_unseen();
+        if lost > 0 {
+            log::error!("slot {}: died while there was no supervisor, with {lost} connections", seat.id);
+        }
+        self.remember(position);
+    }
+
+    /// A new worker of an adopted keeper is to be looked after.
+    pub(crate) fn watch_worker(&mut self, position: usize, worker: Worker) {
+        let seat = &self.seats[position];
+        if seat.is_stepchild {
+            let keeper = seat.machine.state().keeper();
+            self.stepchildren.watch(worker.pid, keeper, self.poll.registry(), STEPCHILDREN);
+        }
+    }
+
+    /// Takes note of adopted processes that have ended.
+    pub(crate) fn reap_stepchildren(&mut self) {
+        let ended = self.stepchildren.ended();
+        for pid in ended {
+            let known = |seat: &crate::seat::Seat| {
+                let state = seat.machine.state();
+                state.keeper() == Some(pid)
+                    // While its keeper lives, a worker's end is the keeper's to tell.
+                    || (matches!(state, State::KeeperDown(_))
+                        && state.worker().is_some_and(|worker| worker.pid == pid))
+            };
+            if self.seats.iter().any(known) {
+                self.on_reaped(pid, Cause::Unknown);
+            }
+        }
+    }
+
+    /// Kills the worker of an adopted keeper that is dead.
+    pub(crate) fn kill_stepchild(&mut self, position: usize, pid: Pid) {
+        if !self.stepchildren.signal(pid, Signal::SIGKILL) {
+            self.step(position, Event::OrphanReaped { pid });
+        }
+    }
+
+    /// The slot has said whom it holds, or holds nobody any more. With the last of those adopted, clients who
+    /// have asked meanwhile get their answers.
+    pub(crate) fn note_reported(&mut self, position: usize) {
+        let Some(held) = self.gate.reported(position) else { return };
+        log::info!("all adopted slots have reported: {} connections", self.ledger.connections());
+        for Held { position, incarnation, tickets } in held {
+            self.on_admit(position, incarnation, tickets);
+        }
+    }
+
+    /// Keeps tickets until all adopted slots have reported.
+    pub(crate) fn hold(&mut self, position: usize, incarnation: Incarnation, tickets: Vec<(Ticket, IpAddr)>) {
+        if !self.gate.hold(Held { position, incarnation, tickets }) {
+            log::warn!("slot {}: too many clients wait to be let in", self.seats[position].id);
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The supervisor dies: nobody who is in notices, whoever comes waits, and the next supervisor takes all of it
+//! over.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use std::fs::{self, File};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::control::Totals;
+use holdfast_tests::frame::{FIN, TEXT, masked};
+use holdfast_tests::herd::{Group, Herd, Role};
+use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
+
+const CONFIG: &str = "
+    workers = 2
+    limits.max_connections = 300
+    limits.max_connections_per_address = 0
+    timeouts.idle = \"0s\"
+    timeouts.ping_interval = \"24h\"
+";
+
+/// Totals that never go backwards.
+const GROWING: [&str; 7] = [
+    "restarts_total",
+    "resumed_total",
+    "lost_total",
+    "messages_received_total",
+    "messages_sent_total",
+    "bytes_received_total",
+    "bytes_sent_total",
+];
+
+/// Kills the supervisor alone, and waits until it is gone.
+fn behead(server: &Starting) {
+    server.process().signal(Signal::SIGKILL);
+    let status = server.process().wait_for_exit();
+    assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
+}
+
+fn successor(first: &Starting, config: &str) -> Starting {
+    Starting::new(&Options::config(config).run_dir(first.run_dir()))
+}
+
+fn echoes(client: &mut RawClient, text: &str) {
+    client.send(&masked(FIN | TEXT, text.as_bytes())).unwrap();
+    assert_eq!(client.message(), text.as_bytes());
+}
+
+fn assert_not_backwards(before: &Totals, after: &Totals) {
+    for name in GROWING {
+        assert!(after.number(name) >= before.number(name), "{name}: {before:?} -> {after:?}");
+    }
+    for name in ["closed_total", "rejected_total"] {
+        assert!(after.sum(name) >= before.sum(name), "{name}: {before:?} -> {after:?}");
+    }
+    assert!(after.number("accepted_total") >= before.number("accepted_total"), "{before:?} -> {after:?}");
+}
+
+/// Ends the last supervisor, and checks that nothing is left of any.
+fn stop_all(last: Holdfast, earlier: &[&Starting]) {
+    last.stop();
+    for server in earlier {
+        assert_eq!(server.processes(), [], "processes left behind");
+    }
+}
+
+#[test]
+fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
+    let first = Holdfast::with(CONFIG);
+    let mut herd = Herd::new(first.address());
+    let idle = herd.add(Group::new(250, Role::Idle).from((0..4).map(loopback)));
+    let echo = herd.add(Group::new(50, Role::Echo { in_flight: 1, size: 512 }).from([loopback(0)]));
+    herd.run_until("the server is full", |herd| herd.stats(idle).open + herd.stats(echo).open == 300);
+    let victim = first.worker_pids()[1];
+    kill(victim, Signal::SIGKILL).unwrap();
+    first.wait_until("a restart is counted", |totals| totals.number("restarts_total") == 1);
+    let lost = herd_lost(&mut herd, echo);
+    let before = first.wait_until("all have reported", |totals| {
+        totals.number("connections") == 300 - u64::try_from(lost).unwrap()
+            && totals.number("workers_ready") == 2
+    });
+    let missing = lost;
+    let fill = herd.add(Group::new(missing, Role::Idle).from([loopback(1)]));
+    herd.run_until("it is full again", |herd| herd.stats(fill).open == missing);
+
+    behead(&first);
+    let reached = herd.stats(echo).echoes + 5_000;
+    let newcomer = herd.add(Group::new(1, Role::Idle));
+    herd.run_until("echoing goes on without a supervisor", |herd| herd.stats(echo).echoes > reached);
+    assert_eq!(herd.stats(newcomer).undecided(), 1, "nobody can have been let in or refused");
+
+    let second = successor(&first, CONFIG).ready();
+    assert_eq!(second.address(), first.address());
+    herd.run_until("the one that waited has its answer", |herd| herd.stats(newcomer).undecided() == 0);
+    assert_eq!(herd.stats(newcomer).refused(503), 1, "{:?}", herd.stats(newcomer));
+    let after = second.wait_until("all are counted", |totals| totals.number("connections") == 300);
+    assert_not_backwards(&before, &after);
+    assert!(after.0["uptime_seconds"].as_f64() >= before.0["uptime_seconds"].as_f64());
+
+    herd.leave(idle, 10);
+    herd.run_until("ten leave", |herd| herd.stats(idle).left == 10);
+    second.wait_until("ten places are free", |totals| totals.number("connections") == 290);
+    let next = herd.add(Group::new(30, Role::Idle).from([loopback(2)]));
+    herd.run_until("newcomers have their answers", |herd| herd.stats(next).undecided() == 0);
+    assert_eq!((herd.stats(next).open, herd.stats(next).refused(503)), (10, 20));
+
+    let worker = second.worker_pids()[0];
+    kill(worker, Signal::SIGKILL).unwrap();
+    let total = after.number("restarts_total") + 1;
+    second.wait_until("a worker dies and comes back under its adoptive supervisor", |totals| {
+        totals.number("restarts_total") == total && totals.number("workers_ready") == 2
+    });
+    let reached = herd.stats(echo).echoes + 5_000;
+    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > reached);
+    assert_eq!(herd.stats(idle).open, 240, "{:?}", herd.stats(idle));
+    stop_all(second, &[&first]);
+}
+
+/// How many echoing clients a killed worker was busy with.
+fn herd_lost(herd: &mut Herd, echo: holdfast_tests::herd::GroupId) -> usize {
+    let reached = herd.stats(echo).echoes + 2_000;
+    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > reached);
+    50 - herd.stats(echo).open
+}
+
+#[test]
+fn a_worker_killed_while_there_is_no_supervisor_keeps_its_clients() {
+    let first = Holdfast::with(CONFIG);
+    let mut clients: Vec<RawClient> = (0..8).map(|_| RawClient::open(first.address())).collect();
+    let workers = first.worker_pids();
+    behead(&first);
+    for worker in workers {
+        kill(worker, Signal::SIGKILL).unwrap();
+    }
+    for client in &mut clients {
+        echoes(client, "served by a worker that never had a supervisor");
+    }
+    let second = successor(&first, CONFIG).ready();
+    let totals = second.totals();
+    assert_eq!((totals.number("connections"), totals.number("restarts_total")), (8, 2));
+    for client in &mut clients {
+        echoes(client, "and by one that has");
+    }
+    stop_all(second, &[&first]);
+}
+
+#[test]
+fn without_a_next_supervisor_handshakes_get_503_in_time_and_the_others_live() {
+    let server = Holdfast::with("workers = 1\ntimeouts.handshake = \"1s\"");
+    let mut inside = RawClient::open(server.address());
+    behead(&server);
+    for _ in 0..2 {
+        let answer = RawClient::connect(server.address()).upgrade("");
+        answer.assert_refusal(503, "handshake_timeout");
+        assert!(answer.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
+    }
+    fs::remove_dir_all(server.run_dir()).unwrap();
+    RawClient::connect(server.address()).upgrade("").assert_refusal(503, "handshake_timeout");
+    echoes(&mut inside, "still here");
+}
+
+#[test]
+fn two_supervisors_in_a_row_and_one_that_dies_while_it_adopts() {
+    let first = Holdfast::with(CONFIG);
+    let mut clients: Vec<RawClient> = (0..6).map(|_| RawClient::open(first.address())).collect();
+    let worker = first.worker_pids()[0];
+    behead(&first);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let second = successor(&first, CONFIG);
+    let _ = second.process().wait_for_line("adopting: slots");
+    behead(&second);
+    kill(worker, Signal::SIGCONT).unwrap();
+    let third = successor(&first, CONFIG).ready();
+    assert_eq!(third.totals().number("connections"), 6);
+    behead(&third);
+    let fourth = successor(&first, CONFIG).ready();
+    assert_eq!(fourth.totals().number("connections"), 6);
+    for client in &mut clients {
+        echoes(client, "the fourth");
+    }
+    let mut late = RawClient::open(fourth.address());
+    echoes(&mut late, "me too");
+    stop_all(fourth, &[&first, &second, &third]);
+}
+
+#[test]
+fn a_changed_configuration_takes_effect_and_what_cannot_is_said() {
+    let first = Holdfast::with("workers = 1\nlimits.max_connections = 10");
+    let mut client = RawClient::open(first.address());
+    behead(&first);
+    let options =
+        Options::config("workers = 2\nlimits.max_connections = 2\nlimits.max_message_size = \"1KiB\"")
+            .own_addresses()
+            .argument("--listen=127.0.0.1:1")
+            .argument("--admin=127.0.0.1:0")
+            .run_dir(first.run_dir());
+    let second = Holdfast::start(&options);
+    assert_eq!(second.address(), first.address());
+    let warning = second.process().wait_for_line("takes effect with the next clean start");
+    assert!(warning.contains("127.0.0.1:1") && warning.contains(&first.address().to_string()), "{warning}");
+    let workers = second.control().workers();
+    assert_eq!(workers.len(), 2);
+    echoes(&mut client, "short");
+    client.send(&masked(FIN | TEXT, &[b'x'; 2000])).unwrap();
+    assert_eq!(client.close_frame().0, 1009);
+    drop(client);
+    second.wait_until("it has left", |totals| totals.number("connections") == 0);
+    let _crowd: Vec<RawClient> = (0..2).map(|_| RawClient::open(second.address())).collect();
+    RawClient::connect(second.address()).upgrade("").assert_refusal(503, "max_connections");
+
+    behead(&second);
+    let third = successor(&first, "workers = 1\nlimits.max_connections = 5").ready();
+    let _ = third.process().wait_for_line("2 slots are alive and workers is 1");
+    assert_eq!(third.totals().number("workers_ready"), 2);
+    stop_all(third, &[&first, &second]);
+}
+
+#[test]
+fn a_slot_that_died_with_nobody_watching_is_started_anew_and_steering_still_finds_the_right_one() {
+    let config = "workers = 4\nbalance = \"least-connections\"\nlimits.max_connections = 2000\n\
+                  limits.max_connections_per_address = 0\ntimeouts.idle = \"0s\"";
+    let first = Holdfast::with(config);
+    let mut herd = Herd::new(first.address());
+    let crowd = herd.add(Group::new(400, Role::Idle).from((0..4).map(loopback)));
+    herd.run_until("all are in", |herd| herd.stats(crowd).open == 400);
+    let workers = first.wait_for_workers("all have reported", |workers| connections(workers, 0..4) == 400);
+    let died = workers[1].number("connections");
+    behead(&first);
+    kill(pid_of(&workers[1], "keeper_pid"), Signal::SIGKILL).unwrap();
+    let gone = usize::try_from(died).unwrap();
+    herd.run_until("its clients are cut off", |herd| herd.stats(crowd).ended() == gone);
+
+    let second = successor(&first, config).ready();
+    let after = second.totals();
+    assert_eq!(after.number("connections"), 400 - died);
+    assert_eq!(after.number("lost_total"), died);
+    assert_eq!(after.number("closed_total.worker_lost"), died);
+    assert_eq!(after.number("accepted_total"), 400);
+    // The empty slot gets all that is missing: a place mistaken for another would fill up somebody else.
+    let newcomers = herd.add(Group::new(gone, Role::Idle).from((0..4).map(loopback)));
+    herd.run_until("newcomers are in", |herd| herd.stats(newcomers).open == gone);
+    let spread = second.wait_for_workers("all are counted", |workers| connections(workers, 0..4) == 400);
+    let counts: Vec<u64> = spread.iter().map(|worker| worker.number("connections")).collect();
+    eprintln!("{counts:?} after slot 1 with {died} had died");
+    assert!(counts[1] * 10 >= died * 8, "{counts:?}");
+    stop_all(second, &[&first]);
+}
+
+fn connections(workers: &[Totals], slots: std::ops::Range<usize>) -> u64 {
+    workers[slots].iter().map(|worker| worker.number("connections")).sum()
+}
+
+/// Connects to the rendezvous socket, which must be there.
+fn stranger(run_dir: &Path) -> OwnedFd {
+    let stranger = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).unwrap();
+    connect(stranger.as_raw_fd(), &UnixAddr::new(&run_dir.join("supervisor.sock")).unwrap()).unwrap();
+    stranger
+}
+
+fn say(stranger: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+    sendmsg::<()>(stranger.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), None).unwrap();
+}
+
+/// A slot's offer, as the wire has it: magic, version, variant, slot, incarnation, pid, keeper.
+fn offer(version: u16, slot: u16, pid: u32, keeper: u32) -> Vec<u8> {
+    let mut bytes = b"hf".to_vec();
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&variant().to_le_bytes());
+    bytes.extend_from_slice(&slot.to_le_bytes());
+    bytes.extend_from_slice(&7_u32.to_le_bytes());
+    bytes.extend_from_slice(&pid.to_le_bytes());
+    bytes.extend_from_slice(&keeper.to_le_bytes());
+    bytes
+}
+
+/// Which message an offer is: the golden bytes say it.
+fn variant() -> u32 {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/tests/golden/to_supervisor_adopt");
+    let golden = fs::read(golden).unwrap();
+    u32::from_le_bytes(golden[4..8].try_into().unwrap())
+}
+
+#[test]
+fn strangers_at_the_rendezvous_are_named_and_change_nothing() {
+    let first = Holdfast::with(CONFIG);
+    let mut client = RawClient::open(first.address());
+    let worker = first.worker_pids()[0];
+    behead(&first);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let second = successor(&first, CONFIG);
+    let log = second.process().clone();
+    let _ = log.wait_for_line("adopting: slots");
+
+    let (pid, keeper) = (std::process::id(), u32::try_from(nix::unistd::getppid().as_raw()).unwrap());
+    let null = File::open("/dev/null").unwrap();
+    let null = null.as_raw_fd();
+    let cases: [(&str, Vec<u8>, &[RawFd]); 9] = [
+        ("not a Holdfast message", b"garbage".to_vec(), &[]),
+        ("protocol version 99", offer(99, 0, pid, keeper), &[]),
+        ("cannot be decoded", offer(1, 0, pid, keeper)[..12].to_vec(), &[]),
+        ("says it is process 1", offer(1, 0, 1, keeper), &[null, null, null]),
+        ("says that its keeper is 7", offer(1, 0, pid, 7), &[null, null, null]),
+        ("brings slot 60000", offer(1, 60_000, pid, keeper), &[null, null, null]),
+        ("brings slot 0 with 0 descriptors", offer(1, 0, pid, keeper), &[]),
+        ("a table that can be cut short", offer(1, 0, pid, keeper), &[null, null, null]),
+        // A worker's greeting, which nobody knows here.
+        ("speaks as if it were known", [b"hf\x01\x00\x02\x00\x00\x00".as_slice(), &[0; 8]].concat(), &[]),
+    ];
+    let mut open = Vec::new();
+    for (expected, bytes, descriptors) in &cases {
+        let stranger = stranger(first.run_dir());
+        say(&stranger, bytes, descriptors);
+        let line = log.wait_for_line(expected);
+        assert!(line.contains(&format!("process {pid} ")), "{line}");
+        open.push(stranger);
+    }
+    let silent: Vec<OwnedFd> = (0..100).map_while(|_| try_stranger(first.run_dir())).collect();
+    let _ = log.wait_for_line("says nothing");
+    kill(worker, Signal::SIGCONT).unwrap();
+
+    let second = second.ready();
+    assert_eq!(second.totals().number("connections"), 1);
+    assert!(!first.run_dir().join("supervisor.sock").exists());
+    echoes(&mut client, "what was that?");
+    drop((silent, open));
+    stop_all(second, &[&first]);
+}
+
+fn try_stranger(run_dir: &Path) -> Option<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK;
+    let stranger = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+    let address = UnixAddr::new(&run_dir.join("supervisor.sock")).unwrap();
+    connect(stranger.as_raw_fd(), &address).ok().map(|()| stranger)
+}
+
+#[test]
+fn who_holds_slots_and_does_not_come_is_named_and_the_others_go_on() {
+    let first = Holdfast::with(CONFIG);
+    let mut clients: Vec<RawClient> = (0..4).map(|_| RawClient::open(first.address())).collect();
+    let worker = first.worker_pids()[1];
+    behead(&first);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let (status, log) = successor(&first, CONFIG).wait_for_exit();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for word in [&worker.to_string()[..], "kill -CONT", first.run_dir().to_str().unwrap()] {
+        assert!(log.contains(word), "{word:?} is not named in:\n{log}");
+    }
+    kill(worker, Signal::SIGCONT).unwrap();
+    let second = successor(&first, CONFIG).ready();
+    assert_eq!(second.totals().number("connections"), 4);
+    for client in &mut clients {
+        echoes(client, "nothing was changed");
+    }
+    stop_all(second, &[&first]);
+}
+
+#[test]
+fn a_stop_that_comes_during_adoption_ends_all_of_it() {
+    let first = Holdfast::with(CONFIG);
+    let mut client = RawClient::open(first.address());
+    let worker = first.worker_pids()[0];
+    behead(&first);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let second = successor(&first, CONFIG);
+    let _ = second.process().wait_for_line("adopting: slots");
+    second.process().signal(Signal::SIGTERM);
+    kill(worker, Signal::SIGCONT).unwrap();
+    assert_eq!(client.close_frame().0, 1001);
+    let (status, log) = second.wait_for_exit();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(first.processes(), [], "{log}");
+}
+
+#[test]
+fn after_a_clean_end_totals_begin_anew() {
+    let first = Holdfast::with("workers = 1");
+    drop(RawClient::open(first.address()));
+    first.wait_until("it has come and gone", |totals| totals.sum("closed_total") == 1);
+    first.signal(Signal::SIGTERM);
+    assert!(first.process().wait_for_exit().success());
+    assert!(!first.run_dir().join("state").exists());
+    let second = successor(&first, "workers = 1").ready();
+    assert_eq!(second.totals().number("accepted_total"), 0);
+    second.stop();
+}

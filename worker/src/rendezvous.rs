@@ -1,0 +1,184 @@
+//! A slot without a supervisor: how its worker goes on, and how it finds the next one. It connects to the
+//! socket that an adopting supervisor opens in the run directory, puts the new link where the old one was, so
+//! that the keeper has it too, and hands over copies of all that the slot consists of. Whatever fails here is
+//! tried again; no client notices.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use holdfast_shared::id::SlotId;
+use holdfast_shared::ipc::link::{LinkError, SlotEnd};
+use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::rendezvous::{self, RendezvousError};
+use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
+use holdfast_shared::sys::descriptor::{self, DescriptorError};
+use holdfast_shared::table::Phase;
+use nix::unistd::Pid;
+
+use crate::admission::Admission;
+use crate::event_loop::{Worker, watch_link};
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a worker that has no clients waits for a supervisor, before it leaves its port to others.
+const FORSAKEN_AFTER: Duration = Duration::from_secs(300);
+
+/// What a slot hands to its next supervisor, and how the search for it stands. The descriptors are the
+/// keeper's too.
+#[derive(Debug)]
+pub(crate) struct Rendezvous {
+    /// The socket of the next supervisor.
+    pub(crate) path: PathBuf,
+    pub(crate) slot: SlotId,
+    /// This worker.
+    pub(crate) pid: Pid,
+    pub(crate) keeper: Pid,
+    /// Of the program it runs.
+    pub(crate) version: &'static str,
+    /// The number that the link has, whichever supervisor it leads to.
+    pub(crate) link: RawFd,
+    /// The memory of the settings last applied.
+    pub(crate) settings: RawFd,
+    /// The lock of the run directory's slots.
+    pub(crate) lock: RawFd,
+    /// `None` while there is a supervisor.
+    pub(crate) search: Option<Search>,
+}
+
+/// A search for a supervisor.
+#[derive(Debug)]
+pub(crate) struct Search {
+    began: Duration,
+    next_attempt: Duration,
+    /// What was logged last, so that it is logged once.
+    last_failure: String,
+}
+
+/// Why the next supervisor was not met.
+#[derive(Debug, thiserror::Error)]
+enum MeetError {
+    /// It is not there.
+    #[error(transparent)]
+    Rendezvous(#[from] RendezvousError),
+    /// The new link cannot be put in the place of the old one.
+    #[error("cannot replace the link: {0}")]
+    Replace(#[source] io::Error),
+    /// One of the slot's own descriptors is not open.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// The first word was not heard.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The new link cannot be watched.
+    #[error("cannot watch the link: {0}")]
+    Watch(#[source] io::Error),
+}
+
+impl Rendezvous {
+    /// The supervisor is gone: the search for the next begins.
+    pub(crate) fn begin(&mut self, now: Duration) {
+        self.search = Some(Search { began: now, next_attempt: now, last_failure: String::new() });
+    }
+
+    /// When there is something to do.
+    pub(crate) fn next_attempt(&self) -> Option<Duration> {
+        self.search.as_ref().map(|search| search.next_attempt)
+    }
+
+    /// Keeps settings for a worker that finds no supervisor.
+    pub(crate) fn remember_settings(&self, generation: u64, settings: &Settings) {
+        let Some(memory) = descriptor::borrow(self.settings) else { return };
+        if let Err(error) = settings_memory::write(memory, generation, settings) {
+            log::error!("{error}; a worker that finds no supervisor would serve with older ones");
+        }
+    }
+
+    /// The settings that the slot applied last.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub(crate) fn remembered_settings(&self) -> Result<(u64, Settings), SettingsMemoryError> {
+        let memory = descriptor::borrow(self.settings).ok_or(SettingsMemoryError::Empty)?;
+        settings_memory::read(memory)
+    }
+}
+
+impl Worker {
+    /// Tries to meet the next supervisor, if there is none and it is time.
+    pub(crate) fn look_for_supervisor(&mut self) {
+        let Some(search) = &mut self.rendezvous.search else { return };
+        if self.now < search.next_attempt {
+            return;
+        }
+        search.next_attempt = self.now + PAUSE;
+        match self.meet() {
+            Ok(link) => {
+                self.link = Some(link);
+                self.rendezvous.search = None;
+                self.introduce();
+            }
+            Err(error) => self.note_failure(&error),
+        }
+    }
+
+    /// Is there neither a supervisor nor a client, and has there been none for long?
+    pub(crate) fn is_forsaken(&self) -> bool {
+        let has_clients = self.connections.admitted() + self.connections.pending() > 0;
+        let search = self.rendezvous.search.as_ref();
+        !has_clients && search.is_some_and(|search| self.now >= search.began + FORSAKEN_AFTER)
+    }
+
+    fn meet(&self) -> Result<ManuallyDrop<SlotEnd>, MeetError> {
+        let Rendezvous { slot, pid, keeper, link: number, lock, .. } = self.rendezvous;
+        let socket = rendezvous::connect(&self.rendezvous.path)?;
+        // From here on the keeper speaks on the new link as well. What it says before the message below, the
+        // supervisor passes over; if this worker dies before that, the next one starts anew.
+        descriptor::replace(number, socket.as_fd()).map_err(MeetError::Replace)?;
+        drop(socket);
+        let mut link = ManuallyDrop::new(SlotEnd::new(descriptor::adopt(number)?));
+        let own = [self.table_memory, lock];
+        let all = own.into_iter().chain(self.listeners.iter().map(|listener| listener.descriptor));
+        let all: Vec<BorrowedFd<'_>> = all.filter_map(descriptor::borrow).collect();
+        let (pid, keeper) = (pid.as_raw(), keeper.as_raw());
+        link.send_with(&ToSupervisor::Adopt { slot, incarnation: self.incarnation, pid, keeper }, &all)?;
+        watch_link(&self.poll, number).map_err(MeetError::Watch)?;
+        Ok(link)
+    }
+
+    /// Tells a supervisor that knows nothing of this worker all it has to know. Places given up since the
+    /// last one died are not among the holdings, so there is nothing to give back.
+    fn introduce(&mut self) {
+        log::info!("met the next supervisor, with {} connections", self.connections.admitted());
+        let (incarnation, pid) = (self.incarnation, self.rendezvous.pid.as_raw());
+        self.tell(&ToSupervisor::Hello { incarnation, pid });
+        self.tell(&ToSupervisor::Version { incarnation, version: self.rendezvous.version.to_owned() });
+        self.connections.released.clear();
+        self.admission = Admission::default();
+        self.tell_holdings();
+        let counters = Box::new(*self.connections.table.counters());
+        let took = Duration::ZERO;
+        self.tell(&ToSupervisor::Ready { incarnation, resumed: 0, lost: 0, took, counters });
+        for row in self.connections.table.used() {
+            if let Some(key) = self.connections.key_at(row)
+                && let Some(record) = self.connections.get(key)
+                && record.phase() == Phase::Parked
+            {
+                self.admission.ask(key, record.address(), self.now);
+            }
+        }
+    }
+
+    fn note_failure(&mut self, error: &MeetError) {
+        let Some(search) = &mut self.rendezvous.search else { return };
+        let failure = error.to_string();
+        if failure != search.last_failure {
+            log::info!("{failure}; going on without a supervisor, and trying again");
+            search.last_failure = failure;
+        }
+    }
+}
