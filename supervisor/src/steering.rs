@@ -123,14 +123,15 @@ impl Supervisor {
 }
 
 impl Steering {
-    /// The steering of groups whose places belong to these slots; `None` if that is not known.
-    pub(crate) fn new(places: Option<&[usize]>) -> Self {
+    /// The steering of groups whose places belong to these slots; `None` if that is not known. So many clients
+    /// were `admitted` before: they are no measure of how fast others come.
+    pub(crate) fn new(places: Option<&[usize]>, admitted: u64) -> Self {
         let places = match places {
             Some(places) if places.is_sorted() => Places::InOrder,
             Some(places) => Places::Of(places.to_vec()),
             None => Places::Unknown,
         };
-        Self { places, ..Self::default() }
+        Self { places, pace: Pace { admitted, ..Pace::default() }, ..Self::default() }
     }
 
     /// When to be called again even if nothing else happens.

@@ -209,7 +209,7 @@ impl Supervisor {
             descriptors,
             capacity,
             run_dir,
-            steering: Steering::new(listeners.places()),
+            steering: Steering::default(),
             listeners,
             gate: Gate::new(adopted.iter().map(|adopted| usize::from(adopted.slot.0))),
             stepchildren: Stepchildren::default(),

@@ -382,6 +382,24 @@ fn a_stop_that_comes_during_adoption_ends_all_of_it() {
 }
 
 #[test]
+fn an_adopted_keeper_is_looked_after_as_if_it_were_our_own() {
+    let first = Holdfast::with(CONFIG);
+    behead(&first);
+    let second = successor(&first, CONFIG).ready();
+    let victim = second.control().workers().remove(0);
+    kill(pid_of(&victim, "keeper_pid"), Signal::SIGKILL).unwrap();
+    second.wait_for_workers("the slot has another keeper", |workers| {
+        workers[0].0["keeper_pid"].as_u64().is_some_and(|pid| pid != victim.number("keeper_pid"))
+            && workers[0].text("state") == "ready"
+    });
+    let mut clients: Vec<RawClient> = (0..8).map(|_| RawClient::open(second.address())).collect();
+    for client in &mut clients {
+        echoes(client, "served");
+    }
+    stop_all(second, &[&first]);
+}
+
+#[test]
 fn after_a_clean_end_totals_begin_anew() {
     let first = Holdfast::with("workers = 1");
     drop(RawClient::open(first.address()));

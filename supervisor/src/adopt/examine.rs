@@ -156,3 +156,79 @@ fn listens_on(socket: &Socket) -> Option<SocketAddr> {
     let address = socket.local_addr().ok()?.as_socket()?;
     is_listener.then_some(address)
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::id::Incarnation;
+    use holdfast_shared::ipc::link;
+    use holdfast_shared::table::Table;
+
+    use super::*;
+    use crate::listeners::Listeners;
+
+    const SLOT: SlotId = SlotId(1);
+
+    fn table(of: SlotId) -> OwnedFd {
+        let memory = mapping::create("table", table::size(4)).unwrap();
+        Table::format(memory.as_fd(), of, 4).unwrap();
+        memory
+    }
+
+    fn listener() -> OwnedFd {
+        let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1).unwrap();
+        let socket = listeners.of_slot(0).next().unwrap();
+        socket.try_clone_to_owned().unwrap()
+    }
+
+    fn bring(run_dir: &RunDir, descriptors: Vec<OwnedFd>) -> Result<Brought, Objection> {
+        let (pid, keeper) = (nix::unistd::getpid(), nix::unistd::getppid());
+        let incarnation = Incarnation(2);
+        let (said, keeper) = (pid.as_raw(), keeper.as_raw());
+        let offer = ToSupervisor::Adopt { slot: SLOT, incarnation, pid: said, keeper };
+        examine(&offer, descriptors, pid, run_dir)
+    }
+
+    #[test]
+    fn only_what_is_whole_and_ours_is_taken() {
+        let place = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::acquire(Some(&place.path().join("run"))).unwrap();
+        let lock = || run_dir.slots_lock().try_clone_to_owned().unwrap();
+        let null = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
+        let same_file = || OwnedFd::from(fs::File::open(place.path().join("run/slots.lock")).unwrap());
+
+        let bring = |descriptors| bring(&run_dir, descriptors);
+        assert!(matches!(bring(vec![table(SLOT), lock()]), Err(Objection::Incomplete { found: 2, .. })));
+        assert!(matches!(bring(vec![null(), lock(), listener()]), Err(Objection::Unsealed { .. })));
+        let blank = mapping::create("blank", table::size(4)).unwrap();
+        assert!(matches!(bring(vec![blank, lock(), listener()]), Err(Objection::Table { .. })));
+        let other = table(SlotId(2));
+        assert!(matches!(bring(vec![other, lock(), listener()]), Err(Objection::Owner { .. })));
+        assert!(matches!(bring(vec![table(SLOT), null(), listener()]), Err(Objection::Lock { .. })));
+        assert!(matches!(bring(vec![table(SLOT), same_file(), listener()]), Err(Objection::Lock { .. })));
+        assert!(matches!(bring(vec![table(SLOT), lock(), null()]), Err(Objection::Listener { .. })));
+
+        let first = bring(vec![table(SLOT), lock(), listener()]).unwrap();
+        assert!(agree(&first, false, None).is_ok());
+        assert!(matches!(agree(&first, true, None), Err(Objection::Twice { slot: SLOT })));
+        let elsewhere = bring(vec![table(SLOT), lock(), listener()]).unwrap();
+        let (link, _slot_end) = link::pair().unwrap();
+        let first = first.with_link(link);
+        assert!(matches!(agree(&elsewhere, false, Some(&first)), Err(Objection::Elsewhere { .. })));
+    }
+
+    #[test]
+    fn nobody_speaks_for_another() {
+        let place = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::acquire(Some(&place.path().join("run"))).unwrap();
+        let (pid, parent) = (nix::unistd::getpid().as_raw(), nix::unistd::getppid().as_raw());
+        let offer = |slot, pid, keeper| {
+            let incarnation = Incarnation(1);
+            let offer = ToSupervisor::Adopt { slot: SlotId(slot), incarnation, pid, keeper };
+            examine(&offer, Vec::new(), nix::unistd::getpid(), &run_dir).unwrap_err()
+        };
+        assert!(matches!(offer(0, 1, parent), Objection::Pid { .. }));
+        assert!(matches!(offer(0, pid, pid), Objection::Keeper { .. }));
+        assert!(matches!(offer(u16::MAX, pid, parent), Objection::SlotNumber(_)));
+        assert!(matches!(offer(0, pid, parent), Objection::Incomplete { found: 0, .. }));
+    }
+}

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::gate::Held;
 use super::{Adopted, stepchildren};
 use crate::slot::{Cause, Event, Slot, State, Worker};
+use crate::steering::Steering;
 use crate::supervisor::Supervisor;
 
 /// When a process ends that is no child of ours.
@@ -31,6 +32,8 @@ impl Supervisor {
         for position in empty {
             self.seat_empty(position);
         }
+        let admitted = self.seats.iter().map(|seat| seat.admitted.accepted).sum();
+        self.steering = Steering::new(self.listeners.places(), admitted);
     }
 
     /// Writes down what must outlive this process.
