@@ -336,10 +336,8 @@ type Memory = Mapping<Header, Record, HEADER_SIZE>;
 /// # Errors
 /// When the memory cannot be read, is not a table, one of another layout, or shorter than it says.
 pub fn owner(memory: BorrowedFd<'_>) -> Result<SlotId, TableError> {
-    let mut header = Header::zeroed();
     let unreadable = |source| TableError::Map { rows: 0, source };
-    nix::sys::uio::pread(memory, bytemuck::bytes_of_mut(&mut header), 0)
-        .map_err(|error| unreadable(error.into()))?;
+    let header = Header::read(memory).map_err(unreadable)?;
     header.check()?;
     let length = nix::sys::stat::fstat(memory).map_err(|error| unreadable(error.into()))?.st_size;
     match u16::try_from(header.slot) {
