@@ -121,14 +121,7 @@ pub enum WorkerError {
 /// too.
 pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let Assignment {
-        program,
-        slot,
-        incarnation,
-        mut link,
-        table: table_memory,
-        listeners,
-        predecessor,
-        ..
+        program, slot, incarnation, mut link, table: table_memory, listeners, predecessor, ..
     } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
     let rendezvous = Rendezvous {

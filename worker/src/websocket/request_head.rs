@@ -109,12 +109,16 @@ impl HeadScanner {
     /// # Errors
     /// At the first byte that cannot be part of a request head.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadError> {
-        for byte in bytes.iter().skip(self.scanned) {
-            if self.state == State::Complete {
-                break;
-            }
+        while let Some(byte) = bytes.get(self.scanned)
+            && self.state != State::Complete
+        {
             if self.scanned == MAX_HEAD {
                 return Err(HeadError::TooLong);
+            }
+            let run = self.state.stays_for(&bytes[self.scanned..bytes.len().min(MAX_HEAD)]);
+            if run > 0 {
+                self.scanned += run;
+                continue;
             }
             let next = self.state.step(*byte)?;
             if next == State::Name && self.state == State::LineStart {
@@ -131,6 +135,16 @@ impl HeadScanner {
 }
 
 impl State {
+    /// How many of the next bytes change nothing: nearly all of a head are in the middle of a name or a value.
+    fn stays_for(self, bytes: &[u8]) -> usize {
+        let changes = match self {
+            Self::Name => |byte: &u8| !is_token(*byte),
+            Self::Value => |byte: &u8| !is_in_value(*byte),
+            _ => return 0,
+        };
+        bytes.iter().position(changes).unwrap_or(bytes.len())
+    }
+
     /// The state after one more byte.
     fn step(self, byte: u8) -> Result<Self, HeadError> {
         match (self, byte) {
@@ -158,7 +172,7 @@ impl State {
             (Self::LineStart | Self::Name, byte) if is_token(byte) => Ok(Self::Name),
             (Self::LineStart | Self::Name, _) => Err(HeadError::HeaderName),
             (Self::Value, b'\r') => Ok(Self::LineFeed),
-            (Self::Value, b'\t' | b' '..=b'~' | 0x80..) => Ok(Self::Value),
+            (Self::Value, byte) if is_in_value(byte) => Ok(Self::Value),
             (Self::Value, _) => Err(HeadError::HeaderValue),
             (Self::Complete, _) => Ok(Self::Complete),
         }
@@ -179,9 +193,33 @@ fn step_version(length: usize, byte: u8) -> Result<State, HeadError> {
 }
 
 /// Whether `byte` may be in a method or a header name (RFC 9110, section 5.6.2).
+#[inline]
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
+
+/// Whether `byte` may be in a header value (RFC 9110, section 5.5).
+#[inline]
+fn is_in_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// What [`is_token`] says of each byte.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut i = 0;
+    while i < others.len() {
+        table[others[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
