@@ -1,9 +1,6 @@
 //! Work on long runs of bytes with the widest vectors this processor has. The compiler is told what it may
 //! use; the code is plain Rust.
 
-/// The bits that ASCII never has, in each byte of a word.
-const NOT_ASCII: u64 = 0x8080_8080_8080_8080;
-
 /// XORs `bytes` with the four bytes of `key`, over and over. Says whether all of them are ASCII now: seen in
 /// passing, that costs nothing.
 pub fn xor(bytes: &mut [u8], key: [u8; 4]) -> bool {
@@ -25,22 +22,20 @@ fn xor_avx2(bytes: &mut [u8], key: [u8; 4]) -> bool {
 
 #[inline(always)]
 fn xor_portable(bytes: &mut [u8], key: [u8; 4]) -> bool {
-    let word = u64::from(u32::from_ne_bytes(key)) * 0x1_0000_0001;
-    let mut seen = [0; 8];
+    let wide: [u8; 64] = std::array::from_fn(|i| key[i % 4]);
+    let mut seen = [0; 64];
     let (blocks, tail) = bytes.as_chunks_mut::<64>();
     for block in blocks {
-        let (words, _) = block.as_chunks_mut::<8>();
-        for (bytes, seen) in words.iter_mut().zip(&mut seen) {
-            let plain = u64::from_ne_bytes(*bytes) ^ word;
-            *seen |= plain;
-            *bytes = plain.to_ne_bytes();
+        for ((byte, key), seen) in block.iter_mut().zip(&wide).zip(&mut seen) {
+            *byte ^= key;
+            *seen |= *byte;
         }
     }
     for (byte, key) in tail.iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
-        seen[0] |= u64::from(*byte);
+        seen[0] |= *byte;
     }
-    seen.iter().all(|word| word & NOT_ASCII == 0)
+    seen.is_ascii()
 }
 
 #[cfg(test)]
