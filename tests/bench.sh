@@ -3,7 +3,7 @@
 #
 # What counts is work per CPU second of the server (user + system, all its processes), as the ratio to the floor of the
 # same round: servers take turns (A B A B ...), so that whatever else the machine does hits all alike. Every run has a
-# freshly started server with two workers, warmed by some handshakes. Medians, with minimum and maximum, are printed
+# freshly started server with two workers (some handshakes: one, eight), warmed by some handshakes. Medians, with minimum and maximum, are printed
 # and written as Markdown and JSON.
 set -euo pipefail
 
@@ -15,7 +15,8 @@ Usage: tests/bench.sh [OPTIONS]
   --seconds N     seconds measured in each run [default: 5]
   --quick         two rounds of a second without the memory rows: a smoke test of well under a minute
   --peers         also Node ws, Bun, tokio-tungstenite and fastwebsockets, from their package registries
-  --only ROWS     only these rows, with commas: echo-125, pipelined-20, echo-16k, echo-1m, handshake, latency, idle, burst
+  --only ROWS     only these rows, with commas: echo-125, pipelined-20, echo-16k, echo-1m, handshake, handshake-1,
+                  handshake-8 (with as many workers), latency, idle, burst
   --out DIR       where results go [default: target/bench]
   --no-build      use what target/release holds
 
@@ -26,7 +27,7 @@ TEXT
 cd "$(dirname "$0")/.."
 command_line="tests/bench.sh $*"
 rounds=5 seconds=5 warmup=1s settle=500ms peers=no build=yes out=target/bench
-rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,latency,idle,burst
+rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,handshake-1,handshake-8,latency,idle,burst
 while (($#)); do
     case $1 in
     --rounds) rounds=$2 && shift 2 ;;
@@ -48,7 +49,7 @@ bin=target/release
 peer_dir=target/bench-peers
 port=28080
 clients_idle=15000
-server_pid=
+server_pid= workers=2
 run_dir=$(mktemp -d)
 
 # The process and all its descendants, parents first.
@@ -88,11 +89,11 @@ server_command() {
     case $1 in
     holdfast)
         # As many connections as two workers carry in 20,000 descriptors each; no limit that the load is not about.
-        echo "$bin/holdfast" --listen "127.0.0.1:$port" --workers 2 --admin= --run-dir "$run_dir" \
-            --max-connections 28000 --max-connections-per-address 0 --set timeouts.idle=0s \
+        echo "$bin/holdfast" --listen "127.0.0.1:$port" --workers "$workers" --admin= --run-dir "$run_dir" \
+            --max-connections $((14000 * workers)) --max-connections-per-address 0 --set timeouts.idle=0s \
             --set limits.max_message_size=2MiB --set limits.max_queued_output=4MiB
         ;;
-    floor) echo "$bin/holdfast-floor" --listen "127.0.0.1:$port" --processes 2 ;;
+    floor) echo "$bin/holdfast-floor" --listen "127.0.0.1:$port" --processes "$workers" ;;
     node-ws) echo node "$peer_dir/node/ws.js" $port ;;
     bun) echo "$peer_dir/node/node_modules/.bin/bun" "$peer_dir/node/bun.js" $port ;;
     tokio-tungstenite | fastwebsockets) echo "$peer_dir/rust/release/$1" $port ;;
@@ -142,7 +143,7 @@ measure() {
     pipelined-20) load echo "${raw[@]}" "${timed[@]}" --clients 200 --in-flight 16 --size 20 ;;
     echo-16k) load echo "${raw[@]}" "${timed[@]}" --clients 64 --size 16KiB ;;
     echo-1m) load echo "${raw[@]}" "${timed[@]}" --clients 16 --size 1MiB ;;
-    handshake) load handshake "${timed[@]}" --concurrency 100 --sources 127.0.0.2-127.0.0.17 ;;
+    handshake | handshake-*) load handshake "${timed[@]}" --concurrency 100 --sources 127.0.0.2-127.0.0.17 ;;
     latency) load echo "${raw[@]}" "${timed[@]}" --clients 1000 --size 125 --in-flight 4 --rate "$latency_rate" ;;
     # Every client from an address of its own: the dearest case for a server that counts by address.
     # What connecting took beyond the connections goes back some seconds later.
@@ -196,6 +197,9 @@ for row in ${rows//,/ }; do
             # The floor keeps nothing, so there is nothing for it to give back.
             [[ $row != burst || $server != floor ]] || continue
             [[ ! -t 2 ]] || printf '\r%s, round %s of %s: %s\e[K' "$row" "$round" "$rounds" "$server" >&2
+            # What admission costs must not grow with the number of those who ask for it.
+            workers=2
+            [[ $row != handshake-* ]] || workers=${row#handshake-}
             start_server "$server"
             measure "$row" "$server" "$out/runs/$row.$round.$server.json"
             stop_server

@@ -11,6 +11,8 @@ ROWS = {
     "echo-16k": "echo, 64 clients, 16 KiB",
     "echo-1m": "echo, 16 clients, 1 MiB",
     "handshake": "handshakes (connect, upgrade, close)",
+    "handshake-1": "handshakes, 1 worker",
+    "handshake-8": "handshakes, 8 workers",
     "latency": "echo latency at half the rate, 125 B",
     "idle": "memory of an idle connection (15,000, own addresses)",
     "burst": "memory around a burst (10,000 clients, 256 KiB each)",
