@@ -64,11 +64,20 @@ impl Control {
     /// When no complete answer comes.
     pub fn request(&self, method: &str, target: &str) -> Response {
         let mut stream = self.connect();
-        let request = format!(
-            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).expect("send a control request");
+        stream.write_all(request(method, target).as_bytes()).expect("send a control request");
         read_response(&mut stream)
+    }
+
+    /// Asks with `method`, without a body; `None` when nobody answers, or not to the end: the supervisor may
+    /// be dying.
+    #[must_use]
+    pub fn try_request(&self, method: &str, target: &str) -> Option<Response> {
+        let mut stream = UnixStream::connect(&self.path).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(request(method, target).as_bytes()).ok()?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).ok()?;
+        Response::parse(&bytes).map(|(response, _)| response)
     }
 
     /// The totals.
@@ -97,6 +106,10 @@ impl Control {
         workers.sort_by_key(|worker| worker.number("slot"));
         workers
     }
+}
+
+fn request(method: &str, target: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 }
 
 /// Reads one response from `stream`.

@@ -53,6 +53,20 @@ pub enum Role {
         /// Bytes of each message.
         size: usize,
     },
+    /// Echoes like [`Role::Echo`], and reads only when told to: see [`Herd::sip`].
+    Slow {
+        /// Messages sent and not yet back.
+        in_flight: u64,
+        /// Bytes of each.
+        size: usize,
+    },
+}
+
+impl Role {
+    /// It reads little or nothing: its socket's buffers are kept small, so that the server's own queue fills.
+    fn reads_little(self) -> bool {
+        matches!(self, Self::Flood { .. } | Self::Slow { .. })
+    }
 }
 
 /// Clients that do the same.
@@ -68,6 +82,8 @@ pub struct Group {
     pub headers: String,
     /// All connect in one event-loop turn.
     pub at_once: bool,
+    /// Begin no new messages: see [`Herd::hold`].
+    held: bool,
     /// The frame of [`Role::Flood`].
     flood: Vec<u8>,
 }
@@ -81,7 +97,7 @@ impl Group {
             Role::Flood { size } => frame::masked(frame::FIN | frame::BINARY, &vec![0; size]),
             _ => Vec::new(),
         };
-        Self { clients, role, sources, headers: String::new(), at_once: false, flood }
+        Self { clients, role, sources, headers: String::new(), at_once: false, held: false, flood }
     }
 
     /// From these addresses, in turn.
@@ -183,6 +199,13 @@ impl Herd {
         ongoing.max(self.stats(group).longest_stall)
     }
 
+    /// As [`Herd::longest_stall`]; what was seen so far does not count any more.
+    pub fn take_longest_stall(&mut self, group: GroupId) -> Duration {
+        let longest = self.longest_stall(group);
+        self.stats[group.0].longest_stall = Duration::ZERO;
+        longest
+    }
+
     /// `count` open clients of a group start the closing handshake with code 1000.
     ///
     /// # Panics
@@ -207,6 +230,33 @@ impl Herd {
     /// Every open client of a group that has begun a message sends its last byte.
     pub fn finish_messages(&mut self, group: GroupId) {
         self.each_open(group, self.stats(group).open, Member::finish_message);
+    }
+
+    /// Clients of a group send no new messages until [`Herd::release`].
+    pub fn hold(&mut self, group: GroupId) {
+        self.groups[group.0].held = true;
+    }
+
+    /// Ends a hold.
+    pub fn release(&mut self, group: GroupId) {
+        self.groups[group.0].held = false;
+        self.each_open(group, self.stats(group).open, Member::go_on);
+    }
+
+    /// Messages of a group's open clients that were begun and are not back.
+    #[must_use]
+    pub fn in_flight(&self, group: GroupId) -> u64 {
+        self.of_group(group).filter(|member| member.phase() == Phase::Open).map(Member::in_flight).sum()
+    }
+
+    /// Every open client of a group that reads slowly reads once, at most `bytes`.
+    pub fn sip(&mut self, id: GroupId, bytes: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let most = bytes.min(scratch.len());
+        self.each_open(id, self.stats(id).open, |member, group, stats| {
+            member.sip(group, stats, &mut scratch[..most]);
+        });
+        self.scratch = scratch;
     }
 
     /// Clients of a group that ended as `which` says connect anew; returns how many.
@@ -277,7 +327,7 @@ impl Herd {
         self.members.iter().filter(move |member| member.group() == group.0)
     }
 
-    fn each_open(&mut self, id: GroupId, count: usize, act: impl Fn(&mut Member, &Group, &mut Stats)) {
+    fn each_open(&mut self, id: GroupId, count: usize, mut act: impl FnMut(&mut Member, &Group, &mut Stats)) {
         let (group, stats) = (&self.groups[id.0], &mut self.stats[id.0]);
         assert!(stats.open >= count, "{count} of {} open clients", stats.open);
         let open =

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
+pub mod chaos;
 pub mod client;
 pub mod control;
 pub mod exposition;

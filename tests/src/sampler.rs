@@ -75,7 +75,7 @@ fn sample(
 }
 
 /// How many bytes the server sends to let a client in.
-fn length_of_101(server: &Holdfast) -> u64 {
+pub(crate) fn length_of_101(server: &Holdfast) -> u64 {
     let before = server.totals().number("connections");
     let client = RawClient::open(server.address());
     let length = kernel::established(server.address().port())[&client.local_addr()].bytes_sent;

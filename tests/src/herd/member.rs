@@ -11,7 +11,7 @@ use crate::client::{socket_from, upgrade_request};
 use crate::frame::{self, Frame};
 use crate::http::Response;
 
-/// Receive buffer and segment size of a client that never reads: small, so that the server's own queue fills
+/// Receive buffer and segment size of a client that reads little: small, so that the server's own queue fills
 /// and not the kernel's. Linux sizes the server's send buffer by the segment size, which is 64 KiB on the
 /// loopback otherwise.
 const FLOOD_RECEIVE_BUFFER: usize = 4096;
@@ -71,7 +71,7 @@ impl Member {
     /// How long it has been waiting for its next echo.
     pub(super) fn waiting_for(&self, now: Instant) -> Duration {
         match (self.phase, self.last_echo) {
-            (Phase::Open, Some(since)) => now.duration_since(since),
+            (Phase::Open, Some(since)) if self.in_flight() > 0 => now.duration_since(since),
             _ => Duration::ZERO,
         }
     }
@@ -122,6 +122,25 @@ impl Member {
         self.write(group, stats);
     }
 
+    /// Messages begun and not back.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.sent - self.received
+    }
+
+    /// After a hold.
+    pub(super) fn go_on(&mut self, group: &Group, stats: &mut Stats) {
+        if self.in_flight() == 0 {
+            self.last_echo = None;
+        }
+        self.fill_flight(group);
+        self.write(group, stats);
+    }
+
+    /// Reads once.
+    pub(super) fn sip(&mut self, group: &Group, stats: &mut Stats, scratch: &mut [u8]) {
+        self.read_once(group, stats, scratch);
+    }
+
     /// Drops the connection.
     pub(super) fn vanish(&mut self, stats: &mut Stats) {
         self.end(End::Left, stats);
@@ -162,26 +181,32 @@ impl Member {
         self.enter(Phase::Upgrading, stats);
     }
 
-    /// Reads until there is no more, as edge-triggered readiness demands; a flooding client stops once it is
+    /// Reads until there is no more, as edge-triggered readiness demands; who reads little stops once it is
     /// in.
     fn read(&mut self, group: &Group, stats: &mut Stats, scratch: &mut [u8]) {
-        let flooding = matches!(group.role, Role::Flood { .. });
-        while !(flooding && self.phase == Phase::Open) {
-            let Some(stream) = &mut self.stream else { return };
-            match stream.read(scratch) {
-                Ok(0) => return self.cut(stats),
-                Ok(length) => {
-                    self.input.extend_from_slice(&scratch[..length]);
-                    self.digest(group, stats);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.cut(stats),
-            }
-        }
+        while !(group.role.reads_little() && self.phase == Phase::Open)
+            && self.read_once(group, stats, scratch)
+        {}
         if self.input.is_empty() {
             self.input = Vec::new();
         }
+    }
+
+    /// Whether there may be more.
+    fn read_once(&mut self, group: &Group, stats: &mut Stats, scratch: &mut [u8]) -> bool {
+        let Some(stream) = &mut self.stream else { return false };
+        match stream.read(scratch) {
+            Ok(0) => self.cut(stats),
+            Ok(length) => {
+                self.input.extend_from_slice(&scratch[..length]);
+                self.digest(group, stats);
+                return true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Err(_) => self.cut(stats),
+        }
+        false
     }
 
     /// The connection has ended without a word that explains it.
@@ -234,15 +259,15 @@ impl Member {
     }
 
     fn echoed(&mut self, payload: &[u8], group: &Group, stats: &mut Stats) {
-        let (Role::Echo { size, .. } | Role::InParts { size }) = group.role else {
+        let (Role::Echo { size, .. } | Role::Slow { size, .. } | Role::InParts { size }) = group.role else {
             panic!("a message nobody sent: {payload:?}")
         };
         let expected = message(self.number, self.received, size);
         assert!(payload == expected, "echo {} of client {} came back changed", self.received, self.number);
-        self.received += 1;
-        stats.echoes += 1;
         let now = Instant::now();
         stats.longest_stall = stats.longest_stall.max(self.waiting_for(now));
+        self.received += 1;
+        stats.echoes += 1;
         self.last_echo = Some(now);
         if self.phase == Phase::Open {
             self.fill_flight(group);
@@ -252,7 +277,10 @@ impl Member {
 
     /// Queues what the role has to send now.
     fn fill_flight(&mut self, group: &Group) {
-        let Role::Echo { in_flight, size } = group.role else { return };
+        let (Role::Echo { in_flight, size } | Role::Slow { in_flight, size }) = group.role else { return };
+        if group.held {
+            return;
+        }
         self.last_echo.get_or_insert_with(Instant::now);
         while self.sent - self.received < in_flight {
             let payload = message(self.number, self.sent, size);
@@ -305,7 +333,7 @@ impl Member {
 
 fn connect(source: IpAddr, server: SocketAddr, role: Role) -> io::Result<TcpStream> {
     let socket = socket_from(source)?;
-    if let Role::Flood { .. } = role {
+    if role.reads_little() {
         socket.set_recv_buffer_size(FLOOD_RECEIVE_BUFFER)?;
         socket.set_tcp_mss(FLOOD_SEGMENT)?;
     }

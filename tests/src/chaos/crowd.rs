@@ -1,0 +1,345 @@
+//! The clients, in a thread of their own: of every temper, at work until they are told to come to rest.
+//! Whoever loses its connection is counted and connects anew.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use crate::PATIENCE;
+use crate::client::loopback;
+use crate::herd::{End, Group, GroupId, Herd, Role};
+
+/// Longest wait of the event loop.
+const TURN: Duration = Duration::from_millis(5);
+/// Between two looks at who has ended, and two turns of the restless.
+const HABIT: Duration = Duration::from_millis(40);
+/// How many habits the half frames are held for, at most.
+const LONGEST_HALF: u32 = 25;
+/// What a slow reader reads in a turn, at work and when it is to catch up.
+const SIP: usize = 2 * 1024;
+const GULP: usize = 64 * 1024;
+/// Client addresses.
+const SOURCES: u16 = 16;
+
+/// What kind of client it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Temper {
+    /// Says nothing.
+    Idle,
+    /// Has several messages in flight and checks every byte.
+    Echoing,
+    /// Sends half a frame, and the rest some time later.
+    HalfFrame,
+    /// Reads less than it asks for.
+    Slow,
+    /// Comes and goes, with and without a close frame.
+    Restless,
+}
+
+impl Temper {
+    const ALL: [Self; 5] = [Self::Idle, Self::Echoing, Self::HalfFrame, Self::Slow, Self::Restless];
+
+    /// Out of a hundred clients.
+    fn share(self) -> usize {
+        match self {
+            Self::Idle => 50,
+            Self::Echoing => 20,
+            Self::HalfFrame => 10,
+            Self::Slow => 5,
+            Self::Restless => 15,
+        }
+    }
+
+    fn role(self) -> Role {
+        match self {
+            Self::Idle | Self::Restless => Role::Idle,
+            Self::Echoing => Role::Echo { in_flight: 4, size: 1500 },
+            Self::HalfFrame => Role::InParts { size: 9000 },
+            Self::Slow => Role::Slow { in_flight: 6, size: 24 * 1024 },
+        }
+    }
+}
+
+/// How a client was lost or not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// A close frame it did not ask for, with this code.
+    Closed(u16),
+    /// The connection ended without a close frame.
+    Cut,
+    /// No connection, or no complete answer to its upgrade request.
+    Unanswered,
+    /// Refused with this status.
+    Refused(u16),
+}
+
+impl Display for Loss {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(code) => write!(f, "closed with {code}"),
+            Self::Cut => f.write_str("cut off"),
+            Self::Unanswered => f.write_str("unanswered"),
+            Self::Refused(status) => write!(f, "refused with {status}"),
+        }
+    }
+}
+
+/// What was seen since the last rest.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Who was lost, and how.
+    pub losses: BTreeMap<(Temper, Loss), usize>,
+    /// Clients whose connection is open now.
+    pub open: usize,
+    /// Messages that came back, since the beginning.
+    pub echoes: u64,
+    /// Longest wait of a client with messages in flight for the next one to come back.
+    pub longest_pause: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Working,
+    /// Nothing new is begun; what was begun is finished.
+    Resting,
+    /// All say good-bye.
+    Leaving,
+}
+
+/// The crowd's leash.
+pub struct Crowd {
+    orders: Sender<Mood>,
+    rests: Receiver<Tally>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// So many clients come to `server` and start to work.
+    #[must_use]
+    pub fn start(server: SocketAddr, clients: usize, seed: u64) -> Self {
+        let (orders, receiver) = mpsc::channel();
+        let (sender, rests) = mpsc::channel();
+        let thread = thread::spawn(move || Members::new(server, clients, seed).run(&receiver, &sender));
+        Self { orders, rests, thread: Some(thread) }
+    }
+
+    /// Lets them do what they do for so long.
+    ///
+    /// # Panics
+    /// When a client saw what it must not see.
+    pub fn wait(&mut self, duration: Duration) {
+        match self.rests.recv_timeout(duration) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.ended(),
+            Ok(_) => unreachable!("nobody told them to rest"),
+        }
+    }
+
+    /// Waits until nothing is in flight and nobody is on the way in or out; they stay so until
+    /// [`Crowd::work`].
+    ///
+    /// # Panics
+    /// When that does not happen, or a client saw what it must not see.
+    pub fn rest(&mut self) -> Tally {
+        self.until(Mood::Resting)
+    }
+
+    /// Goes on after a rest.
+    ///
+    /// # Panics
+    /// When a client saw what it must not see.
+    pub fn work(&mut self) {
+        if self.orders.send(Mood::Working).is_err() {
+            self.ended();
+        }
+    }
+
+    /// After a rest: all close their connections and are gone.
+    ///
+    /// # Panics
+    /// As [`Crowd::rest`].
+    #[must_use]
+    pub fn leave(mut self) -> Tally {
+        self.until(Mood::Leaving)
+    }
+
+    fn until(&mut self, mood: Mood) -> Tally {
+        if self.orders.send(mood).is_err() {
+            self.ended();
+        }
+        // The members give up before that, and say why.
+        self.rests.recv_timeout(2 * PATIENCE).unwrap_or_else(|_| self.ended())
+    }
+
+    fn ended(&mut self) -> ! {
+        match self.thread.take().map(thread::JoinHandle::join) {
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            _ => panic!("the clients ended"),
+        }
+    }
+}
+
+/// The crowd's side.
+struct Members {
+    herd: Herd,
+    groups: BTreeMap<Temper, GroupId>,
+    random: Rng,
+    mood: Mood,
+    tally: Tally,
+    turns_at_rest: usize,
+    last_habit: Instant,
+    /// Habits until the half frames are finished, or begun again.
+    until_half: u32,
+    half_sent: bool,
+}
+
+impl Members {
+    fn new(server: SocketAddr, clients: usize, seed: u64) -> Self {
+        let mut herd = Herd::new(server);
+        let groups = Temper::ALL.map(|temper| {
+            let count = (clients * temper.share() / 100).max(1);
+            let group = Group::new(count, temper.role()).from((0..SOURCES).map(loopback));
+            (temper, herd.add(group))
+        });
+        Self {
+            herd,
+            groups: groups.into_iter().collect(),
+            random: Rng::with_seed(seed),
+            mood: Mood::Working,
+            tally: Tally::default(),
+            turns_at_rest: 0,
+            last_habit: Instant::now(),
+            until_half: 0,
+            half_sent: false,
+        }
+    }
+
+    fn run(mut self, orders: &Receiver<Mood>, rests: &Sender<Tally>) {
+        let mut since = Instant::now();
+        loop {
+            match orders.try_recv() {
+                Ok(mood) => {
+                    since = Instant::now();
+                    self.enter(mood);
+                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return,
+            }
+            self.herd.turn(TURN);
+            self.herd.sip(self.groups[&Temper::Slow], if self.mood == Mood::Working { SIP } else { GULP });
+            if self.last_habit.elapsed() >= HABIT {
+                self.last_habit = Instant::now();
+                self.note_losses();
+                if self.mood == Mood::Working {
+                    self.indulge();
+                }
+            }
+            if self.mood != Mood::Working && self.has_come_to_rest() {
+                self.mood = Mood::Working;
+                if rests.send(self.take_tally()).is_err() {
+                    return;
+                }
+                match orders.recv() {
+                    Ok(mood) => self.enter(mood),
+                    Err(_) => return,
+                }
+                since = Instant::now();
+            }
+            assert!(
+                self.mood == Mood::Working || since.elapsed() < PATIENCE,
+                "the clients do not come to rest: {:#?}",
+                self.by_temper(|herd, group| (herd.in_flight(group), herd.stats(group).clone())),
+            );
+        }
+    }
+
+    fn enter(&mut self, mood: Mood) {
+        self.mood = mood;
+        self.turns_at_rest = 0;
+        for group in self.groups.values().copied() {
+            match mood {
+                Mood::Working => self.herd.release(group),
+                Mood::Resting => self.herd.hold(group),
+                Mood::Leaving => self.herd.leave(group, self.herd.stats(group).open),
+            }
+        }
+        if mood == Mood::Resting && std::mem::take(&mut self.half_sent) {
+            self.herd.finish_messages(self.groups[&Temper::HalfFrame]);
+        }
+    }
+
+    /// What the restless and the half frames do now and then.
+    fn indulge(&mut self) {
+        let restless = self.groups[&Temper::Restless];
+        let open = self.herd.stats(restless).open;
+        self.herd.leave(restless, self.random.usize(..=open / 4));
+        let open = self.herd.stats(restless).open;
+        self.herd.vanish(restless, self.random.usize(..=open / 8));
+        self.herd.retry(restless, |end| end == End::Left);
+
+        let half = self.groups[&Temper::HalfFrame];
+        match self.until_half.checked_sub(1) {
+            Some(left) => self.until_half = left,
+            None => {
+                self.until_half = self.random.u32(1..LONGEST_HALF);
+                match self.half_sent {
+                    true => self.herd.finish_messages(half),
+                    false => self.herd.begin_messages(half),
+                }
+                self.half_sent = !self.half_sent;
+            }
+        }
+    }
+
+    /// Counts those that ended against their will, and lets them come anew. The refused wait for the next
+    /// work.
+    fn note_losses(&mut self) {
+        let working = self.mood == Mood::Working;
+        for (&temper, &group) in &self.groups {
+            let stats = self.herd.stats(group);
+            let closed = stats.closed.iter().map(|(&code, &count)| (Loss::Closed(code), count));
+            let refused = stats.refused.iter().map(|(&status, &count)| (Loss::Refused(status), count));
+            let others = [(Loss::Cut, stats.lost), (Loss::Unanswered, stats.failed)];
+            for (loss, count) in closed.chain(refused.filter(|_| working)).chain(others) {
+                if count > 0 {
+                    *self.tally.losses.entry((temper, loss)).or_default() += count;
+                }
+            }
+            self.herd.retry(group, |end| match end {
+                End::Left => false,
+                End::Refused(_) => working,
+                End::Failed | End::Closed(_) | End::Lost => true,
+            });
+        }
+    }
+
+    /// Nothing is on its way, and has not been for as long as it takes to hear of every connection's end.
+    fn has_come_to_rest(&mut self) -> bool {
+        let still = self.groups.values().all(|&group| {
+            let stats = self.herd.stats(group);
+            let over = stats.closed.values().sum::<usize>() + stats.lost + stats.failed;
+            stats.undecided() + stats.leaving + over == 0 && self.herd.in_flight(group) == 0
+        });
+        self.turns_at_rest = if still { self.turns_at_rest + 1 } else { 0 };
+        let clients: usize = self.groups.values().map(|&group| self.herd.stats(group).open).sum();
+        self.turns_at_rest > clients / 1024 + 3
+    }
+
+    fn take_tally(&mut self) -> Tally {
+        let mut tally = std::mem::take(&mut self.tally);
+        let groups: Vec<GroupId> = self.groups.values().copied().collect();
+        tally.open = groups.iter().map(|&group| self.herd.stats(group).open).sum();
+        tally.echoes = groups.iter().map(|&group| self.herd.stats(group).echoes).sum();
+        tally.longest_pause = self.herd.take_longest_stall(self.groups[&Temper::Echoing]);
+        tally
+    }
+
+    fn by_temper<T>(&self, of: impl Fn(&Herd, GroupId) -> T) -> BTreeMap<Temper, T> {
+        self.groups.iter().map(|(&temper, &group)| (temper, of(&self.herd, group))).collect()
+    }
+}

@@ -1,0 +1,22 @@
+//! The chaos test: clients of every temper at work while faults strike the service in an order that a seed
+//! determines, and all the while checks that nobody is lost who need not be, no limit is passed, no total
+//! goes back, no byte is changed and nothing leaks.
+//!
+//! A step is one fault or two at once; then the service must become whole, the clients come to rest, and
+//! everything that can be counted at rest is counted. `fault` is the table of faults, `strike` what each
+//! does, `schedule` their order; `crowd` are the clients, `watch` looks all the time, `service` is what is
+//! struck, `summary` what came of it.
+
+mod crowd;
+mod fault;
+mod run;
+mod schedule;
+mod service;
+mod strike;
+mod summary;
+mod watch;
+
+pub use fault::{Cost, Fault};
+pub use run::{Plan, clean_up, run};
+pub use schedule::{Aimed, Schedule, Step};
+pub use summary::Summary;

@@ -1,0 +1,210 @@
+//! One run: step after step until its time is over, each followed by a rest in which everything is checked.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::crowd::{Crowd, Loss, Tally, Temper};
+use super::fault::{Cost, Fault};
+use super::schedule::{Schedule, Step};
+use super::service::{self, Baseline, Service};
+use super::strike::{Struck, strike};
+use super::summary::Summary;
+use super::watch::Watch;
+use crate::control::Totals;
+use crate::{process, sampler};
+
+/// How long the clients work once the service is whole again, so that what was broken shows.
+const AFTERMATH: Duration = Duration::from_millis(150);
+
+/// The supervisor may be without a successor for up to this long.
+const LONGEST_INTERREGNUM_MS: u64 = 1500;
+
+/// What memory may have grown by: a share, and what one burst of buffers takes.
+const MEMORY_SHARE: u64 = 4;
+const MEMORY_SLACK: u64 = 4 << 20;
+
+/// Why connections may have been closed, as the service counts it.
+const EXPECTED_CLOSES: [&str; 3] = ["client", "worker_lost", "error"];
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Determines the faults.
+    pub seed: u64,
+    /// No step begins after this.
+    pub duration: Duration,
+    /// How many clients.
+    pub clients: usize,
+    /// How many slots.
+    pub workers: u16,
+}
+
+/// Does it.
+///
+/// # Panics
+/// When anything is not as it must be.
+#[must_use]
+pub fn run(plan: &Plan) -> Summary {
+    let mut run = Run::begin(plan);
+    let mut schedule = Schedule::new(plan.seed, plan.workers);
+    let deadline = Instant::now() + plan.duration;
+    while Instant::now() < deadline {
+        let Some(step) = schedule.next() else { break };
+        run.step(&step);
+    }
+    run.end()
+}
+
+/// Kills whatever a run of this process has left, for one that cannot end as it should.
+pub fn clean_up() {
+    process::kill_marked(service::MARK, &service::mark());
+}
+
+struct Run {
+    plan: Plan,
+    began: Instant,
+    service: Service,
+    crowd: Crowd,
+    watch: Watch,
+    baseline: Baseline,
+    memory: u64,
+    /// Refusals may still be on their way to be counted.
+    refusals: VecDeque<bool>,
+    /// Open connections that clients lost, so far.
+    lost: u64,
+    summary: Summary,
+}
+
+impl Run {
+    fn begin(plan: &Plan) -> Self {
+        let began = Instant::now();
+        let service = Service::start(plan.workers, 2 * plan.clients);
+        let address = service.server().address();
+        let upgraded = sampler::length_of_101(service.server());
+        let baseline = service.baseline();
+        // The same crowd as later, once: what it takes to serve it at all is no leak.
+        let mut crowd = Crowd::start(address, plan.clients, plan.seed);
+        crowd.wait(AFTERMATH);
+        crowd.rest();
+        let _ = crowd.leave();
+        service.wait_at_rest("all are gone", is_empty);
+        let memory = service.memory();
+        let watch = Watch::start(service.control().clone(), address, upgraded);
+        let mut crowd = Crowd::start(address, plan.clients, plan.seed);
+        let tally = crowd.rest();
+        assert!(tally.losses.is_empty(), "before anything happened: {:?}", tally.losses);
+        crowd.work();
+        let refusals = VecDeque::from([false]);
+        let summary = Summary::new(plan.seed, tally.open);
+        Self { plan: *plan, began, service, crowd, watch, baseline, memory, refusals, lost: 0, summary }
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.crowd.wait(step.pause);
+        let workers = self.service.workers().expect("a service that is whole answers");
+        let could_refuse = self.service.cap < self.plan.clients;
+        let mut struck: Vec<Struck> = Vec::new();
+        for aimed in &step.faults {
+            let one = strike(aimed, &mut self.service, &workers, self.plan.clients);
+            eprintln!("{:8.2} {}", self.began.elapsed().as_secs_f64(), one.what);
+            struck.push(one);
+        }
+        let beheaded = step.faults.iter().find(|aimed| aimed.fault == Fault::KillSupervisor);
+        if let Some(aimed) = beheaded {
+            self.crowd.wait(Duration::from_millis(aimed.detail % LONGEST_INTERREGNUM_MS));
+            self.service.succeed();
+        }
+        self.service.wait(&mut self.crowd, "the effect of a fault", |service| {
+            struck.iter_mut().all(|one| one.is_over(service))
+        });
+        self.service.wait(&mut self.crowd, "the service is whole", Service::is_whole);
+        self.crowd.wait(AFTERMATH);
+        let tally = self.crowd.rest();
+        let refuses = could_refuse || self.service.cap < self.plan.clients || beheaded.is_some();
+        self.refusals.push_back(refuses);
+        self.check_losses(step, &tally, &workers);
+        self.refusals.pop_front();
+        self.check_at_rest(tally.open as u64);
+        self.summary.add(step, &tally);
+        self.crowd.work();
+    }
+
+    /// Nobody was lost but those whom these faults may cost.
+    fn check_losses(&mut self, step: &Step, tally: &Tally, workers: &[Totals]) {
+        let cost = step.faults.iter().map(|aimed| aimed.fault.cost()).max().unwrap_or(Cost::Nothing);
+        let held = service::connections(workers);
+        let slots = step.faults.iter().filter(|aimed| aimed.fault.cost() == Cost::Slot);
+        let of_slots: u64 = slots.filter_map(|aimed| held.get(&aimed.slot)).sum();
+        let mut idle = 0;
+        for (&(temper, loss), &count) in &tally.losses {
+            let allowed = match loss {
+                Loss::Refused(status) => status == 503 && self.refusals.contains(&true),
+                Loss::Unanswered => cost >= Cost::MidEvent,
+                Loss::Closed(1011 | 1012) | Loss::Cut => {
+                    cost == Cost::Slot || (cost == Cost::MidEvent && temper != Temper::Idle)
+                }
+                Loss::Closed(_) => false,
+            };
+            assert!(allowed, "{count} {temper:?} clients {loss}, which {:?} must not cost", step.faults);
+            if matches!(loss, Loss::Closed(_) | Loss::Cut) {
+                self.lost += count as u64;
+                idle += if temper == Temper::Idle { count as u64 } else { 0 };
+            }
+        }
+        assert!(idle <= of_slots, "{idle} idle clients lost, and the slots hit had {of_slots} connections");
+    }
+
+    /// What can be counted when nothing moves: `open` clients are connected, and that is all.
+    fn check_at_rest(&self, open: u64) {
+        assert!(!self.watch.has_failed(), "what was watched all the time is not as it must be: see above");
+        let service = &self.service;
+        service.wait_at_rest(&format!("{open} connections and nobody pending"), |service| {
+            service.totals().is_some_and(|totals| {
+                (totals.number("connections"), totals.number("pending_handshakes")) == (open, 0)
+            })
+        });
+        service
+            .wait_at_rest("no more descriptors than clients", |service| service.leaks_nothing(self.baseline));
+        let totals = service.totals().expect("a service that is whole answers");
+        assert_eq!(totals.number("anomalies_total"), 0, "{:?}", totals.0);
+        let closes = totals.value("closed_total").as_object().expect("closes by reason");
+        for (reason, count) in closes.iter().filter(|(reason, _)| !EXPECTED_CLOSES.contains(&reason.as_str()))
+        {
+            assert_eq!(count.as_u64(), Some(0), "closed_total.{reason}");
+        }
+        let told = totals.number("closed_total.worker_lost");
+        assert!(told >= self.lost, "clients lost {} connections, and {told} are accounted for", self.lost);
+    }
+
+    fn end(mut self) -> Summary {
+        self.crowd.rest();
+        let _ = self.crowd.leave();
+        let service = self.service;
+        service.wait_at_rest("all are gone", is_empty);
+        service.wait_at_rest("no more descriptors than at first", |service| {
+            service.leaks_nothing(self.baseline)
+        });
+        self.summary.looks = self.watch.end();
+        let totals = service.totals().expect("a service that is whole answers");
+        let ended = totals.sum("closed_total");
+        assert_eq!(totals.number("accepted_total"), ended, "not all that came have gone: {:?}", totals.0);
+        let most = self.memory + self.memory / MEMORY_SHARE + MEMORY_SLACK;
+        self.summary.memory = (self.memory, service.memory());
+        assert!(
+            self.summary.memory.1 <= most,
+            "memory went from {} to {}",
+            self.memory,
+            self.summary.memory.1
+        );
+        self.summary.supervisors = service.supervisors();
+        self.summary.totals = Some(totals);
+        service.stop();
+        self.summary
+    }
+}
+
+fn is_empty(service: &Service) -> bool {
+    service
+        .totals()
+        .is_some_and(|totals| (totals.number("connections"), totals.number("pending_handshakes")) == (0, 0))
+}
