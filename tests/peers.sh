@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Other people's programs against a running Holdfast: Python's websockets, Node's ws, Autobahn's cases, curl, promtool.
+# Other people's programs against a running Holdfast: Python's websockets, Node's ws, Autobahn's cases, curl, promtool; and systemd
+# on its unit.
 # Installs what is missing by package name (apt, pip, npm), into a temporary directory where it can. A program that
 # cannot be had is a failure, not a skipped check.
 #
@@ -65,6 +66,7 @@ start() {
 step "programs"
 need curl curl --version
 need prometheus promtool --version
+need systemd systemd-analyze --version
 need nodejs node --version
 need npm npm --version
 need python3-venv python3 -c 'import venv, ensurepip'
@@ -80,6 +82,14 @@ if [[ -z ${HOLDFAST:-} ]]; then
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
     HOLDFAST=$target/debug/holdfast
 fi
+
+step "systemd-analyze verify"
+# The unit names the program where it is installed; here it is where it was built.
+sed "s|/usr/local/bin/holdfast|$HOLDFAST|" "$tests/../deploy/systemd/holdfast.service" >"$work/holdfast.service"
+# Before systemd 253 there is no notify-reload, and the line before it counts.
+complaints=$(systemd-analyze verify --man=no "$work/holdfast.service" 2>&1 | grep -v 'ignoring: notify-reload$' || true)
+[[ -z $complaints ]] || { echo "$complaints" >&2; exit 1; }
+systemd-analyze --version | head -n 1
 
 step "Python's websockets"
 start default --set limits.max_connections_per_address=0
