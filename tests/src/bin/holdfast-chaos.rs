@@ -2,6 +2,7 @@
 //! `chaos`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -23,6 +24,9 @@ struct Cli {
     /// Slots of the server
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
+    /// The server program [default: the one built from here]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
 }
 
 fn main() {
@@ -36,7 +40,8 @@ fn main() {
         eprintln!("FAILED with seed {seed}");
         chaos::clean_up();
     }));
-    let plan = Plan { seed, duration: cli.duration, clients: usize::from(cli.clients), workers: cli.workers };
+    let Cli { duration, clients, workers, program, .. } = cli;
+    let plan = Plan { program, seed, duration, clients: usize::from(clients), workers };
     let summary = chaos::run(&plan);
     let _ = write!(std::io::stdout(), "\n{summary}");
 }

@@ -1,6 +1,7 @@
 //! One run: step after step until its time is over, each followed by a rest in which everything is checked.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::crowd::{Crowd, Loss, Tally, Temper};
@@ -27,8 +28,10 @@ const MEMORY_SLACK: u64 = 4 << 20;
 const EXPECTED_CLOSES: [&str; 3] = ["client", "worker_lost", "error"];
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Plan {
+    /// The server program; `None`: the one that is built here.
+    pub program: Option<PathBuf>,
     /// Determines the faults.
     pub seed: u64,
     /// No step begins after this.
@@ -78,7 +81,7 @@ struct Run {
 impl Run {
     fn begin(plan: &Plan) -> Self {
         let began = Instant::now();
-        let service = Service::start(plan.workers, 2 * plan.clients);
+        let service = Service::start(plan.program.clone(), plan.workers, 2 * plan.clients);
         let address = service.server().address();
         let upgraded = sampler::length_of_101(service.server());
         let baseline = service.baseline();
@@ -96,7 +99,18 @@ impl Run {
         crowd.work();
         let refusals = VecDeque::from([false]);
         let summary = Summary::new(plan.seed, tally.open);
-        Self { plan: *plan, began, service, crowd, watch, baseline, memory, refusals, lost: 0, summary }
+        Self {
+            plan: plan.clone(),
+            began,
+            service,
+            crowd,
+            watch,
+            baseline,
+            memory,
+            refusals,
+            lost: 0,
+            summary,
+        }
     }
 
     fn step(&mut self, step: &Step) {

@@ -2,6 +2,7 @@
 //! processes hold at moments of rest.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -34,6 +35,7 @@ pub(super) struct Baseline {
 
 /// The service.
 pub(super) struct Service {
+    program: Option<PathBuf>,
     slots: u16,
     config: String,
     /// The cap in force.
@@ -45,11 +47,11 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn start(slots: u16, cap: usize) -> Self {
+    pub(super) fn start(program: Option<PathBuf>, slots: u16, cap: usize) -> Self {
         let config = config(slots, cap, "least-connections", "64MiB");
-        let server = Holdfast::start(&options(&config));
+        let server = Holdfast::start(&options(program.clone(), &config));
         let control = server.control().clone();
-        Self { slots, config, cap, current: Some(server), dead: Vec::new(), control }
+        Self { program, slots, config, cap, current: Some(server), dead: Vec::new(), control }
     }
 
     /// The supervisor that lives.
@@ -94,7 +96,8 @@ impl Service {
     /// Starts another supervisor if the last one was killed.
     pub(super) fn succeed(&mut self) {
         if self.current.is_none() {
-            let next = Starting::new(&options(&self.config).run_dir(self.server().run_dir())).ready();
+            let options = options(self.program.clone(), &self.config).run_dir(self.server().run_dir());
+            let next = Starting::new(&options).ready();
             assert_eq!(next.address(), self.server().address(), "another address than before");
             self.current = Some(next);
         }
@@ -187,8 +190,12 @@ pub(super) fn mark() -> String {
     std::process::id().to_string()
 }
 
-fn options(config: &str) -> Options {
-    Options::config(config).environment(MARK, &mark())
+fn options(program: Option<PathBuf>, config: &str) -> Options {
+    let options = Options::config(config).environment(MARK, &mark());
+    match program {
+        Some(program) => options.program(program),
+        None => options,
+    }
 }
 
 /// No ping ever: a client is then either idle or not, and the idle ones may not be lost.
