@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::endpoint::{Sources, Target};
+use super::endpoint::{PORTS_PER_SOURCE, Sources, Target};
 use super::pattern::Kind;
 use super::server::Watched;
 use super::wire::Role;
@@ -15,6 +15,10 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_IN_FLIGHT: usize = 1 << 30;
 /// Clients that connect at one time, unless the mode is about that.
 const CONNECTING: usize = 1_000;
+/// Clients of `watch` from one address: what a Holdfast without configuration lets in.
+const WATCHED_PER_SOURCE: usize = 100;
+/// Payload bytes of a message of `watch`.
+const COUNTER_SIZE: usize = 16;
 
 /// Loads a WebSocket echo server and measures what it does and what that costs.
 ///
@@ -34,6 +38,7 @@ Examples:
   holdfast-load echo ws://127.0.0.1:8080/ --clients 1000 --size 125 --duration 10s
   holdfast-load echo 127.0.0.1:8080 --clients 200 --in-flight 16 --size 20 --server-pid-tree \"$(cat /run/holdfast/holdfast.pid)\"
   holdfast-load idle 127.0.0.1:8080 --clients 300000 --hold 1m
+  holdfast-load watch --clients 1000
   holdfast-load storm 127.0.0.1:8080 --clients 20000 --processes 4 --json
 
 Exit status: 0 when all went as the mode expects; 1 when a connection failed or was lost, or an echo was wrong; 2 on bad usage.";
@@ -53,6 +58,9 @@ pub enum Command {
     Storm(Storm),
     /// Clients send without end and never read, to meet a bound on memory
     SlowReader(SlowReader),
+    /// Clients stay and each sends a message now and then: one line says how they fare while you do things to
+    /// the server
+    Watch(Watch),
     /// One process of clients, started by the others
     #[command(hide = true)]
     ClientProcess,
@@ -198,6 +206,22 @@ pub struct SlowReader {
     duration: Duration,
 }
 
+/// Options of `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    #[command(flatten)]
+    common: Common,
+    /// Clients
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = count)]
+    clients: usize,
+    /// Messages per second over all clients
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// How long to go on
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    duration: Duration,
+}
+
 /// What is to be done, whatever the mode is called.
 #[derive(Debug)]
 pub struct Job {
@@ -211,6 +235,8 @@ pub struct Job {
     pub clients: usize,
     /// What each does; a rate is that of all processes.
     pub role: Role,
+    /// Clients from one address, unless the addresses were named.
+    pub per_source: usize,
     /// Clients connecting at one time, over all processes.
     pub connecting: usize,
     /// Clients connect first, and the work begins when all are in.
@@ -278,6 +304,21 @@ impl Command {
                     slow.duration,
                 )
             }),
+            Self::Watch(watch) => {
+                let role = Role::Echo {
+                    size: COUNTER_SIZE,
+                    kind: Kind::Text,
+                    in_flight: 1,
+                    raw: false,
+                    rate: Some(watch.rate.into()),
+                };
+                Ok(Job {
+                    connect_first: true,
+                    warmup: Some(Duration::ZERO),
+                    per_source: WATCHED_PER_SOURCE,
+                    ..Job::new("watch", "messages", watch.common, watch.clients, role, watch.duration)
+                })
+            }
             Self::ClientProcess => Err("a client process has no job of its own".to_owned()),
         }
     }
@@ -314,6 +355,7 @@ impl Job {
             common,
             clients,
             role,
+            per_source: PORTS_PER_SOURCE,
             connecting,
             connect_first: false,
             warmup: None,
@@ -393,7 +435,7 @@ mod tests {
 
     #[test]
     fn every_mode_is_bounded_by_default() {
-        for mode in ["echo", "idle", "burst", "handshake", "storm", "slow-reader"] {
+        for mode in ["echo", "idle", "burst", "handshake", "storm", "slow-reader", "watch"] {
             let job = Cli::try_parse_from(["holdfast-load", mode]).unwrap().command.job().unwrap();
             assert!(job.duration <= LONGEST && job.common.connect_timeout <= LONGEST && job.clients > 0);
         }

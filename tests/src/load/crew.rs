@@ -60,6 +60,7 @@ impl Crew {
             undecided: all().map(|progress| progress.undecided).sum(),
             units: all().map(|progress| progress.units).sum(),
             lost: all().map(|progress| progress.lost).sum(),
+            longest_wait: all().map(|progress| progress.longest_wait).max().unwrap_or_default(),
         }
     }
 

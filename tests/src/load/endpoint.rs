@@ -8,7 +8,7 @@ use super::LoadError;
 /// Connections of one source address to one destination. Linux's default range has 28,232 ports (32768 to
 /// 60999), but connect(2) tries those of one parity first, one by one: beyond half of them every connect
 /// walks through 14,116 ports.
-const PORTS_PER_SOURCE: usize = 14_000;
+pub const PORTS_PER_SOURCE: usize = 14_000;
 
 /// More would be a typing mistake.
 const MOST_SOURCES: u32 = 65_536;
@@ -74,10 +74,11 @@ impl Sources {
         self.0.len().max(1)
     }
 
-    /// Enough loopback addresses for `clients`, when the target is loopback; elsewhere the kernel chooses.
-    pub fn for_target(target: SocketAddr, clients: usize) -> Self {
+    /// Loopback addresses for `clients`, at most `each` from one, when the target is loopback; elsewhere the
+    /// kernel chooses.
+    pub fn for_target(target: SocketAddr, clients: usize, each: usize) -> Self {
         if target.ip().is_ipv4() && target.ip().is_loopback() {
-            let count = clients.div_ceil(PORTS_PER_SOURCE).max(1);
+            let count = clients.div_ceil(each).max(1);
             let first = u32::from(Ipv4Addr::LOCALHOST);
             let addresses = (first..).take(count).map(|address| IpAddr::V4(Ipv4Addr::from(address)));
             return Self(addresses.collect());
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn loopback_gets_as_many_sources_as_ports_demand() {
         let loopback = "127.0.0.1:80".parse().unwrap();
-        assert_eq!(Sources::for_target(loopback, 300_000).0.len(), 22);
-        assert_eq!(Sources::for_target("192.0.2.1:80".parse().unwrap(), 300_000).of(0), None);
+        assert_eq!(Sources::for_target(loopback, 300_000, PORTS_PER_SOURCE).0.len(), 22);
+        assert_eq!(Sources::for_target("192.0.2.1:80".parse().unwrap(), 300_000, 100).of(0), None);
     }
 }

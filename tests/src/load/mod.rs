@@ -21,6 +21,7 @@ mod server;
 mod swarm;
 mod tally;
 mod upgrade;
+mod watch;
 mod wire;
 
 pub use report::Report;

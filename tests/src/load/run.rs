@@ -15,6 +15,7 @@ use super::report::{Quantiles, Report, ServerCosts, ratio};
 use super::server::{Cpu, Watched};
 use super::tally::{Counts, Latencies};
 use super::upgrade;
+use super::watch::Line;
 use super::wire::{Order, Outcome, Plan, Progress, Role};
 
 /// Descriptors a client process needs besides its clients'.
@@ -108,7 +109,7 @@ fn plans(job: &Job) -> Result<Vec<Plan>, LoadError> {
     let processes = processes(job)?;
     let sources = match &job.common.sources {
         Some(sources) => sources.clone(),
-        None => Sources::for_target(server, job.clients),
+        None => Sources::for_target(server, job.clients, job.per_source),
     };
     let request = upgrade::request(&job.common.target, &job.common.headers);
     let request = String::from_utf8_lossy(&request).into_owned();
@@ -194,6 +195,8 @@ fn add_up(job: &Job, plans: &[Plan], outcomes: &[Outcome], seconds: f64) -> Resu
 
 /// The progress line on a terminal; nothing elsewhere.
 struct Screen {
+    /// What `watch` shows instead, wherever it is.
+    watch: Option<Line>,
     visible: bool,
     unit: &'static str,
     last: Option<(Instant, u64)>,
@@ -203,10 +206,15 @@ impl Screen {
     const INTERVAL: Duration = Duration::from_millis(500);
 
     fn new(job: &Job) -> Self {
-        Self { visible: !job.common.json && io::stderr().is_terminal(), unit: job.unit, last: None }
+        let visible = !job.common.json && io::stderr().is_terminal();
+        let watch = (job.mode == "watch" && !job.common.json).then(Line::new);
+        Self { watch, visible, unit: job.unit, last: None }
     }
 
     fn show(&mut self, doing: &str, progress: &Progress) {
+        if let Some(line) = &mut self.watch {
+            return line.show(progress);
+        }
         if !self.visible || self.last.is_some_and(|(at, _)| at.elapsed() < Self::INTERVAL) {
             return;
         }
@@ -224,6 +232,9 @@ impl Screen {
     }
 
     fn clear(&self) {
+        if let Some(line) = &self.watch {
+            return line.end();
+        }
         if self.visible {
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }

@@ -305,6 +305,7 @@ impl Swarm {
             undecided: self.undecided,
             units: self.tally.counts.units,
             lost: self.tally.counts.lost.values().sum(),
+            longest_wait: Duration::from_nanos(self.tally.latencies.longest()),
         }
     }
 

@@ -75,6 +75,11 @@ impl Latencies {
         self.0.len()
     }
 
+    /// The longest of them, in nanoseconds.
+    pub fn longest(&self) -> u64 {
+        self.0.max()
+    }
+
     /// The latency that this share of the units did not exceed, in nanoseconds.
     pub fn quantile(&self, quantile: f64) -> u64 {
         self.0.value_at_quantile(quantile)

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +125,8 @@ pub struct Progress {
     pub units: u64,
     /// Open connections lost so far.
     pub lost: u64,
+    /// Longest latency of a unit since measuring began.
+    pub longest_wait: Duration,
 }
 
 /// Everything a client process has counted.
