@@ -215,7 +215,7 @@ pub struct Watch {
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = count)]
     clients: usize,
     /// Messages per second over all clients
-    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// How long to go on
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
