@@ -158,6 +158,12 @@ impl Watched {
         tail(&self.state())
     }
 
+    /// As [`Watched::tail`]; `None` while somebody else looks at the log, who may be about to panic.
+    #[must_use]
+    pub fn try_tail(&self) -> Option<String> {
+        self.shared.state.try_lock().ok().map(|state| tail(&state))
+    }
+
     fn wait<T>(&self, what: &str, mut found: impl FnMut(&State) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state();

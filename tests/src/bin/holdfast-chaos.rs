@@ -37,8 +37,7 @@ fn main() {
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         default_hook(panic);
-        eprintln!("FAILED with seed {seed}");
-        chaos::clean_up();
+        eprintln!("{}FAILED with seed {seed}", chaos::clean_up());
     }));
     let Cli { duration, clients, workers, program, .. } = cli;
     let plan = Plan { program, seed, duration, clients: usize::from(clients), workers };

@@ -12,7 +12,7 @@ use super::strike::{Struck, strike};
 use super::summary::Summary;
 use super::watch::Watch;
 use crate::control::Totals;
-use crate::{process, sampler};
+use crate::sampler;
 
 /// How long the clients work once the service is whole again, so that what was broken shows.
 const AFTERMATH: Duration = Duration::from_millis(150);
@@ -58,9 +58,11 @@ pub fn run(plan: &Plan) -> Summary {
     run.end()
 }
 
-/// Kills whatever a run of this process has left, for one that cannot end as it should.
-pub fn clean_up() {
-    process::kill_marked(service::MARK, &service::mark());
+/// Kills whatever a run of this process has left, for one that cannot end as it should, and returns what the
+/// supervisors logged last.
+#[must_use]
+pub fn clean_up() -> String {
+    service::clean_up()
 }
 
 struct Run {

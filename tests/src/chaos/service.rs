@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -12,12 +13,16 @@ use crate::PATIENCE;
 use crate::control::{Control, Totals};
 use crate::holdfast::{Holdfast, Options, Starting, pid_of};
 use crate::process;
+use crate::watch::Watched;
 
 /// Between two questions of a wait.
 const POLL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
+/// The supervisors of this process's runs, for a run that cannot end as it should.
+static SUPERVISORS: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+
 /// The mark of all processes of this run, whoever started them.
-pub(super) const MARK: &str = "HOLDFAST_CHAOS_RUN";
+const MARK: &str = "HOLDFAST_CHAOS_RUN";
 
 /// Descriptors that a slot may have more than at first, apart from its connections: a link in the making,
 /// something saved for the next worker.
@@ -51,6 +56,7 @@ impl Service {
         let config = config(slots, cap, "least-connections", "64MiB");
         let server = Holdfast::start(&options(program.clone(), &config));
         let control = server.control().clone();
+        remember(&server);
         Self { program, slots, config, cap, current: Some(server), dead: Vec::new(), control }
     }
 
@@ -99,6 +105,7 @@ impl Service {
             let options = options(self.program.clone(), &self.config).run_dir(self.server().run_dir());
             let next = Starting::new(&options).ready();
             assert_eq!(next.address(), self.server().address(), "another address than before");
+            remember(&next);
             self.current = Some(next);
         }
     }
@@ -185,8 +192,21 @@ impl Service {
     }
 }
 
+/// Kills whatever is left of this process's runs, and returns what the last two supervisors logged in the end.
+pub(super) fn clean_up() -> String {
+    process::kill_marked(MARK, &mark());
+    let supervisors = SUPERVISORS.try_lock().map(|supervisors| supervisors.clone()).unwrap_or_default();
+    supervisors.iter().rev().take(2).rev().filter_map(Watched::try_tail).collect()
+}
+
+fn remember(server: &Holdfast) {
+    if let Ok(mut supervisors) = SUPERVISORS.lock() {
+        supervisors.push(server.process().clone());
+    }
+}
+
 /// The value of [`MARK`] in this process.
-pub(super) fn mark() -> String {
+fn mark() -> String {
     std::process::id().to_string()
 }
 
