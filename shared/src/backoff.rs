@@ -6,12 +6,13 @@ use std::time::Duration;
 /// The pauses of one thing that is started again whenever it dies.
 ///
 /// Two deaths in quick succession cost nothing: people kill workers to see them come back, and a client that
-/// waits in the accept queue should not notice. From the third on each pause is half as long again as the one
-/// before, up to a ceiling, so that a thing that cannot live does not eat the machine.
+/// waits in the accept queue should not notice. From the third on starts are kept apart, each time half as
+/// long again as before, up to a ceiling, so that a thing that cannot live does not eat the machine. What
+/// lived for longer than that, and is killed now and then, comes back at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backoff {
     quick_deaths: u32,
-    pause: Duration,
+    apart: Duration,
 }
 
 impl Backoff {
@@ -29,10 +30,10 @@ impl Backoff {
         }
         self.quick_deaths = self.quick_deaths.saturating_add(1);
         if self.quick_deaths > Self::FREE_DEATHS {
-            let longer = self.pause + self.pause / 2;
-            self.pause = longer.clamp(Self::FIRST_PAUSE, Self::CEILING);
+            let longer = self.apart + self.apart / 2;
+            self.apart = longer.clamp(Self::FIRST_PAUSE, Self::CEILING);
         }
-        self.pause
+        self.apart.saturating_sub(lived)
     }
 }
 
@@ -51,6 +52,15 @@ mod tests {
     }
 
     #[test]
+    fn what_lived_longer_than_the_pause_comes_back_at_once() {
+        let mut backoff = Backoff::default();
+        for _ in 0..8 {
+            assert_eq!(backoff.died(Duration::from_secs(3)), Duration::ZERO);
+        }
+        assert_eq!(backoff.died(Duration::from_millis(100)).as_millis(), 1039);
+    }
+
+    #[test]
     fn a_healthy_minute_resets() {
         let mut backoff = Backoff::default();
         pauses(&mut backoff, 10);
@@ -64,20 +74,21 @@ mod tests {
         let mut backoff = Backoff::default();
         pauses(&mut backoff, 2);
         let lived = Backoff::HEALTHY.saturating_sub(Duration::from_nanos(1));
-        assert_eq!(backoff.died(lived), Duration::from_millis(100));
+        assert_eq!(backoff.died(lived), Duration::ZERO);
+        assert_eq!(pauses(&mut backoff, 1), [150], "it was the third death");
     }
 
     proptest! {
         #[test]
-        fn quick_deaths_never_shorten_the_pause_and_reach_the_ceiling(lives in prop::collection::vec(0_u64..60, 20..60)) {
+        fn quick_deaths_keep_starts_ever_further_apart_up_to_the_ceiling(lives in prop::collection::vec(0_u64..60, 20..60)) {
             let mut backoff = Backoff::default();
             let mut last = Duration::ZERO;
-            for lived in lives {
-                let pause = backoff.died(Duration::from_secs(lived));
-                prop_assert!(pause >= last && pause <= Backoff::CEILING);
-                last = pause;
+            for lived in lives.into_iter().map(Duration::from_secs) {
+                let pause = backoff.died(lived);
+                prop_assert!(pause.is_zero() || lived + pause >= last && lived + pause <= Backoff::CEILING);
+                last = if pause.is_zero() { last } else { lived + pause };
             }
-            prop_assert_eq!(last, Backoff::CEILING);
+            prop_assert_eq!(backoff.died(Duration::ZERO), Backoff::CEILING);
         }
     }
 }
