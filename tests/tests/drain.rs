@@ -5,7 +5,7 @@
 use holdfast_tests::client::RawClient;
 use holdfast_tests::frame::{CLOSE, FIN, TEXT, masked};
 use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::{Holdfast, Options, run};
+use holdfast_tests::holdfast::{Holdfast, Options, Starting, run};
 use nix::sys::signal::{Signal, kill};
 
 /// So long that nothing in a test can come from its end.
@@ -250,4 +250,25 @@ fn nobody_there_means_the_end_at_once() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.process().wait_for_exit().code(), Some(0));
     assert_eq!(server.processes(), []);
+}
+
+#[test]
+fn a_drain_ends_with_the_next_supervisor_and_not_before() {
+    let (first, mut clients) = with_clients(FOREVER, 4);
+    assert_eq!(first.control().post("/drain").status, 200);
+    first.wait_until("the workers drain", |totals| totals.number("drain.remaining") == 4);
+    first.process().signal(Signal::SIGKILL);
+    let _ = first.process().wait_for_exit();
+    RawClient::connect(first.address()).upgrade("").assert_refusal(503, "draining");
+
+    let second = Starting::new(&Options::config(FOREVER).run_dir(first.run_dir())).ready();
+    let totals = second.totals();
+    assert_eq!((totals.text("state"), totals.number("connections")), ("running", 4));
+    clients.push(RawClient::open(second.address()));
+    assert_eq!(second.control().post("/restart").status, 200, "a worker that drains would refuse");
+    for client in &mut clients {
+        assert!(is_open(client));
+    }
+    second.control().post("/stop");
+    assert_eq!(second.process().wait_for_exit().code(), Some(0));
 }

@@ -159,6 +159,8 @@ impl Worker {
         self.tell(&ToSupervisor::Version { incarnation, version: self.rendezvous.version.to_owned() });
         self.connections.released.clear();
         self.admission = Admission::default();
+        // A drain was the last one's: its time was kept there. This one says so if it wants one.
+        self.drain = None;
         self.tell_holdings();
         let counters = Box::new(*self.connections.table.counters());
         let took = Duration::ZERO;
