@@ -359,6 +359,10 @@ impl Supervisor {
     }
 
     fn watch_level(&mut self) {
+        // Until the adopted slots have reported, the count is below the truth, and the last level holds.
+        if !self.gate.is_open() {
+            return;
+        }
         let connections = self.ledger.connections();
         let level = self.edges.next(self.level, connections);
         if level == self.level {

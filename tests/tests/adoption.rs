@@ -102,6 +102,9 @@ fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
     herd.run_until("the one that waited has its answer", |herd| herd.stats(newcomer).undecided() == 0);
     assert_eq!(herd.stats(newcomer).refused(503), 1, "{:?}", herd.stats(newcomer));
     let after = second.wait_until("all are counted", |totals| totals.number("connections") == 300);
+    let levels: Vec<String> =
+        second.process().lines().into_iter().filter(|line| line.contains(" level ")).collect();
+    assert_eq!((after.text("level"), &levels[..]), ("full", &[][..]), "it was full all the time");
     assert_not_backwards(&before, &after);
     assert!(after.0["uptime_seconds"].as_f64() >= before.0["uptime_seconds"].as_f64());
 
