@@ -187,7 +187,8 @@ impl Supervisor {
 
     /// Looks whether the drain is over, and says now and then how far it has come.
     pub(crate) fn watch_drain(&mut self, mut drain: Drain) {
-        if !drain.is_paused() && self.ledger.connections() == 0 {
+        // Nobody counted is nobody left only once the adopted slots have said whom they hold.
+        if !drain.is_paused() && self.gate.is_open() && self.ledger.connections() == 0 {
             log::info!("drained: nobody is left");
             return self.stop();
         }
