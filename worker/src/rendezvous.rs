@@ -165,7 +165,7 @@ impl Worker {
         let counters = Box::new(*self.connections.table.counters());
         let took = Duration::ZERO;
         self.tell(&ToSupervisor::Ready { incarnation, resumed: 0, lost: 0, took, counters });
-        for row in self.connections.table.used() {
+        for row in self.connections.occupied_rows(0) {
             if let Some(key) = self.connections.key_at(row)
                 && let Some(record) = self.connections.get(key)
                 && record.phase() == Phase::Parked

@@ -255,7 +255,7 @@ impl Worker {
     /// Tells the supervisor who is in, by address.
     pub(crate) fn tell_holdings(&mut self) {
         let mut holdings = BTreeMap::<IpAddr, u32>::new();
-        for row in self.connections.table.used() {
+        for row in self.connections.occupied_rows(0) {
             if let Some(record) = self.connections.table.records().get(row as usize)
                 && record.flags.contains(Flags::ADMITTED)
             {
