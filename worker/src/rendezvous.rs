@@ -48,6 +48,8 @@ pub(crate) struct Rendezvous {
     pub(crate) lock: RawFd,
     /// `None` while there is a supervisor.
     pub(crate) search: Option<Search>,
+    /// When one was last looked for.
+    pub(crate) last_attempt: Option<Duration>,
 }
 
 /// A search for a supervisor.
@@ -80,9 +82,11 @@ enum MeetError {
 }
 
 impl Rendezvous {
-    /// The supervisor is gone: the search for the next begins.
+    /// The supervisor is gone: the search for the next begins, at once unless there was an attempt just now.
+    /// One that does not take this slot hangs up on it, and would otherwise be asked again without a rest.
     pub(crate) fn begin(&mut self, now: Duration) {
-        self.search = Some(Search { began: now, next_attempt: now, last_failure: String::new() });
+        let next_attempt = self.last_attempt.map_or(now, |last| now.max(last + PAUSE));
+        self.search = Some(Search { began: now, next_attempt, last_failure: String::new() });
     }
 
     /// When there is something to do.
@@ -116,6 +120,7 @@ impl Worker {
             return;
         }
         search.next_attempt = self.now + PAUSE;
+        self.rendezvous.last_attempt = Some(self.now);
         match self.meet() {
             Ok(link) => {
                 self.link = Some(link);
@@ -182,5 +187,34 @@ impl Worker {
             log::info!("{failure}; going on without a supervisor, and trying again");
             search.last_failure = failure;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_is_looked_for_at_once_and_one_that_hangs_up_not_without_a_rest() {
+        let mut rendezvous = Rendezvous {
+            path: PathBuf::new(),
+            slot: SlotId(0),
+            pid: Pid::this(),
+            keeper: Pid::parent(),
+            version: "",
+            link: -1,
+            settings: -1,
+            lock: -1,
+            search: None,
+            last_attempt: None,
+        };
+        let now = Duration::from_secs(100);
+        rendezvous.begin(now);
+        assert_eq!(rendezvous.next_attempt(), Some(now));
+        rendezvous.last_attempt = Some(now);
+        rendezvous.begin(now);
+        assert_eq!(rendezvous.next_attempt(), Some(now + PAUSE));
+        rendezvous.begin(now + 2 * PAUSE);
+        assert_eq!(rendezvous.next_attempt(), Some(now + 2 * PAUSE));
     }
 }

@@ -134,6 +134,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         settings: assignment.settings,
         lock: assignment.lock,
         search: None,
+        last_attempt: None,
     };
 
     // If it cannot be said, the loop finds out why, and looks for another supervisor.

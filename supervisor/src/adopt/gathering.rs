@@ -118,10 +118,7 @@ impl Gathering {
                     return Heard::Adopt(message, descriptors);
                 }
                 // From the keeper, which speaks on the new link as soon as it is in the place of the old.
-                Ok(Some((
-                    ToSupervisor::Started { .. } | ToSupervisor::Died { .. } | ToSupervisor::Left { .. },
-                    _,
-                ))) => waiting.words += 1,
+                Ok(Some((message, _))) if !message.is_of_worker() => waiting.words += 1,
                 Ok(Some(_)) => return Heard::Enough("speaks as if it were known".to_owned()),
                 Ok(None) if clock::now() < waiting.since + WAITING_TIME => return Heard::Nothing,
                 Ok(None) => return Heard::Enough("says nothing".to_owned()),
