@@ -5,7 +5,7 @@
 
 use holdfast_tests::client::loopback;
 use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::Holdfast;
+use holdfast_tests::holdfast::{Holdfast, Options, Starting};
 use holdfast_tests::process;
 use nix::sys::signal::{Signal, kill};
 
@@ -60,12 +60,10 @@ fn the_table_takes_memory_for_those_who_are_there() {
     const RECORD: u64 = 128;
     const PAGE: u64 = 4 * KIB;
     let server = Holdfast::with(CONFIG);
-    let table =
-        || server.worker_pids().into_iter().map(|pid| process::memfd_bytes(pid, "holdfast-table")).sum();
-    let mut herd = Herd::of(&server);
+    let mut herd = Herd::new(server.address());
     let crowd = herd.add(Group::new(CLIENTS, Role::Idle).from((0..10).map(loopback)));
     herd.run_until("all are in", |herd| herd.stats(crowd).open == CLIENTS);
-    let peak: u64 = table();
+    let peak = tables(&server);
     assert!(peak >= CLIENTS as u64 * RECORD, "{peak} bytes for {CLIENTS} clients");
 
     // The first to come leave first: who stays has the highest descriptors.
@@ -74,7 +72,7 @@ fn the_table_takes_memory_for_those_who_are_there() {
     // At worst, each of those who stay keeps a page; two workers have a header each.
     let bound = (STAY as u64 + 2) * PAGE;
     assert!(bound < peak / 2);
-    herd.run_until("the table is as small as its clients are few", |_| table() <= bound);
+    herd.run_until("the table is as small as its clients are few", |_| tables(&server) <= bound);
 
     // The next worker looks at every record, also at those that are not there.
     kill(server.worker_pids()[0], Signal::SIGKILL).unwrap();
@@ -82,15 +80,28 @@ fn the_table_takes_memory_for_those_who_are_there() {
     server.wait_for_workers("it is ready", |workers| {
         workers.iter().all(|worker| worker.text("state") == "ready")
     });
-    herd.run_until("the table is small again", |_| table() <= bound);
+    herd.run_until("the table is small again", |_| tables(&server) <= bound);
     assert_eq!(herd.stats(crowd).open, STAY);
+
+    // Meeting the next supervisor names everybody who is there, and looks at nobody else.
+    let first = server;
+    first.process().signal(Signal::SIGKILL);
+    let _ = first.process().wait_for_exit();
+    let server = Starting::new(&Options::config(CONFIG).run_dir(first.run_dir())).ready();
+    assert_eq!(server.totals().number("connections"), STAY as u64);
+    herd.run_until("the table has stayed small", |_| tables(&server) <= bound);
 
     let newcomers = herd.add(Group::new(CLIENTS / 2, Role::Idle).from((0..10).map(loopback)));
     herd.run_until("others come", |herd| herd.stats(newcomers).open == CLIENTS / 2);
     herd.leave(crowd, STAY);
     herd.leave(newcomers, CLIENTS / 2);
-    herd.run_until("the headers are left", |_| table() <= 2 * PAGE);
+    herd.run_until("the headers are left", |_| tables(&server) <= 2 * PAGE);
     let totals = server.totals();
     assert_eq!((totals.number("connections"), totals.number("lost_total")), (0, 0), "{totals:?}");
     server.stop();
+}
+
+/// Bytes that all connection tables take up.
+fn tables(server: &Holdfast) -> u64 {
+    server.worker_pids().into_iter().map(|pid| process::memfd_bytes(pid, "holdfast-table")).sum()
 }
