@@ -178,6 +178,8 @@ impl Seat {
     fn reconcile_with_table(&mut self) {
         let counted = self.counters();
         self.admitted.closed = counted.closed;
+        // More than were let in only when what an earlier supervisor remembered is lost.
+        self.admitted.accepted = self.admitted.accepted.max(counted.accepted);
         let unheard = self.admitted.accepted.saturating_sub(counted.accepted);
         self.base.accepted += unheard;
         self.base.closed[CloseReason::WorkerLost.index()] += unheard;

@@ -403,6 +403,21 @@ fn an_adopted_keeper_is_looked_after_as_if_it_were_our_own() {
 }
 
 #[test]
+fn without_what_the_last_supervisor_remembered_totals_still_add_up() {
+    let first = Holdfast::with(CONFIG);
+    let mut clients: Vec<RawClient> = (0..5).map(|_| RawClient::open(first.address())).collect();
+    clients.truncate(3);
+    first.wait_until("two have left", |totals| totals.sum("closed_total") == 2);
+    behead(&first);
+    fs::remove_file(first.run_dir().join("state")).unwrap();
+    let second = successor(&first, CONFIG).ready();
+    let totals = second.totals();
+    let names = ["accepted_total", "connections"].map(|name| totals.number(name));
+    assert_eq!((names, totals.sum("closed_total")), ([5, 3], 2));
+    stop_all(second, &[&first]);
+}
+
+#[test]
 fn after_a_clean_end_totals_begin_anew() {
     let first = Holdfast::with("workers = 1");
     drop(RawClient::open(first.address()));
