@@ -105,6 +105,7 @@ impl Supervisor {
             // Clients are in: going on without this slot is better than ending them with it.
             Action::StartFailed { cause } if self.has_adopted => {
                 log::error!("slot {slot} does not start ({cause}); going on without it, and trying again");
+                self.seats[position].is_given_up = true;
             }
             Action::StartFailed { cause } => {
                 self.failure = Some(SupervisorError::Start { slot, attempts: Slot::START_ATTEMPTS, cause });

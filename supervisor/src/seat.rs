@@ -73,6 +73,8 @@ pub struct Seat {
     pub(crate) base: Counters,
     /// Its keeper was started by an earlier supervisor, and is no child of ours.
     pub(crate) is_stepchild: bool,
+    /// It does not start, and the others go on without it.
+    pub(crate) is_given_up: bool,
     table: Option<OwnedFd>,
 }
 
@@ -98,6 +100,7 @@ impl Seat {
             admitted: Admitted::default(),
             base: Counters::default(),
             is_stepchild: false,
+            is_given_up: false,
             table: None,
         }
     }

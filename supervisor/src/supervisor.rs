@@ -103,7 +103,7 @@ enum Event {
 /// Where the whole service is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Not every slot has served yet.
+    /// Not every slot has served yet, or was given up.
     Starting,
     /// All slots have served.
     Running,
@@ -342,7 +342,8 @@ impl Supervisor {
     }
 
     fn announce_ready(&mut self) {
-        if self.stage == Stage::Starting && self.seats.iter().all(|seat| seat.ready_since.is_some()) {
+        let is_settled = |seat: &Seat| seat.ready_since.is_some() || seat.is_given_up;
+        if self.stage == Stage::Starting && self.seats.iter().all(is_settled) {
             self.stage = Stage::Running;
             let listen: Vec<String> = self.listeners.addresses().iter().map(ToString::to_string).collect();
             let admin =

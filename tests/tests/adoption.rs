@@ -403,6 +403,21 @@ fn an_adopted_keeper_is_looked_after_as_if_it_were_our_own() {
 }
 
 #[test]
+fn a_new_slot_that_does_not_start_does_not_keep_the_others_from_being_served() {
+    let first = Holdfast::with("workers = 1");
+    let mut client = RawClient::open(first.address());
+    behead(&first);
+    let options = Options::config("workers = 2\nbalance = \"least-connections\"");
+    let options = options.run_dir(first.run_dir()).environment("HOLDFAST_TEST_CRASH", "start");
+    let second = Starting::new(&options).ready();
+    let _ = second.process().wait_for_line("slot 1 does not start");
+    assert_eq!(second.totals().number("workers_ready"), 1);
+    echoes(&mut client, "still here");
+    echoes(&mut RawClient::open(second.address()), "and me");
+    stop_all(second, &[&first]);
+}
+
+#[test]
 fn without_what_the_last_supervisor_remembered_totals_still_add_up() {
     let first = Holdfast::with(CONFIG);
     let mut clients: Vec<RawClient> = (0..5).map(|_| RawClient::open(first.address())).collect();
