@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use bytemuck::{Pod, Zeroable};
-use nix::sys::uio::pread;
+use nix::sys::uio::{pread, pwrite};
 
 use crate::counters::Counters;
 use crate::id::SlotId;
@@ -321,7 +321,23 @@ impl Header {
 }
 
 impl Header {
-    fn check(&self) -> Result<(), TableError> {
+    /// Forgets the program noted in the header in `memory`, of which no worker lives.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear_binary(memory: BorrowedFd<'_>) -> io::Result<()> {
+        let place = i64::try_from(std::mem::offset_of!(Self, binary)).map_err(io::Error::other)?;
+        match pwrite(memory, &0_u32.to_ne_bytes(), place)? {
+            4 => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// Is it the header of a table, and one that this program can read?
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self) -> Result<(), TableError> {
         if self.magic != MAGIC {
             return Err(TableError::NotATable { found: self.magic });
         }

@@ -91,6 +91,10 @@ fn messages_to_the_supervisor() {
         "to_supervisor_adopt",
         &ToSupervisor::Adopt { slot: SlotId(3), incarnation, pid: 1234, keeper: 1233 },
     );
+    let reason = "Exec format error".to_owned();
+    check("to_supervisor_program_refused", &ToSupervisor::ProgramRefused { incarnation, reason });
+    let reason = "exit status 1".to_owned();
+    check("to_supervisor_went_back", &ToSupervisor::WentBack { incarnation, reason });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
 use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_worker::keeper::Handover;
 
 use crate::control::Command as CtlRequest;
 
@@ -99,6 +100,31 @@ pub struct KeeperArguments {
     /// Descriptor of a listening socket
     #[arg(long = "listener", value_name = "FD")]
     pub listeners: Vec<RawFd>,
+    /// Descriptor of the program before, to go back to
+    #[arg(long, value_name = "FD")]
+    pub previous: Option<RawFd>,
+    /// Why the slot is back with this program
+    #[arg(long, value_name = "TEXT")]
+    pub went_back: Option<String>,
+}
+
+impl From<KeeperArguments> for Handover {
+    fn from(arguments: KeeperArguments) -> Self {
+        let KeeperArguments { slot, last_incarnation, link, table, settings, lock, .. } = arguments;
+        let KeeperArguments { rendezvous, listeners, previous, went_back, .. } = arguments;
+        Self {
+            slot,
+            last_incarnation,
+            link,
+            table,
+            settings,
+            lock,
+            rendezvous,
+            listeners,
+            previous,
+            went_back,
+        }
+    }
 }
 
 /// Arguments of `holdfast check`.
@@ -281,8 +307,8 @@ mod tests {
     #[test]
     fn keeper_takes_its_slot_and_stays_out_of_the_help() {
         let line = "keeper --slot 3 --last-incarnation 7 --link 10 --table 11 --settings 15 --lock 12 \
-                    --rendezvous /x/s --listener 13 --listener 14";
-        let expected = KeeperArguments {
+                    --rendezvous /x/s --listener 13 --listener 14 --previous 16 --went-back exit";
+        let expected = Handover {
             slot: SlotId(3),
             last_incarnation: Incarnation(7),
             link: 10,
@@ -291,8 +317,12 @@ mod tests {
             lock: 12,
             rendezvous: PathBuf::from("/x/s"),
             listeners: vec![13, 14],
+            previous: Some(16),
+            went_back: Some("exit".to_owned()),
         };
-        assert_eq!(parse(line).unwrap(), Command::Keeper(expected));
+        let Ok(Command::Keeper(arguments)) = parse(line) else { panic!("{line}: {:?}", parse(line)) };
+        assert_eq!(Handover::from(arguments), expected);
+        assert_eq!(expected.arguments(), line.split_whitespace().collect::<Vec<_>>());
         assert!(parse("keeper").is_err());
         assert!(!CommandLine::command().render_long_help().to_string().contains("keeper"));
     }

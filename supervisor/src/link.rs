@@ -2,6 +2,7 @@
 //! message by message.
 
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use holdfast_shared::id::{Incarnation, Ticket};
@@ -80,9 +81,14 @@ impl Supervisor {
     /// Says something to a slot's worker. One that has stopped reading is killed: the next one takes over its
     /// connections, and asks again for what it was not told.
     pub(crate) fn tell(&mut self, position: usize, message: &ToWorker) {
+        self.tell_with(position, message, &[]);
+    }
+
+    /// As `tell`, with copies of `descriptors`.
+    pub(crate) fn tell_with(&mut self, position: usize, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
         let Some(seat) = self.seats.get_mut(position) else { return };
         let Some(link) = &mut seat.link else { return };
-        match link.send(message) {
+        match link.send_with(message, descriptors) {
             Ok(()) => {}
             Err(LinkError::Full) => {
                 log::error!(
@@ -133,6 +139,14 @@ impl Supervisor {
             }
             ToSupervisor::RestartRefused { reason, .. } => {
                 self.on_restart(restart::Event::Refused { slot, reason });
+            }
+            ToSupervisor::ProgramRefused { reason, .. } => {
+                let reason = format!("the new one cannot be executed: {reason}");
+                self.on_restart(restart::Event::KeptProgram { slot, reason });
+            }
+            ToSupervisor::WentBack { reason, .. } => {
+                log::error!("slot {slot}: went back to the program before: {reason}");
+                self.on_restart(restart::Event::KeptProgram { slot, reason });
             }
             ToSupervisor::Hello { incarnation, pid } => self.on_hello(position, incarnation, pid),
             ToSupervisor::Holdings { incarnation, addresses } => {

@@ -4,6 +4,7 @@
 
 mod roll;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use holdfast_shared::id::SlotId;
@@ -20,6 +21,8 @@ use roll::{Action, Roll};
 #[derive(Debug)]
 pub(crate) struct Restart {
     roll: Roll,
+    /// The program that the slots go on with, if it is another one.
+    program: Option<OwnedFd>,
     reply: Option<Reply>,
 }
 
@@ -34,12 +37,18 @@ impl Supervisor {
     /// Replaces the workers of all slots, or of one, one after the other. Whoever asked is answered at the
     /// end.
     pub(crate) fn restart(&mut self, slot: Option<u16>, reply: Option<Reply>) {
+        self.restart_with(slot, None, reply);
+    }
+
+    /// As `restart`, by workers and keepers of `program`. A slot that cannot go on with it goes on with the one
+    /// it has, and stops the roll.
+    pub(crate) fn restart_with(&mut self, slot: Option<u16>, program: Option<OwnedFd>, reply: Option<Reply>) {
         match self.slots_to_restart(slot) {
             Ok(slots) => {
                 let list = slots.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ");
                 log::info!("restarting the workers of slots {list}");
                 let (roll, first) = Roll::new(slots);
-                self.restart = Some(Restart { roll, reply });
+                self.restart = Some(Restart { roll, program, reply });
                 self.carry_out(Some(first));
             }
             Err(failure) => {
@@ -93,7 +102,12 @@ impl Supervisor {
         let state = self.seats[position].machine.state();
         match (state, state.worker()) {
             (State::Ready(_), Some(worker)) => {
-                self.tell(position, &ToWorker::Restart);
+                // Taken while it is lent, for `tell_with` may change anything else.
+                let program = self.restart.as_mut().and_then(|restart| restart.program.take());
+                self.tell_with(position, &ToWorker::Restart, program.as_ref().map(AsFd::as_fd).as_slice());
+                if let Some(restart) = &mut self.restart {
+                    restart.program = program;
+                }
                 Event::Asked { incarnation: worker.incarnation }
             }
             _ => Event::NotReady { state: state.name() },

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use holdfast_shared::config;
 use holdfast_worker::Program;
-use holdfast_worker::keeper::{self, Handover};
+use holdfast_worker::keeper;
 
 use crate::cli::{self, Command, CtlArguments, KeeperArguments, RunArguments};
 use crate::control::SOCKET_NAME;
@@ -46,10 +46,7 @@ fn run(program: Program, arguments: &RunArguments) -> ExitCode {
 
 fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
     logging::start("worker");
-    let KeeperArguments { slot, last_incarnation, link, table, settings, lock, rendezvous, listeners } =
-        arguments;
-    let handover = Handover { slot, last_incarnation, link, table, settings, lock, rendezvous, listeners };
-    match keeper::run(program, &handover) {
+    match keeper::run(program, arguments.into()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

@@ -13,6 +13,7 @@ use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table, TableError};
+use holdfast_worker::keeper::{Handover, PROCESS_NAME};
 use nix::unistd::Pid;
 
 /// The running binary, even when its file was replaced meanwhile.
@@ -88,18 +89,22 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     let settings = settings_memory::create(order.generation, &order.settings)?;
     let (link, slot_end) = link::pair()?;
 
-    let mut command = Command::new(OURSELVES);
-    command.arg0("holdfast").arg("keeper");
+    let handover = Handover {
+        slot: order.slot,
+        last_incarnation: order.last,
+        link: slot_end.as_raw_fd(),
+        table: table.as_raw_fd(),
+        settings: settings.as_raw_fd(),
+        lock: order.lock.as_raw_fd(),
+        rendezvous: order.rendezvous.clone(),
+        listeners: order.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
+        previous: None,
+        went_back: None,
+    };
     let mut inherited = vec![slot_end.as_fd(), table.as_fd(), settings.as_fd(), order.lock];
     inherited.extend(&order.listeners);
-    command.args(["--slot", &order.slot.to_string(), "--last-incarnation", &order.last.to_string()]);
-    command.args(["--link", &slot_end.as_raw_fd().to_string(), "--table", &table.as_raw_fd().to_string()]);
-    command.args(["--settings", &settings.as_raw_fd().to_string()]);
-    command.args(["--lock", &order.lock.as_raw_fd().to_string()]);
-    command.arg("--rendezvous").arg(&order.rendezvous);
-    for listener in &order.listeners {
-        command.args(["--listener", &listener.as_raw_fd().to_string()]);
-    }
+    let mut command = Command::new(OURSELVES);
+    command.arg0(PROCESS_NAME).args(handover.arguments());
     // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to
     // die of.
     command.process_group(0).stdin(Stdio::null());

@@ -276,7 +276,7 @@ impl Worker {
         let moments = [
             self.accept_pause.until(),
             self.drain.as_ref().and_then(Drain::next_step),
-            self.hand_over.map(HandOver::until),
+            self.hand_over.as_ref().map(HandOver::until),
             self.rendezvous.next_attempt(),
         ];
         for moment in moments.into_iter().flatten() {

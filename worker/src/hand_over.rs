@@ -17,14 +17,16 @@ use crate::saved::{ReadError, Reader, WriteError, Writer};
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// A hand-over that was asked for and has not happened. Until it does, all are served as ever.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct HandOver {
     until: Duration,
+    /// The program that the slot goes on with.
+    program: Option<OwnedFd>,
 }
 
 impl HandOver {
     /// When it happens at the latest.
-    pub(crate) fn until(self) -> Duration {
+    pub(crate) fn until(&self) -> Duration {
         self.until
     }
 }
@@ -34,16 +36,21 @@ pub(crate) fn saved_memory(header: &Header) -> Option<RawFd> {
     header.saved.checked_sub(1).and_then(|number| RawFd::try_from(number).ok())
 }
 
+/// Leaves a descriptor open, and returns its number as the table's header has it.
+fn leave(descriptor: OwnedFd) -> u32 {
+    u32::try_from(descriptor.into_raw_fd()).unwrap_or(u32::MAX - 1) + 1
+}
+
 impl Worker {
-    /// The supervisor wants another worker in this one's place.
-    pub(crate) fn begin_hand_over(&mut self) {
-        self.hand_over = Some(HandOver { until: self.now + LONGEST_WAIT });
+    /// The supervisor wants another worker in this one's place, and of another program if it sent one.
+    pub(crate) fn begin_hand_over(&mut self, program: Option<OwnedFd>) {
+        self.hand_over = Some(HandOver { until: self.now + LONGEST_WAIT, program });
     }
 
     /// Hands over as soon as nothing is under way between the supervisor and this worker: a verdict that came
     /// after it had left would be void, and its client counted as one that came and went.
     pub(crate) fn continue_hand_over(&mut self) -> Flow {
-        let Some(hand_over) = self.hand_over else { return Flow::Continue };
+        let Some(hand_over) = &self.hand_over else { return Flow::Continue };
         if self.drain.is_some() {
             self.stay("it is draining");
             return Flow::Continue;
@@ -123,9 +130,11 @@ impl Worker {
         log::debug!("connections saved in descriptor {}", memory.as_fd().as_raw_fd());
         // Whoever finds the number must find the memory complete.
         compiler_fence(Ordering::SeqCst);
-        // The descriptor is the slot's from now on: its next worker closes it.
-        let number = u32::try_from(memory.into_raw_fd()).unwrap_or(u32::MAX - 1);
-        self.connections.table.header_mut().saved = number + 1;
+        // The descriptors are the slot's from now on: its next worker closes the memory, its keeper the program.
+        self.connections.table.header_mut().saved = leave(memory);
+        if let Some(program) = self.hand_over.take().and_then(|hand_over| hand_over.program) {
+            self.connections.table.header_mut().binary = leave(program);
+        }
     }
 
     fn stay(&mut self, reason: &str) {

@@ -2,10 +2,11 @@
 //! its end and makes the next one. No other logic: whatever could go wrong here would cost the slot its
 //! connections.
 
+mod handover;
+mod trial;
+
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::RawFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::backoff::Backoff;
@@ -21,30 +22,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 
+pub use handover::{Handover, PROCESS_NAME};
+
 use crate::program::Program;
 use crate::run::{self, Assignment, Predecessor};
-
-/// What a keeper is handed, by descriptor number, when it is started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handover {
-    /// The place it keeps.
-    pub slot: SlotId,
-    /// The last worker the slot had, under an earlier keeper.
-    pub last_incarnation: Incarnation,
-    /// The slot's end of the link.
-    pub link: RawFd,
-    /// The connection table's memory.
-    pub table: RawFd,
-    /// The memory of the settings last applied.
-    pub settings: RawFd,
-    /// The lock of the run directory's slots, held open so that no second cluster starts while this one's
-    /// connections live.
-    pub lock: RawFd,
-    /// Where the next supervisor is met when this one is gone.
-    pub rendezvous: PathBuf,
-    /// The slot's listening sockets.
-    pub listeners: Vec<RawFd>,
-}
 
 /// Why a keeper could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -71,24 +52,21 @@ pub enum KeeperError {
 ///
 /// # Errors
 /// See [`KeeperError`]; nothing that happens to a worker is an error here.
-pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
+pub fn run(program: Program, handover: Handover) -> Result<(), KeeperError> {
     let slot = handover.slot;
     let link = descriptor::adopt(handover.link).map_err(|source| KeeperError::Handover { slot, source })?;
-    let mut link = SlotEnd::new(link);
     ignore_group_signals().map_err(|source| KeeperError::Signals { slot, source: source.into() })?;
     die_of_faults().map_err(|source| KeeperError::Signals { slot, source })?;
 
-    let keeper = getpid();
-    let mut incarnation = handover.last_incarnation;
-    let mut backoff = Backoff::default();
-    let mut predecessor = Predecessor::Nobody;
+    let mut keeper = Keeper::new(handover, SlotEnd::new(link));
     loop {
-        incarnation = incarnation.next();
+        keeper.incarnation = keeper.incarnation.next();
+        let incarnation = keeper.incarnation;
         let started = clock::now();
         let end = match fork_sharing_descriptors() {
-            Ok(Side::Child) => become_worker(program, handover, keeper, incarnation, link, predecessor),
+            Ok(Side::Child) => become_worker(program, keeper),
             Ok(Side::Parent { child }) => {
-                tell(&mut link, &ToSupervisor::Started { incarnation, pid: child.as_raw() });
+                keeper.tell(&ToSupervisor::Started { incarnation, pid: child.as_raw() });
                 wait_for(child)
             }
             Err(error) => {
@@ -96,24 +74,66 @@ pub fn run(program: Program, handover: &Handover) -> Result<(), KeeperError> {
                 DeathCause::Exit(run::CANNOT_START)
             }
         };
-        match end {
-            DeathCause::Exit(run::LEFT) => {
-                tell(&mut link, &ToSupervisor::Left { incarnation });
-                return Ok(());
-            }
-            DeathCause::Exit(run::HANDED_OVER) => {
-                tell(&mut link, &ToSupervisor::HandedOver { incarnation });
-                predecessor = Predecessor::HandedOver;
-                continue;
-            }
-            DeathCause::Exit(_) | DeathCause::Signal(_) => {}
+        if end == DeathCause::Exit(run::LEFT) {
+            keeper.tell(&ToSupervisor::Left { incarnation });
+            return Ok(());
         }
-        let lived = clock::now().saturating_sub(started);
-        let pause = backoff.died(lived);
-        log_death(slot, incarnation, end, lived, pause);
-        tell(&mut link, &ToSupervisor::Died { incarnation, cause: end, lived, pause });
-        predecessor = Predecessor::Died(end);
+        keeper.end_trial(end);
+        if end == DeathCause::Exit(run::HANDED_OVER) {
+            keeper.tell(&ToSupervisor::HandedOver { incarnation });
+            keeper.predecessor = Predecessor::HandedOver;
+            keeper.become_next_program();
+        } else {
+            keeper.forget_next_program();
+            keeper.mourn(end, clock::now().saturating_sub(started));
+        }
+    }
+}
+
+/// A keeper between two workers.
+#[derive(Debug)]
+struct Keeper {
+    pid: Pid,
+    handover: Handover,
+    link: SlotEnd,
+    /// The worker it has, or had last.
+    incarnation: Incarnation,
+    predecessor: Predecessor,
+    backoff: Backoff,
+}
+
+impl Keeper {
+    fn new(mut handover: Handover, link: SlotEnd) -> Self {
+        let incarnation = handover.last_incarnation;
+        let went_back = handover.went_back.take();
+        let (predecessor, backoff) = (Predecessor::Nobody, Backoff::default());
+        let mut keeper = Self { pid: getpid(), handover, link, incarnation, predecessor, backoff };
+        if let Some(reason) = went_back {
+            log::error!("slot {}: back to the program before: {reason}", keeper.handover.slot);
+            keeper.tell(&ToSupervisor::WentBack { incarnation, reason });
+        }
+        keeper
+    }
+
+    /// A worker died: says so, and waits until it is time for the next.
+    fn mourn(&mut self, cause: DeathCause, lived: Duration) {
+        let (slot, incarnation) = (self.handover.slot, self.incarnation);
+        let pause = self.backoff.died(lived);
+        let next = if pause.is_zero() { "at once".to_string() } else { format!("in {pause:?}") };
+        log::warn!(
+            "slot {slot}: worker {incarnation} died of {cause} after {lived:.1?}; the next one comes {next}"
+        );
+        self.tell(&ToSupervisor::Died { incarnation, cause, lived, pause });
+        self.predecessor = Predecessor::Died(cause);
         std::thread::sleep(pause);
+    }
+
+    fn tell(&mut self, message: &ToSupervisor) {
+        match self.link.flush().and_then(|()| self.link.send(message)) {
+            // A keeper without a supervisor keeps all the same.
+            Ok(()) | Err(LinkError::Closed) => {}
+            Err(error) => log::error!("{error}"),
+        }
     }
 }
 
@@ -127,19 +147,13 @@ fn ignore_group_signals() -> Result<(), Errno> {
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ignored), None)
 }
 
-fn become_worker(
-    program: Program,
-    handover: &Handover,
-    keeper: Pid,
-    incarnation: Incarnation,
-    mut link: SlotEnd,
-    predecessor: Predecessor,
-) -> ! {
+fn become_worker(program: Program, keeper: Keeper) -> ! {
+    let Keeper { pid, handover, mut link, incarnation, predecessor, .. } = keeper;
     // The copy of what the keeper has yet to send is the keeper's.
     link.forget_queued();
     // Without its keeper, a worker would be one death away from losing everything, unnoticed.
     let _ = set_pdeathsig(Signal::SIGKILL);
-    if getppid() != keeper {
+    if getppid() != pid {
         std::process::exit(run::CANNOT_START);
     }
     crash_if_asked("start");
@@ -150,10 +164,11 @@ fn become_worker(
         link: ManuallyDrop::new(link),
         table: handover.table,
         settings: handover.settings,
-        listeners: handover.listeners.clone(),
+        listeners: handover.listeners,
         lock: handover.lock,
-        rendezvous: handover.rendezvous.clone(),
-        keeper,
+        rendezvous: handover.rendezvous,
+        keeper: pid,
+        previous: handover.previous,
         predecessor,
     };
     std::process::exit(run::to_exit_status(run::run(assignment)))
@@ -177,20 +192,5 @@ fn wait_for(child: Pid) -> DeathCause {
                 return DeathCause::Exit(run::CANNOT_START);
             }
         }
-    }
-}
-
-fn log_death(slot: SlotId, incarnation: Incarnation, cause: DeathCause, lived: Duration, pause: Duration) {
-    let next = if pause.is_zero() { "at once".to_string() } else { format!("in {pause:?}") };
-    log::warn!(
-        "slot {slot}: worker {incarnation} died of {cause} after {lived:.1?}; the next one comes {next}"
-    );
-}
-
-fn tell(link: &mut SlotEnd, message: &ToSupervisor) {
-    match link.flush().and_then(|()| link.send(message)) {
-        // A keeper without a supervisor keeps all the same.
-        Ok(()) | Err(LinkError::Closed) => {}
-        Err(error) => log::error!("{error}"),
     }
 }

@@ -7,7 +7,7 @@ use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::{MAX_BATCH, Report, ToSupervisor, ToWorker, Verdict};
 use holdfast_shared::table::Phase;
 use mio::unix::SourceFd;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::admission::{Admission, Outcome};
 use crate::event_loop::Worker;
@@ -17,9 +17,9 @@ impl Worker {
     /// Reads all that the supervisor has said.
     pub(crate) fn read_link(&mut self) {
         while let Some(link) = &mut self.link {
-            let received = link.flush().and_then(|()| link.receive());
+            let received = link.flush().and_then(|()| link.receive_with());
             match received {
-                Ok(Some(message)) => self.on_message(message),
+                Ok(Some((message, descriptors))) => self.on_message(message, descriptors),
                 Ok(None) => return,
                 Err(LinkError::Closed) => return self.lose_supervisor(),
                 Err(error) => log::error!("{error}; the message is ignored"),
@@ -27,7 +27,7 @@ impl Worker {
         }
     }
 
-    fn on_message(&mut self, message: ToWorker) {
+    fn on_message(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) {
         match message {
             ToWorker::Configure { generation, settings } => {
                 self.rendezvous.remember_settings(generation, &settings);
@@ -46,7 +46,7 @@ impl Worker {
             ToWorker::Drain { duration } => self.begin_drain(duration),
             ToWorker::HoldDrain => self.hold_drain(),
             ToWorker::Leave => self.leave(),
-            ToWorker::Restart => self.begin_hand_over(),
+            ToWorker::Restart => self.begin_hand_over(descriptors.into_iter().next()),
         }
     }
 

@@ -59,6 +59,8 @@ pub struct Assignment {
     pub rendezvous: PathBuf,
     /// The process that keeps the slot.
     pub keeper: Pid,
+    /// The program to go back to, should this worker not become ready.
+    pub previous: Option<RawFd>,
     /// The slot's last worker.
     pub predecessor: Predecessor,
 }
@@ -121,7 +123,15 @@ pub enum WorkerError {
 /// too.
 pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let Assignment {
-        program, slot, incarnation, mut link, table: table_memory, listeners, predecessor, ..
+        program,
+        slot,
+        incarnation,
+        mut link,
+        table: table_memory,
+        listeners,
+        previous,
+        predecessor,
+        ..
     } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
     let rendezvous = Rendezvous {
@@ -147,7 +157,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let standard = [0, 1, 2, link.as_raw_fd(), table_memory, rendezvous.settings, rendezvous.lock];
     let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).collect();
     let saved = hand_over::saved_memory(table.header());
-    let open = resume::close_strays(owned.iter().copied().chain(saved), table.records())
+    let open = resume::close_strays(owned.iter().copied().chain(saved).chain(previous), table.records())
         .map_err(kernel("listing its descriptors"))?;
 
     let (generation, settings) = match wait_for_settings(&mut link) {
@@ -167,6 +177,9 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(&ToSupervisor::Applied { incarnation, generation });
     worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;
+    if let Some(previous) = previous {
+        nix::unistd::close(previous).map_err(|error| kernel("closing the program before")(error.into()))?;
+    }
     worker.run().map_err(kernel("waiting for events"))
 }
 

@@ -140,6 +140,21 @@ pub enum ToSupervisor {
         /// The process that keeps the slot.
         keeper: i32,
     },
+    /// The keeper cannot execute the program that came with `Restart`, and goes on with the one it is. Comes
+    /// behind `HandedOver`. Not answered.
+    ProgramRefused {
+        /// The worker that handed over.
+        incarnation: Incarnation,
+        /// Why.
+        reason: String,
+    },
+    /// The program that came with `Restart` was given up, and the slot is back with the one before. Not answered.
+    WentBack {
+        /// The slot's last worker.
+        incarnation: Incarnation,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl ToSupervisor {
@@ -147,7 +162,12 @@ impl ToSupervisor {
     #[must_use]
     pub fn is_of_worker(&self) -> bool {
         match self {
-            Self::Started { .. } | Self::Died { .. } | Self::Left { .. } | Self::HandedOver { .. } => false,
+            Self::Started { .. }
+            | Self::Died { .. }
+            | Self::Left { .. }
+            | Self::HandedOver { .. }
+            | Self::ProgramRefused { .. }
+            | Self::WentBack { .. } => false,
             Self::Hello { .. }
             | Self::Holdings { .. }
             | Self::Ready { .. }
@@ -201,8 +221,8 @@ pub enum ToWorker {
     /// Let nobody in any more, and tell nobody to go until `Drain` says how long there is. Answered by
     /// `Draining`, with every report.
     HoldDrain,
-    /// Save what is in hand and leave, for the next worker to go on with. Answered by the keeper's
-    /// `HandedOver`, or by `RestartRefused`.
+    /// Save what is in hand and leave, for the next worker to go on with. With it may come, by descriptor, the
+    /// program that the slot is to go on with. Answered by the keeper's `HandedOver`, or by `RestartRefused`.
     Restart,
 }
 

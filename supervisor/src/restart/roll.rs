@@ -48,6 +48,13 @@ pub(crate) enum Event {
         /// Why.
         reason: String,
     },
+    /// A slot goes on with the program it had, though it was given another.
+    KeptProgram {
+        /// The slot.
+        slot: SlotId,
+        /// Why.
+        reason: String,
+    },
     /// A turn of the supervisor's loop.
     Tick,
     /// The service is shutting down.
@@ -109,6 +116,11 @@ impl Roll {
             }
             (Stage::Waiting { slot, .. }, Event::Refused { slot: refusing, reason }) if refusing == slot => {
                 Some(self.stop(503, slot, &format!("goes on with the worker it has: {reason}")))
+            }
+            (Stage::Waiting { slot, .. }, Event::KeptProgram { slot: keeping, reason })
+                if keeping == slot =>
+            {
+                Some(self.stop(503, slot, &format!("goes on with the program it had: {reason}")))
             }
             (Stage::Waiting { slot, deadline, .. }, Event::Tick) if now >= deadline => {
                 Some(self.stop(504, slot, &format!("was not back within {PATIENCE:?}; the log says why")))
@@ -207,7 +219,12 @@ mod tests {
 
     #[test]
     fn refusals_and_the_end_of_the_service_stop_the_roll() {
-        for (event, status, words) in [(refused(4), 503, "no memory"), (Event::Ending, 409, "shut down")] {
+        let kept = Event::KeptProgram { slot: SlotId(4), reason: "exit status 1".to_owned() };
+        for (event, status, words) in [
+            (refused(4), 503, "goes on with the worker it has: no memory"),
+            (kept, 503, "goes on with the program it had: exit status 1"),
+            (Event::Ending, 409, "shut down"),
+        ] {
             let (mut roll, _) = Roll::new([SlotId(4)]);
             let _ = roll.step(asked(1), NOW);
             let (found, error) = failure(roll.step(event, NOW));
