@@ -95,6 +95,7 @@ fn messages_to_the_supervisor() {
     check("to_supervisor_program_refused", &ToSupervisor::ProgramRefused { incarnation, reason });
     let reason = "exit status 1".to_owned();
     check("to_supervisor_went_back", &ToSupervisor::WentBack { incarnation, reason });
+    check("to_supervisor_keeper", &ToSupervisor::Keeper { incarnation, pid: 1233 });
 }
 
 #[test]

@@ -148,6 +148,9 @@ impl Supervisor {
                 log::error!("slot {slot}: went back to the program before: {reason}");
                 self.on_restart(restart::Event::KeptProgram { slot, reason });
             }
+            ToSupervisor::Keeper { incarnation, pid } => {
+                self.on_keeper(position, Worker { pid: Pid::from_raw(pid), incarnation });
+            }
             ToSupervisor::Hello { incarnation, pid } => self.on_hello(position, incarnation, pid),
             ToSupervisor::Holdings { incarnation, addresses } => {
                 for (address, count) in addresses {
@@ -189,7 +192,7 @@ impl Supervisor {
 
     /// News of a worker. If it is a newer one than the one we know, that one is dead, whether or not its
     /// keeper could tell us.
-    fn on_worker(&mut self, position: usize, worker: Worker) {
+    pub(crate) fn on_worker(&mut self, position: usize, worker: Worker) {
         let known = self.seats[position].machine.state().worker();
         if known.is_some_and(|known| known.incarnation < worker.incarnation) {
             let pause = Duration::ZERO;

@@ -8,7 +8,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::settings;
-use crate::slot::{Action, Cause, Event, Slot};
+use crate::slot::{Action, Cause, Event, Slot, Worker};
 use crate::spawn::{Order, spawn_keeper};
 use crate::supervisor::{Stage, Supervisor, SupervisorError};
 
@@ -66,6 +66,20 @@ impl Supervisor {
         }
     }
 
+    /// A keeper says that it is there. One that we did not start was the slot's worker, `heir`.
+    pub(crate) fn on_keeper(&mut self, position: usize, heir: Worker) {
+        if self.seats[position].machine.state().keeper() == Some(heir.pid) {
+            return;
+        }
+        self.on_worker(position, heir);
+        if self.looks_after(position, heir.pid) {
+            self.step(position, Event::WorkerKeeps { keeper: heir.pid });
+        } else if self.seats[position].machine.state().worker() == Some(heir) {
+            // It has ended since.
+            self.step(position, Event::OrphanReaped { pid: heir.pid });
+        }
+    }
+
     fn act(&mut self, position: usize, action: Action) {
         let slot = self.seats[position].id;
         match action {
@@ -94,6 +108,13 @@ impl Supervisor {
                 self.seats[position].worker_died(cause, self.now);
                 self.remember(position);
                 log::debug!("slot {slot}: worker died of {cause}, the next one comes in {pause:?}");
+            }
+            Action::KeeperReplaced { keeper } => {
+                self.seats[position].keeper_replaced(self.now);
+                self.remember(position);
+                log::warn!(
+                    "slot {slot}: keeper died; its worker {keeper} keeps the slot now, with all connections"
+                );
             }
             Action::KeeperLost { cause, pause } => {
                 self.seats[position].worker_died(cause, self.now);

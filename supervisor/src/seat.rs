@@ -21,10 +21,14 @@ use crate::spawn::Spawned;
 use crate::state::SlotState;
 
 /// Causes that are shown before they have happened, so that the first time is seen as a change.
-const USUAL_CAUSES: [&str; 6] = ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged", HANDED_OVER];
+const USUAL_CAUSES: [&str; 7] =
+    ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged", HANDED_OVER, KEEPER_DIED];
 
 /// The cause of a planned restart.
 const HANDED_OVER: &str = "handed over";
+
+/// The cause when a worker took the place of its keeper.
+const KEEPER_DIED: &str = "keeper died";
 
 /// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is
 /// always what is open.
@@ -202,7 +206,16 @@ impl Seat {
 
     /// The worker has handed over, the next one comes at once.
     pub fn worker_handed_over(&mut self, now: Duration) {
-        *self.restarts.entry(HANDED_OVER.to_owned()).or_default() += 1;
+        self.worker_left(HANDED_OVER, now);
+    }
+
+    /// The keeper died, and the worker has taken its place; the next one comes at once.
+    pub(crate) fn keeper_replaced(&mut self, now: Duration) {
+        self.worker_left(KEEPER_DIED, now);
+    }
+
+    fn worker_left(&mut self, cause: &str, now: Duration) {
+        *self.restarts.entry(cause.to_owned()).or_default() += 1;
         self.died_at = Some(now);
         self.heartbeat = Heartbeat::Absent;
         self.ready_since = None;

@@ -4,7 +4,7 @@
 //! itself, and it never restarts a worker: the keeper does that, the slot only hears of it.
 //!
 //! The descriptors of a slot are shared by its keeper and its worker, so they are closed when *both* are
-//! gone. End of file on the link is not proof enough: a dying process closes its descriptors one by one, the
+//! gone. A worker whose keeper dies takes its place, and says so; only when it does not, the slot is lost. End of file on the link is not proof enough: a dying process closes its descriptors one by one, the
 //! link among the first. Only when it is reaped are all closed. Hence three facts are waited for before a
 //! slot's holdings are given back: the link is closed (no worker that we never heard of lives on), the keeper
 //! is reaped, and the last worker we heard of is reaped.
@@ -65,6 +65,7 @@ impl Slot {
         match self.state {
             State::Empty => Some(Duration::ZERO),
             State::BackingOff { until } => Some(until),
+            State::KeeperDown(remains) => remains.heir_until,
             _ => None,
         }
     }
@@ -99,6 +100,7 @@ impl Slot {
             | Event::Ready(_)
             | Event::WorkerDied { .. }
             | Event::WorkerLeft
+            | Event::WorkerKeeps { .. }
             | Event::LinkClosed
             | Event::KeeperReaped { .. }
             | Event::OrphanReaped { .. } => self.unexpected(event, actions),
@@ -121,6 +123,7 @@ impl Slot {
             | Event::Ready(_)
             | Event::WorkerDied { .. }
             | Event::WorkerLeft
+            | Event::WorkerKeeps { .. }
             | Event::LinkClosed
             | Event::KeeperReaped { .. }
             | Event::OrphanReaped { .. } => self.unexpected(event, actions),
@@ -147,6 +150,10 @@ impl Slot {
                 self.with_worker(life, None)
             }
             Event::WorkerLeft if life.worker.is_some() => self.with_worker(life, None),
+            Event::WorkerKeeps { keeper } if life.may_have_heir(keeper) => {
+                actions.push(Action::KeeperReplaced { keeper });
+                self.with_worker(Life { keeper, since: now, worker: None }, None)
+            }
             Event::Drain if is_draining => self.state,
             Event::Drain => {
                 self.wanted = false;
@@ -162,10 +169,10 @@ impl Slot {
                 State::KeeperDown(remains) => State::KeeperDown(Remains { link_open: false, ..remains }),
                 other => other,
             },
-            Event::KeeperReaped { .. } => self.keeper_down(life.remains(now), event, now, actions),
+            Event::KeeperReaped { .. } => self.keeper_down(life.inheritance(now), event, now, actions),
             // Orphans come to us only when their keeper is dead, but it may be reaped after them.
             Event::OrphanReaped { pid } if life.worker.is_some_and(|worker| worker.pid == pid) => {
-                State::KeeperDown(Remains { worker: None, ..life.remains(now) })
+                State::KeeperDown(Remains { worker: None, ..life.inheritance(now) })
             }
             Event::Tick => self.state,
             Event::Spawned { .. }
@@ -173,6 +180,7 @@ impl Slot {
             | Event::WorkerStarted(_)
             | Event::Ready(_)
             | Event::WorkerLeft
+            | Event::WorkerKeeps { .. }
             | Event::OrphanReaped { .. } => self.unexpected(event, actions),
         }
     }
@@ -188,20 +196,32 @@ impl Slot {
             // Sent before the death, read after it.
             Event::WorkerStarted(worker) | Event::Ready(worker) if remains.may_bring(worker) => {
                 let known = remains.worker.replace(worker).is_some();
-                if !known && remains.keeper.is_none() {
-                    actions.push(Action::KillWorker(worker.pid));
-                }
+                actions.extend(
+                    remains.abandoned().filter(|_| !known).map(|worker| Action::KillWorker(worker.pid)),
+                );
             }
             Event::WorkerDied { cause, pause } if remains.link_open => {
                 actions.push(Action::WorkerLost { cause, pause });
                 remains.worker = None;
             }
             Event::WorkerLeft if remains.link_open => remains.worker = None,
-            Event::LinkClosed if remains.link_open => remains.link_open = false,
+            Event::WorkerKeeps { keeper } if remains.may_have_heir(keeper) => {
+                if remains.heir_until.is_some() {
+                    actions.push(Action::KeeperReplaced { keeper });
+                    return self.inherited(Life { keeper, since: now, worker: None });
+                }
+                actions.push(Action::KillKeeper(keeper));
+                (remains.keeper, remains.worker) = (Some(keeper), None);
+            }
+            // Nobody is left to take the keeper's place.
+            Event::LinkClosed if remains.link_open => {
+                (remains.link_open, remains.heir_until) = (false, None);
+                actions.extend(remains.abandoned().map(|worker| Action::KillWorker(worker.pid)));
+            }
             Event::KeeperReaped { cause } if remains.keeper.is_some() => {
                 remains.keeper = None;
                 remains.cause = Some(cause);
-                actions.extend(remains.worker.map(|worker| Action::KillWorker(worker.pid)));
+                actions.extend(remains.abandoned().map(|worker| Action::KillWorker(worker.pid)));
             }
             // Another one's news are old: its keeper said on the link that it was dead.
             Event::OrphanReaped { pid } => {
@@ -210,7 +230,13 @@ impl Slot {
             Event::Drain => self.wanted = false,
             Event::Stop => {
                 self.wanted = false;
+                remains.heir_until = None;
                 actions.extend(remains.keeper.map(Action::KillKeeper));
+                actions.extend(remains.abandoned().map(|worker| Action::KillWorker(worker.pid)));
+            }
+            Event::Tick if remains.heir_until.is_some_and(|until| now >= until) => {
+                remains.heir_until = None;
+                actions.extend(remains.abandoned().map(|worker| Action::KillWorker(worker.pid)));
             }
             Event::Tick => {}
             Event::Spawned { .. }
@@ -219,15 +245,25 @@ impl Slot {
             | Event::Ready(_)
             | Event::WorkerDied { .. }
             | Event::WorkerLeft
+            | Event::WorkerKeeps { .. }
             | Event::LinkClosed
             | Event::KeeperReaped { .. } => return self.unexpected(event, actions),
         }
         match remains {
-            Remains { keeper: None, worker: None, link_open: false, lived, cause: Some(cause) } => {
+            Remains { keeper: None, worker: None, link_open: false, lived, cause: Some(cause), .. } => {
                 actions.push(Action::ForgetHoldings);
                 self.ended(cause, lived, now, actions)
             }
             _ => State::KeeperDown(remains),
+        }
+    }
+
+    /// The worker has become the keeper; the next worker is still to come.
+    fn inherited(&self, life: Life) -> State {
+        match (self.wanted, self.has_served) {
+            (false, _) => State::Draining(life),
+            (true, false) => State::Starting(life),
+            (true, true) => State::WorkerDown(life),
         }
     }
 

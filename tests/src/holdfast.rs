@@ -373,6 +373,17 @@ pub fn pid_of(worker: &Totals, name: &str) -> Pid {
     Pid::from_raw(i32::try_from(worker.number(name)).expect("a pid fits"))
 }
 
+/// Kills a slot's keeper and its worker, so that neither can take the other's place.
+///
+/// # Panics
+/// When it has none at the moment, or one of them is gone.
+pub fn kill_slot(worker: &Totals) {
+    let (keeper, worker) = (pid_of(worker, "keeper_pid"), pid_of(worker, "pid"));
+    for (pid, signal) in [(worker, Signal::SIGSTOP), (keeper, Signal::SIGKILL), (worker, Signal::SIGKILL)] {
+        nix::sys::signal::kill(pid, signal).expect("a process to kill");
+    }
+}
+
 /// Runs `holdfast` with these arguments to its end, and returns its exit status, standard output and standard
 /// error.
 ///

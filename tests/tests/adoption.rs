@@ -13,7 +13,7 @@ use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
+use holdfast_tests::holdfast::{Holdfast, Options, Starting, kill_slot, pid_of};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
@@ -237,7 +237,7 @@ fn a_slot_that_died_with_nobody_watching_is_started_anew_and_steering_still_find
     let workers = first.wait_for_workers("all have reported", |workers| connections(workers, 0..4) == 400);
     let died = workers[1].number("connections");
     behead(&first);
-    kill(pid_of(&workers[1], "keeper_pid"), Signal::SIGKILL).unwrap();
+    kill_slot(&workers[1]);
     let gone = usize::try_from(died).unwrap();
     herd.run_until("its clients are cut off", |herd| herd.stats(crowd).ended() == gone);
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_tests::client::RawClient;
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
+use holdfast_tests::holdfast::{Holdfast, Options, Starting, kill_slot, pid_of};
 use nix::sys::signal::{Signal, kill};
 
 /// How the keeper and the supervisor say that there is a pause before the next start.
@@ -31,15 +31,16 @@ fn workers_that_die_again_and_again_come_back_after_growing_pauses() {
 }
 
 #[test]
-fn keepers_that_die_again_and_again_come_back_after_growing_pauses() {
+fn slots_that_die_again_and_again_come_back_after_growing_pauses() {
     let server = Holdfast::with("workers = 1");
     let mut last = 0;
     for _ in 0..6 {
         let workers = server.wait_for_workers("the next keeper", |workers| {
-            workers[0].0["keeper_pid"].as_u64().is_some_and(|pid| pid != last)
+            let worker = &workers[0].0;
+            worker["pid"].is_u64() && worker["keeper_pid"].as_u64().is_some_and(|pid| pid != last)
         });
         last = workers[0].number("keeper_pid");
-        kill(pid_of(&workers[0], "keeper_pid"), Signal::SIGKILL).unwrap();
+        kill_slot(&workers[0]);
     }
     let lines = server.process().wait_for_lines("keeper died", 6);
     let pauses: Vec<Duration> = lines

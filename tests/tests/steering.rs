@@ -7,8 +7,7 @@ use std::net::IpAddr;
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::control::Totals;
 use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
-use nix::sys::signal::{Signal, kill};
+use holdfast_tests::holdfast::{Holdfast, Options, Starting, kill_slot};
 use serde_json::Value;
 
 const WORKERS: usize = 4;
@@ -34,20 +33,20 @@ fn spread(server: &Holdfast, count: usize) -> Vec<u64> {
     numbers(&workers, "connections")
 }
 
-/// Kills the keeper of `slot`, again and again, until the slot has to wait before it gets another.
+/// Kills keeper and worker of `slot`, again and again, until the slot has to wait before it gets another.
 fn force_back_off(server: &Holdfast, slot: usize) {
     let mut last = 0;
     loop {
         let workers = server.wait_for_workers("a keeper to kill, or none", |workers| {
             let worker = &workers[slot];
             worker.text("state") == "backing_off"
-                || worker.0["keeper_pid"].as_u64().is_some_and(|pid| pid != last)
+                || worker.0["pid"].is_u64() && worker.0["keeper_pid"].as_u64().is_some_and(|pid| pid != last)
         });
         if workers[slot].text("state") == "backing_off" {
             return;
         }
         last = workers[slot].number("keeper_pid");
-        kill(pid_of(&workers[slot], "keeper_pid"), Signal::SIGKILL).unwrap();
+        kill_slot(&workers[slot]);
     }
 }
 
@@ -69,7 +68,7 @@ fn fill_the_gap(balance: &str) -> Vec<u64> {
     arrive(&mut herd, CLIENTS);
     let before = spread(&server, CLIENTS);
 
-    kill(pid_of(&server.control().workers()[1], "keeper_pid"), Signal::SIGKILL).unwrap();
+    kill_slot(&server.control().workers()[1]);
     server.wait_for_workers("the slot is rebuilt", |workers| {
         workers[1].text("state") == "ready" && workers[1].number("connections") == 0
     });

@@ -7,7 +7,7 @@ use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{BINARY, FIN, PING, PONG, TEXT, masked};
 use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::{Holdfast, pid_of};
+use holdfast_tests::holdfast::{Holdfast, kill_slot, pid_of};
 use holdfast_tests::kernel;
 use nix::sys::signal::{Signal, kill};
 
@@ -105,7 +105,7 @@ fn a_crash_by_any_signal_keeps_the_clients_and_their_half_messages_are_closed_wi
 }
 
 #[test]
-fn a_dead_keepers_connections_are_given_back_exactly_once_and_its_slot_is_rebuilt() {
+fn a_dead_slots_connections_are_given_back_exactly_once_and_its_slot_is_rebuilt() {
     let server =
         Holdfast::with("workers = 4\nlimits.max_connections = 200\nlimits.max_connections_per_address = 0");
     let mut herd = Herd::of(&server);
@@ -118,7 +118,7 @@ fn a_dead_keepers_connections_are_given_back_exactly_once_and_its_slot_is_rebuil
     let (slot, held) = (victim.number("slot"), victim.number("connections"));
     let held_here = usize::try_from(held).unwrap();
 
-    kill(pid_of(victim, "keeper_pid"), Signal::SIGKILL).unwrap();
+    kill_slot(victim);
     herd.run_until("its clients are cut off", |herd| herd.stats(crowd).ended() == held_here);
     server.wait_for_workers("the slot is rebuilt", |workers| {
         workers.iter().any(|worker| {

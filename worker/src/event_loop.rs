@@ -23,12 +23,14 @@ use crate::connection::{Connections, Key};
 use crate::drain::Drain;
 use crate::hand_over::HandOver;
 use crate::listener::{AcceptPause, Listener};
+use crate::orphan::Keeper;
 use crate::rendezvous::Rendezvous;
 use crate::run::Departure;
 use crate::websocket::assembly::Assembly;
 use crate::websocket::handshake::HandshakePolicy;
 
 const LINK: Token = Token(usize::MAX);
+const KEEPER: Token = Token(usize::MAX - 1);
 pub(crate) const EVENTS_PER_TURN: usize = 1024;
 /// One read takes at most this much; larger messages take several.
 pub(crate) const SCRATCH_SIZE: usize = 64 * 1024;
@@ -38,6 +40,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 enum Event {
     /// The supervisor said something, or reads again.
     Link,
+    /// The keeper has ended.
+    KeeperEnd,
     /// Clients are queued.
     Listener(usize),
     /// A connection has bytes, takes bytes, or ended.
@@ -64,6 +68,7 @@ pub(crate) struct Worker {
     pub(crate) link: Option<ManuallyDrop<SlotEnd>>,
     /// How the next one is found.
     pub(crate) rendezvous: Rendezvous,
+    pub(crate) keeper: Keeper,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) table_memory: RawFd,
     /// Descriptors of the slot that are no connections.
@@ -118,9 +123,11 @@ impl Worker {
             let token = listener_token(position);
             poll.registry().register(&mut SourceFd(&listener.descriptor), token, Interest::READABLE)?;
         }
+        let keeper = Keeper::watch(parts.rendezvous.keeper, poll.registry(), KEEPER, now);
         Ok(Self {
             incarnation: parts.incarnation,
             poll,
+            keeper,
             link: Some(parts.link),
             rendezvous: parts.rendezvous,
             listeners,
@@ -202,6 +209,7 @@ impl Worker {
     fn handle(&mut self, readiness: &Readiness) {
         match self.name(readiness.token()) {
             Event::Link => self.link_ready = true,
+            Event::KeeperEnd => self.on_keeper_end(),
             Event::Listener(position) => self.listeners[position].ready = true,
             Event::Connection(key) => self.on_connection(key, readiness),
         }
@@ -211,7 +219,10 @@ impl Worker {
         if token == LINK {
             return Event::Link;
         }
-        match LINK.0.checked_sub(1 + token.0) {
+        if token == KEEPER {
+            return Event::KeeperEnd;
+        }
+        match KEEPER.0.checked_sub(1 + token.0) {
             Some(position) if position < self.listeners.len() => Event::Listener(position),
             _ => Event::Connection(Key::from_token(token)),
         }
@@ -246,12 +257,17 @@ impl Worker {
             self.accept_pause.lift();
         }
         self.tell_supervisor();
-        if flow == Flow::Continue { self.continue_hand_over() } else { flow }
+        if flow == Flow::Continue {
+            self.take_keepers_place();
+            self.continue_hand_over()
+        } else {
+            flow
+        }
     }
 
     fn tell_supervisor(&mut self) {
         // Whoever is about to leave asks for nobody: the next worker does.
-        if self.hand_over.is_none() {
+        if self.hand_over.is_none() && self.keeper.is_alive() {
             self.send_tickets();
         }
         self.send_releases();
@@ -278,6 +294,7 @@ impl Worker {
             self.drain.as_ref().and_then(Drain::next_step),
             self.hand_over.as_ref().map(HandOver::until),
             self.rendezvous.next_attempt(),
+            self.keeper.next_step(),
         ];
         for moment in moments.into_iter().flatten() {
             timeout = timeout.min(moment.saturating_sub(self.now));
@@ -300,7 +317,7 @@ pub(crate) fn watch_link(poll: &Poll, link: RawFd) -> io::Result<()> {
 }
 
 fn listener_token(position: usize) -> Token {
-    Token(LINK.0 - 1 - position)
+    Token(KEEPER.0 - 1 - position)
 }
 
 fn policy(settings: &Settings) -> HandshakePolicy {

@@ -29,6 +29,11 @@ impl HandOver {
     pub(crate) fn until(&self) -> Duration {
         self.until
     }
+
+    /// Is the slot to go on with another program?
+    pub(crate) fn has_program(&self) -> bool {
+        self.program.is_some()
+    }
 }
 
 /// The descriptor of the memory in which the last worker saved its halves, if it did.
@@ -36,9 +41,9 @@ pub(crate) fn saved_memory(header: &Header) -> Option<RawFd> {
     header.saved.checked_sub(1).and_then(|number| RawFd::try_from(number).ok())
 }
 
-/// Leaves a descriptor open, and returns its number as the table's header has it.
-fn leave(descriptor: OwnedFd) -> u32 {
-    u32::try_from(descriptor.into_raw_fd()).unwrap_or(u32::MAX - 1) + 1
+/// A descriptor's number as the table's header has it.
+pub(crate) fn note(number: RawFd) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX - 1) + 1
 }
 
 impl Worker {
@@ -55,13 +60,11 @@ impl Worker {
             self.stay("it is draining");
             return Flow::Continue;
         }
-        let Some(link) = &self.link else {
+        if self.link.is_none() {
             self.hand_over = None;
             return Flow::Continue;
-        };
-        let is_under_way =
-            link.has_queued() || self.admission.is_unanswered() || !self.connections.released.is_empty();
-        if is_under_way && self.now < hand_over.until {
+        }
+        if self.is_under_way() && self.now < hand_over.until {
             return Flow::Continue;
         }
         let stopped = clock::now();
@@ -120,7 +123,14 @@ impl Worker {
         }
     }
 
-    fn save(&self, stopped: Duration) -> Result<OwnedFd, WriteError> {
+    /// Is anything under way between the supervisor and this worker?
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| {
+            link.has_queued() || self.admission.is_unanswered() || !self.connections.released.is_empty()
+        })
+    }
+
+    pub(crate) fn save(&self, stopped: Duration) -> Result<OwnedFd, WriteError> {
         let mut writer = Writer::new()?;
         self.connections.save_halves(&mut writer)?;
         writer.finish(stopped)
@@ -131,13 +141,13 @@ impl Worker {
         // Whoever finds the number must find the memory complete.
         compiler_fence(Ordering::SeqCst);
         // The descriptors are the slot's from now on: its next worker closes the memory, its keeper the program.
-        self.connections.table.header_mut().saved = leave(memory);
+        self.connections.table.header_mut().saved = note(memory.into_raw_fd());
         if let Some(program) = self.hand_over.take().and_then(|hand_over| hand_over.program) {
-            self.connections.table.header_mut().binary = leave(program);
+            self.connections.table.header_mut().binary = note(program.into_raw_fd());
         }
     }
 
-    fn stay(&mut self, reason: &str) {
+    pub(crate) fn stay(&mut self, reason: &str) {
         log::error!("worker {} does not hand over: {reason}", self.incarnation);
         self.hand_over = None;
         let reason = reason.to_owned();

@@ -17,12 +17,12 @@ use holdfast_shared::ipc::message::{DeathCause, ToSupervisor};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
 use holdfast_shared::sys::process::{Side, die_of_faults, fork_sharing_descriptors};
 use nix::errno::Errno;
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, getpid};
 
 pub use handover::{Handover, PROCESS_NAME};
+pub(crate) use trial::OURSELVES;
 
 use crate::program::Program;
 use crate::run::{self, Assignment, Predecessor};
@@ -108,6 +108,10 @@ impl Keeper {
         let went_back = handover.went_back.take();
         let (predecessor, backoff) = (Predecessor::Nobody, Backoff::default());
         let mut keeper = Self { pid: getpid(), handover, link, incarnation, predecessor, backoff };
+        if keeper.has_served() {
+            keeper.predecessor = Predecessor::HandedOver;
+        }
+        keeper.tell(&ToSupervisor::Keeper { incarnation, pid: keeper.pid.as_raw() });
         if let Some(reason) = went_back {
             log::error!("slot {}: back to the program before: {reason}", keeper.handover.slot);
             keeper.tell(&ToSupervisor::WentBack { incarnation, reason });
@@ -151,11 +155,6 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
     let Keeper { pid, handover, mut link, incarnation, predecessor, .. } = keeper;
     // The copy of what the keeper has yet to send is the keeper's.
     link.forget_queued();
-    // Without its keeper, a worker would be one death away from losing everything, unnoticed.
-    let _ = set_pdeathsig(Signal::SIGKILL);
-    if getppid() != pid {
-        std::process::exit(run::CANNOT_START);
-    }
     crash_if_asked("start");
     let assignment = Assignment {
         program,

@@ -170,8 +170,8 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
     let app = (program.app)();
-    // One is still to come: the epoll instance.
-    let own_descriptors = u32::try_from(owned.len() + 1).unwrap_or(u32::MAX);
+    // Two are still to come: the epoll instance, and the keeper's.
+    let own_descriptors = u32::try_from(owned.len() + 2).unwrap_or(u32::MAX);
     let parts =
         Parts { incarnation, link, rendezvous, listeners, table_memory, own_descriptors, connections, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;

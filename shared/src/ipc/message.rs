@@ -155,6 +155,14 @@ pub enum ToSupervisor {
         /// Why.
         reason: String,
     },
+    /// The first word of every keeper. One that the supervisor did not start was the slot's worker, and has taken
+    /// the place of a keeper that died. Not answered.
+    Keeper {
+        /// The slot's last worker.
+        incarnation: Incarnation,
+        /// The keeper's process.
+        pid: i32,
+    },
 }
 
 impl ToSupervisor {
@@ -167,7 +175,8 @@ impl ToSupervisor {
             | Self::Left { .. }
             | Self::HandedOver { .. }
             | Self::ProgramRefused { .. }
-            | Self::WentBack { .. } => false,
+            | Self::WentBack { .. }
+            | Self::Keeper { .. } => false,
             Self::Hello { .. }
             | Self::Holdings { .. }
             | Self::Ready { .. }

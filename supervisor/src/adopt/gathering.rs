@@ -160,10 +160,10 @@ impl Gathering {
     fn missing(&self) -> Vec<Pid> {
         let came = |pid: Pid| {
             self.adopted.values().any(|adopted| {
-                // A worker may have died since it came; its keeper has made another.
-                adopted.keeper == pid
-                    || adopted.worker.pid == pid
-                    || examine::parent(pid) == Some(adopted.keeper)
+                // A worker may have died since it came, and its keeper has made another; or the keeper has, and
+                // the worker, in its place, has made another.
+                let heads = [adopted.keeper, adopted.worker.pid];
+                heads.contains(&pid) || examine::parent(pid).is_some_and(|parent| heads.contains(&parent))
             })
         };
         self.holders.iter().copied().filter(|&pid| !came(pid)).collect()

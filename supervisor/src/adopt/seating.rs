@@ -85,6 +85,18 @@ impl Supervisor {
         }
     }
 
+    /// Will the end of this process, of a slot of ours, be told? It is when the process has not ended, or not
+    /// been asked for.
+    pub(crate) fn looks_after(&mut self, position: usize, pid: Pid) -> bool {
+        if !self.seats[position].is_stepchild {
+            return stepchildren::is_child(pid);
+        }
+        if !self.stepchildren.watches(pid) && self.run_dir.slot_holders().contains(&pid) {
+            self.stepchildren.watch(pid, None, self.poll.registry(), STEPCHILDREN);
+        }
+        self.stepchildren.watches(pid)
+    }
+
     /// Takes note of adopted processes that have ended.
     pub(crate) fn reap_stepchildren(&mut self) {
         let ended = self.stepchildren.ended();

@@ -41,6 +41,11 @@ impl Stepchildren {
         }
     }
 
+    /// Is its end still to be told?
+    pub(crate) fn watches(&self, pid: Pid) -> bool {
+        self.0.contains_key(&pid)
+    }
+
     /// Those that have ended since the last call; they are not looked after any more.
     pub(crate) fn ended(&mut self) -> Vec<Pid> {
         let ended = self.0.extract_if(.., |_, process| has_ended(process));

@@ -57,6 +57,12 @@ pub enum Event {
     /// From the keeper, on the link: its worker has left on purpose. The keeper exits as well if it has
     /// finished, and makes the next one if it has handed over.
     WorkerLeft,
+    /// From the keeper, on the link, and its first word: it was the slot's worker, and has taken the place of a
+    /// keeper that died. Its process has not been reaped.
+    WorkerKeeps {
+        /// Its process.
+        keeper: Pid,
+    },
     /// The link was read to its end: neither keeper nor worker has it open.
     LinkClosed,
     /// The keeper was reaped.
@@ -98,6 +104,11 @@ pub enum Action {
         cause: Cause,
         /// The keeper starts the next after this long.
         pause: Duration,
+    },
+    /// To be logged and counted: a keeper died, and its worker keeps the slot now. All connections live.
+    KeeperReplaced {
+        /// The process that was the worker.
+        keeper: Pid,
     },
     /// To be logged and counted: a keeper died, and the slot's connections with it.
     KeeperLost {

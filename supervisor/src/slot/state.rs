@@ -6,6 +6,9 @@ use nix::unistd::Pid;
 
 use super::event::{Cause, Worker};
 
+/// How long a worker may take from its keeper's end to being the keeper. It saves all it has in hand meanwhile.
+const HEIR_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where a slot stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -21,7 +24,8 @@ pub enum State {
     WorkerDown(Life),
     /// The worker finishes what it has; nothing is started again once the keeper ends.
     Draining(Life),
-    /// The keeper is dead or dying; not everything that holds the slot's descriptors is known to be gone.
+    /// The keeper is dead or dying. Its worker takes its place; or not everything that holds the slot's descriptors
+    /// is known to be gone.
     KeeperDown(Remains),
     /// Keepers died again and again; the next one has to wait.
     BackingOff {
@@ -50,6 +54,8 @@ pub struct Remains {
     pub keeper: Option<Pid>,
     /// The last worker we heard of, until it is reaped.
     pub worker: Option<Worker>,
+    /// Until when the worker may take the keeper's place; `None` when nobody is to live on.
+    pub heir_until: Option<Duration>,
     /// Whether the link may still bring messages.
     pub link_open: bool,
     /// How long the keeper lived.
@@ -106,14 +112,35 @@ impl Life {
         self.worker.is_none_or(|known| known == worker)
     }
 
+    /// Whether process `pid` can have been the worker.
+    pub(super) fn may_have_heir(&self, pid: Pid) -> bool {
+        self.worker.is_none_or(|worker| worker.pid == pid)
+    }
+
+    /// What is left when it ends, for the worker to take over.
+    pub(super) fn inheritance(self, now: Duration) -> Remains {
+        Remains { heir_until: Some(now + HEIR_PATIENCE), ..self.remains(now) }
+    }
+
+    /// What is left when all of it is to end.
     pub(super) fn remains(self, now: Duration) -> Remains {
         let lived = now.saturating_sub(self.since);
         let keeper = Some(self.keeper);
-        Remains { keeper, worker: self.worker, link_open: true, lived, cause: None }
+        Remains { keeper, worker: self.worker, heir_until: None, link_open: true, lived, cause: None }
     }
 }
 
 impl Remains {
+    /// The worker, if there is nobody left whose child it may be and it is to end.
+    pub(super) fn abandoned(&self) -> Option<Worker> {
+        self.worker.filter(|_| self.keeper.is_none() && self.heir_until.is_none())
+    }
+
+    /// Whether process `pid` can have been the worker.
+    pub(super) fn may_have_heir(&self, pid: Pid) -> bool {
+        self.link_open && self.worker.is_none_or(|worker| worker.pid == pid)
+    }
+
     pub(super) fn may_bring(&self, worker: Worker) -> bool {
         self.link_open && self.worker.is_none_or(|known| known == worker)
     }

@@ -75,6 +75,11 @@ impl Keeper {
         self.header().is_some_and(|header| header.ready_incarnation == self.incarnation.0)
     }
 
+    /// Was any worker of the slot ever ready, under an earlier keeper?
+    pub(super) fn has_served(&self) -> bool {
+        self.header().is_some_and(|header| header.ready_incarnation > 0)
+    }
+
     fn note_no_program(&self) -> io::Result<()> {
         Header::clear_binary(self.table().ok_or(io::ErrorKind::InvalidInput)?)
     }

@@ -1,0 +1,136 @@
+//! A worker whose keeper died. The slot's descriptors are open in the worker alone now, and would be closed by
+//! its next crash; so it takes the keeper's place: saves what it has in hand and executes its own program as the
+//! slot's keeper, which makes a fresh worker. Same process, same descriptors; no client notices.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::Duration;
+
+use holdfast_shared::clock;
+use holdfast_shared::sys::process::open_pidfd;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::unistd::{Pid, getppid};
+
+use crate::event_loop::Worker;
+use crate::hand_over::note;
+use crate::keeper::{Handover, OURSELVES};
+
+/// The longest that verdicts under way are waited for: until then the slot is one death away from its end.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The keeper as its worker sees it.
+#[derive(Debug)]
+pub(crate) enum Keeper {
+    /// It lives. Its descriptor, watched for as long as it is open, becomes readable when that changes.
+    Alive { _process: Option<OwnedFd> },
+    /// It is dead. Its place is taken when nothing is under way, or at this moment.
+    Dead { until: Duration },
+    /// Its place could not be taken; tried again at this moment.
+    Failed { until: Duration },
+}
+
+impl Keeper {
+    /// Watches the process `pid`, which makes `token` ready when it ends.
+    pub(crate) fn watch(pid: Pid, registry: &Registry, token: Token, now: Duration) -> Self {
+        let watch = || -> io::Result<OwnedFd> {
+            let process = open_pidfd(pid)?;
+            registry.register(&mut SourceFd(&process.as_raw_fd()), token, Interest::READABLE)?;
+            Ok(process)
+        };
+        let watched = watch();
+        // Whoever has another parent by now may have watched another process of that number.
+        if getppid() != pid {
+            return Self::dead(now);
+        }
+        match watched {
+            Ok(process) => Self::Alive { _process: Some(process) },
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Self::dead(now),
+            Err(error) => {
+                log::error!("cannot watch keeper {pid}: {error}; if it dies, this worker does not notice");
+                Self::Alive { _process: None }
+            }
+        }
+    }
+
+    /// It has ended.
+    pub(crate) fn dead(now: Duration) -> Self {
+        Self::Dead { until: now + LONGEST_WAIT }
+    }
+
+    /// When something is to be done.
+    pub(crate) fn next_step(&self) -> Option<Duration> {
+        match *self {
+            Self::Alive { .. } => None,
+            Self::Dead { until } | Self::Failed { until } => Some(until),
+        }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self, Self::Alive { .. })
+    }
+}
+
+impl Worker {
+    /// The keeper's descriptor is readable.
+    pub(crate) fn on_keeper_end(&mut self) {
+        if self.keeper.is_alive() {
+            log::error!("keeper {} is dead; taking its place", self.rendezvous.keeper);
+            self.keeper = Keeper::dead(self.now);
+        }
+    }
+
+    /// Takes the place of a dead keeper, if it is time. Returns only when it is not, and when it failed: clients
+    /// are served on then.
+    pub(crate) fn take_keepers_place(&mut self) {
+        let is_time = match self.keeper {
+            Keeper::Alive { .. } => false,
+            Keeper::Dead { until } => self.now >= until || !self.is_under_way(),
+            Keeper::Failed { until } => self.now >= until,
+        };
+        if !is_time {
+            return;
+        }
+        if self.hand_over.take().is_some_and(|hand_over| hand_over.has_program()) {
+            self.stay("its keeper died");
+        }
+        // Those in the middle of something would be lost either way, and everybody else with them if we stayed.
+        let saved = self
+            .save(clock::now())
+            .inspect_err(|error| log::error!("{error}; connections in the middle of something are lost"));
+        if let Some(link) = &mut self.link {
+            let _ = link.flush();
+        }
+        if let Ok(memory) = &saved {
+            self.connections.table.header_mut().saved = note(memory.as_raw_fd());
+        }
+        compiler_fence(Ordering::SeqCst);
+        let result = File::open(OURSELVES).and_then(|program| self.as_keeper().execute(program.as_fd()));
+        let Err(error) = result;
+        self.connections.table.header_mut().saved = 0;
+        log::error!("cannot take the keeper's place: {error}; serving on without one, and trying again");
+        self.keeper = Keeper::Failed { until: self.now + PAUSE };
+    }
+
+    /// What this process is handed as the slot's keeper.
+    fn as_keeper(&self) -> Handover {
+        Handover {
+            slot: self.rendezvous.slot,
+            last_incarnation: self.incarnation,
+            link: self.rendezvous.link,
+            table: self.table_memory,
+            settings: self.rendezvous.settings,
+            lock: self.rendezvous.lock,
+            rendezvous: self.rendezvous.path.clone(),
+            listeners: self.listeners.iter().map(|listener| listener.descriptor).collect(),
+            previous: None,
+            went_back: None,
+        }
+    }
+}
