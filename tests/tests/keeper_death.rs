@@ -12,6 +12,7 @@ use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
 use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const CONFIG: &str = "
     workers = 2
@@ -146,11 +147,15 @@ fn keepers_may_die_while_there_is_no_supervisor_and_under_the_next_one() {
         kill(pid_of(worker, "keeper_pid"), Signal::SIGKILL).unwrap();
     }
     // Two keepers that were workers, and their workers.
-    let (old, deadline) = (first.processes(), Instant::now() + PATIENCE);
-    while first.processes().len() != 4
-        || first.processes().iter().filter(|pid| old.contains(pid)).count() != 2
-    {
-        assert!(Instant::now() < deadline, "{:?} after {old:?}", first.processes());
+    let pids = |name: &str| workers.iter().map(|worker| pid_of(worker, name)).collect::<Vec<_>>();
+    let (old, heirs, deadline) = (pids("keeper_pid"), pids("pid"), Instant::now() + PATIENCE);
+    let is_over = |now: &[Pid]| {
+        now.len() == 4
+            && heirs.iter().all(|pid| now.contains(pid))
+            && !old.iter().any(|pid| now.contains(pid))
+    };
+    while !is_over(&first.processes()) {
+        assert!(Instant::now() < deadline, "{:?} after {old:?} and {heirs:?}", first.processes());
         echoes(&mut clients[0], "while keepers change");
     }
     for client in &mut clients {

@@ -209,7 +209,7 @@ impl Worker {
     fn handle(&mut self, readiness: &Readiness) {
         match self.name(readiness.token()) {
             Event::Link => self.link_ready = true,
-            Event::KeeperEnd => self.on_keeper_end(),
+            Event::KeeperEnd => self.look_at_keeper(),
             Event::Listener(position) => self.listeners[position].ready = true,
             Event::Connection(key) => self.on_connection(key, readiness),
         }

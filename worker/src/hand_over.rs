@@ -67,6 +67,11 @@ impl Worker {
         if self.is_under_way() && self.now < hand_over.until {
             return Flow::Continue;
         }
+        // Its death may be among the events that are still to come, and nobody would be there to go on.
+        self.look_at_keeper();
+        if !self.keeper.is_alive() {
+            return Flow::Continue;
+        }
         let stopped = clock::now();
         match self.save(stopped) {
             Ok(memory) => {

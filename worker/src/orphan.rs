@@ -13,6 +13,7 @@ use holdfast_shared::sys::process::open_pidfd;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getppid};
 
 use crate::event_loop::Worker;
@@ -28,8 +29,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The keeper as its worker sees it.
 #[derive(Debug)]
 pub(crate) enum Keeper {
-    /// It lives. Its descriptor, watched for as long as it is open, becomes readable when that changes.
-    Alive { _process: Option<OwnedFd> },
+    /// It lives, as far as was heard. Its descriptor, if it could be had, becomes readable when that changes.
+    Alive(Option<OwnedFd>),
     /// It is dead. Its place is taken when nothing is under way, or at this moment.
     Dead { until: Duration },
     /// Its place could not be taken; tried again at this moment.
@@ -50,11 +51,11 @@ impl Keeper {
             return Self::dead(now);
         }
         match watched {
-            Ok(process) => Self::Alive { _process: Some(process) },
+            Ok(process) => Self::Alive(Some(process)),
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Self::dead(now),
             Err(error) => {
                 log::error!("cannot watch keeper {pid}: {error}; if it dies, this worker does not notice");
-                Self::Alive { _process: None }
+                Self::Alive(None)
             }
         }
     }
@@ -67,20 +68,22 @@ impl Keeper {
     /// When something is to be done.
     pub(crate) fn next_step(&self) -> Option<Duration> {
         match *self {
-            Self::Alive { .. } => None,
+            Self::Alive(_) => None,
             Self::Dead { until } | Self::Failed { until } => Some(until),
         }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        matches!(self, Self::Alive { .. })
+        matches!(self, Self::Alive(_))
     }
 }
 
 impl Worker {
-    /// The keeper's descriptor is readable.
-    pub(crate) fn on_keeper_end(&mut self) {
-        if self.keeper.is_alive() {
+    /// Looks whether the keeper has ended.
+    pub(crate) fn look_at_keeper(&mut self) {
+        let Keeper::Alive(Some(process)) = &self.keeper else { return };
+        let mut watched = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
             log::error!("keeper {} is dead; taking its place", self.rendezvous.keeper);
             self.keeper = Keeper::dead(self.now);
         }
@@ -90,7 +93,7 @@ impl Worker {
     /// are served on then.
     pub(crate) fn take_keepers_place(&mut self) {
         let is_time = match self.keeper {
-            Keeper::Alive { .. } => false,
+            Keeper::Alive(_) => false,
             Keeper::Dead { until } => self.now >= until || !self.is_under_way(),
             Keeper::Failed { until } => self.now >= until,
         };
