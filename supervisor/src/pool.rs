@@ -8,7 +8,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::settings;
-use crate::slot::{Action, Cause, Event, Slot, Worker};
+use crate::slot::{Action, Cause, Event, Slot, State, Worker};
 use crate::spawn::{Order, spawn_keeper};
 use crate::supervisor::{Stage, Supervisor, SupervisorError};
 
@@ -43,27 +43,24 @@ impl Supervisor {
     }
 
     pub(crate) fn on_reaped(&mut self, pid: Pid, cause: Cause) {
-        let keeper = self.seats.iter().position(|seat| seat.machine.state().keeper() == Some(pid));
-        let worker = self
-            .seats
-            .iter()
-            .position(|seat| seat.machine.state().worker().is_some_and(|worker| worker.pid == pid));
-        match (keeper, worker) {
-            // What it said last is on the link still, and comes first; the link's end comes after, for the
-            // answer to that alone would be to kill the keeper, whose number may be somebody
-            // else's by now.
-            (Some(position), _) => {
-                let end = self.read_link(position);
-                self.step(position, Event::KeeperReaped { cause });
-                self.note_link_end(position, end);
-            }
-            (None, Some(position)) => {
-                let end = self.read_link(position);
-                self.step(position, Event::OrphanReaped { pid });
-                self.note_link_end(position, end);
-            }
-            (None, None) => log::debug!("child {pid} ended ({cause}); nobody here knows it"),
+        let is_worker = |state: State| {
+            state.keeper() != Some(pid) && state.worker().is_some_and(|worker| worker.pid == pid)
+        };
+        let knows = |state: State| state.keeper() == Some(pid) || is_worker(state);
+        let Some(position) = self.seats.iter().position(|seat| knows(seat.machine.state())) else {
+            return log::debug!("child {pid} ended ({cause}); nobody here knows it");
+        };
+        // What it said last is on the link still, and comes first: another may be the keeper by now. The link's
+        // end comes after, for the answer to that alone would be to kill the keeper, whose number may be
+        // somebody else's by now.
+        let end = self.read_link(position);
+        let state = self.seats[position].machine.state();
+        if is_worker(state) {
+            self.step(position, Event::OrphanReaped { pid });
+        } else if knows(state) {
+            self.step(position, Event::KeeperReaped { cause });
         }
+        self.note_link_end(position, end);
     }
 
     /// A keeper says that it is there. One that we did not start was the slot's worker, `heir`.
