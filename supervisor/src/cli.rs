@@ -20,6 +20,9 @@ pub enum Command {
     /// Hold one slot's descriptors; started by the supervisor only
     #[command(hide = true)]
     Keeper(KeeperArguments),
+    /// Say what this program is, if it would start; asked by the one it is to replace
+    #[command(hide = true)]
+    Probe(RunArguments),
     /// Validate the configuration: exit 0, or 2 with every error
     Check(CheckArguments),
     /// Ask or steer the running server
@@ -294,6 +297,8 @@ mod tests {
             ("reload", CtlRequest::Reload),
             ("restart", CtlRequest::Restart { slot: None }),
             ("restart 3", CtlRequest::Restart { slot: Some(3) }),
+            ("upgrade", CtlRequest::Upgrade { status: false }),
+            ("upgrade --status", CtlRequest::Upgrade { status: true }),
             ("drain", CtlRequest::Drain(DrainOrder::new(Step::Begin))),
             ("drain --pause", CtlRequest::Drain(DrainOrder::new(Step::Pause))),
             ("drain --resume", CtlRequest::Drain(DrainOrder::new(Step::Resume))),
@@ -325,6 +330,13 @@ mod tests {
         assert_eq!(expected.arguments(), line.split_whitespace().collect::<Vec<_>>());
         assert!(parse("keeper").is_err());
         assert!(!CommandLine::command().render_long_help().to_string().contains("keeper"));
+    }
+
+    #[test]
+    fn a_probe_takes_what_run_takes() {
+        let line = "--config a.toml --listen 127.0.0.1:1 --set app=echo";
+        assert_eq!(parse(&format!("probe {line}")).unwrap(), Command::Probe(run(line)));
+        assert!(!CommandLine::command().render_long_help().to_string().contains("probe"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod metrics;
 mod notify;
 mod pool;
+pub mod probe;
 mod reload;
 mod restart;
 mod role;
@@ -32,6 +33,7 @@ mod state;
 mod steering;
 pub mod supervisor;
 mod totals;
+mod upgrade;
 mod watchdog;
 
 pub use holdfast_worker::Program;

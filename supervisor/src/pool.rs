@@ -43,6 +43,9 @@ impl Supervisor {
     }
 
     pub(crate) fn on_reaped(&mut self, pid: Pid, cause: Cause) {
+        if self.note_candidate_end(pid, cause) {
+            return;
+        }
         let is_worker = |state: State| {
             state.keeper() != Some(pid) && state.worker().is_some_and(|worker| worker.pid == pid)
         };

@@ -27,6 +27,13 @@ pub struct PendingReload {
     reply: Option<Reply>,
 }
 
+impl PendingReload {
+    /// The way back to whoever asked, if anybody did.
+    pub(crate) fn into_reply(self) -> Option<Reply> {
+        self.reply
+    }
+}
+
 /// Why a configuration was not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {

@@ -31,12 +31,20 @@ impl Restart {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.roll.deadline()
     }
+
+    /// The slots that have new workers so far.
+    pub(crate) fn done(&self) -> &[RestartedSlot] {
+        self.roll.done()
+    }
 }
 
 impl Supervisor {
     /// Replaces the workers of all slots, or of one, one after the other. Whoever asked is answered at the
     /// end.
     pub(crate) fn restart(&mut self, slot: Option<u16>, reply: Option<Reply>) {
+        if self.is_upgrading() {
+            return refuse(reply, Failure::new(409, "an upgrade is under way; wait for its end"));
+        }
         self.restart_with(slot, None, reply);
     }
 
@@ -51,12 +59,8 @@ impl Supervisor {
                 self.restart = Some(Restart { roll, program, reply });
                 self.carry_out(Some(first));
             }
-            Err(failure) => {
-                log::warn!("not restarting: {failure}");
-                if let Some(reply) = reply {
-                    reply.send(Err(failure));
-                }
-            }
+            Err(failure) if program.is_some() => self.note_rolled(Vec::new(), Some(failure)),
+            Err(failure) => refuse(reply, failure),
         }
     }
 
@@ -82,13 +86,11 @@ impl Supervisor {
                     self.restart.as_mut().and_then(|restart| restart.roll.step(event, now))
                 }
                 Action::Finish(report) => {
-                    log::info!("restart done: {}", describe(&report));
-                    self.answer_restart(Ok(Answer::Restart(report)));
+                    self.end_restart(Ok(report));
                     None
                 }
                 Action::Stop(failure) => {
-                    log::error!("{failure}");
-                    self.answer_restart(Err(failure));
+                    self.end_restart(Err(failure));
                     None
                 }
             };
@@ -114,9 +116,23 @@ impl Supervisor {
         }
     }
 
-    fn answer_restart(&mut self, answer: Result<Answer, Failure>) {
-        if let Some(reply) = self.restart.take().and_then(|restart| restart.reply) {
-            reply.send(answer);
+    /// Tells whoever waits. With another program, that is the upgrade it belongs to.
+    fn end_restart(&mut self, outcome: Result<RestartReport, Failure>) {
+        let Some(Restart { roll, program, reply }) = self.restart.take() else { return };
+        let outcome = match (outcome, program) {
+            (Ok(report), Some(_)) => return self.note_rolled(report.slots, None),
+            (Err(failure), Some(_)) => return self.note_rolled(roll.done().to_vec(), Some(failure)),
+            (Ok(report), None) => {
+                log::info!("restart done: {}", describe(&report));
+                Ok(Answer::Restart(report))
+            }
+            (Err(failure), None) => {
+                log::error!("restart stopped: {failure}");
+                Err(Failure::new(failure.status, format!("restart stopped: {failure}")))
+            }
+        };
+        if let Some(reply) = reply {
+            reply.send(outcome);
         }
     }
 
@@ -144,6 +160,13 @@ impl Supervisor {
             }
         }
         Ok(wanted.into_iter().map(|seat| seat.id).collect())
+    }
+}
+
+fn refuse(reply: Option<Reply>, failure: Failure) {
+    log::warn!("not restarting: {failure}");
+    if let Some(reply) = reply {
+        reply.send(Err(failure));
     }
 }
 

@@ -9,7 +9,7 @@ use holdfast_worker::keeper;
 
 use crate::cli::{self, Command, CtlArguments, KeeperArguments, RunArguments};
 use crate::control::SOCKET_NAME;
-use crate::{check, ctl, logging, run_dir, start};
+use crate::{check, ctl, logging, probe, run_dir, start, upgrade};
 
 /// Bad usage or configuration.
 const BAD_CONFIGURATION: u8 = 2;
@@ -19,6 +19,7 @@ const BAD_CONFIGURATION: u8 = 2;
 pub fn main(program: Program) -> ExitCode {
     match cli::parse(program.version) {
         Command::Run(arguments) => run(program, &arguments),
+        Command::Probe(arguments) => probe::run(program, &arguments),
         Command::Keeper(arguments) => keep(program, arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Ctl(arguments) => ask(&arguments),
@@ -27,15 +28,33 @@ pub fn main(program: Program) -> ExitCode {
 
 fn run(program: Program, arguments: &RunArguments) -> ExitCode {
     logging::start("supervisor");
+    let (launch, mut heritage) = upgrade::receive();
     let inputs = cli::inputs(arguments);
+    let go_back = |heritage: Option<upgrade::Heritage>, reason: &str| {
+        if let Some(heritage) = heritage {
+            upgrade::go_back(&launch, heritage, program.version, reason.to_owned());
+        }
+    };
     let effective = match config::load(&inputs) {
         Ok(effective) => effective,
         Err(errors) => {
             eprintln!("{errors}");
+            go_back(heritage, &errors.to_string());
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    match start::prepare(program, inputs, effective).and_then(|supervisor| supervisor.run()) {
+    let supervisor = match start::prepare(program, inputs, effective, launch.clone(), heritage.as_mut()) {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            let reason = start::explain(&error);
+            log::error!("{reason}");
+            go_back(heritage, &reason);
+            return ExitCode::FAILURE;
+        }
+    };
+    // From here on there is no way back to an earlier program.
+    drop(heritage);
+    match supervisor.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", start::explain(&error));

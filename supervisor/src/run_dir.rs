@@ -3,12 +3,13 @@
 //! whatever process has a slot's descriptors, so it tells a supervisor whether there are slots to adopt.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use holdfast_shared::ipc::rendezvous;
+use nix::sys::stat::fstat;
 use nix::unistd::{Pid, geteuid};
 
 use crate::control::remove_control;
@@ -94,17 +95,26 @@ impl RunDir {
     /// See [`RunDirError`].
     pub fn acquire(configured: Option<&Path>) -> Result<Self, RunDirError> {
         if let Some(path) = configured {
-            return Self::lock(path.to_path_buf());
+            return Self::lock(path.to_path_buf(), None);
         }
         let mut last = None;
         for path in usual() {
-            match Self::lock(path) {
+            match Self::lock(path, None) {
                 Err(error @ (RunDirError::Create { .. } | RunDirError::Write { .. })) => last = Some(error),
                 result => return result,
             }
         }
         Err(last
             .unwrap_or(RunDirError::Create { path: SYSTEM.into(), source: io::ErrorKind::NotFound.into() }))
+    }
+
+    /// Takes over the directory at `path` from the program that this one was executed in place of: `lock` is
+    /// that of its pid file, and was never given up.
+    ///
+    /// # Errors
+    /// See [`RunDirError`].
+    pub fn inherit(path: &Path, lock: Option<OwnedFd>) -> Result<Self, RunDirError> {
+        Self::lock(path.to_path_buf(), lock)
     }
 
     /// Where it is.
@@ -123,6 +133,12 @@ impl RunDir {
     #[must_use]
     pub fn rendezvous(&self) -> PathBuf {
         self.real_path.join(rendezvous::SOCKET_NAME)
+    }
+
+    /// The lock of the pid file, for a program that is executed in this one's place.
+    #[must_use]
+    pub fn supervisor_lock(&self) -> BorrowedFd<'_> {
+        self.supervisor.as_fd()
     }
 
     /// The lock of the slots, for keepers to inherit.
@@ -154,10 +170,7 @@ impl RunDir {
     /// Is this the lock of the slots, and held through this very descriptor?
     #[must_use]
     pub fn is_slots_lock(&self, lock: &OwnedFd) -> bool {
-        let same = match (nix::sys::stat::fstat(lock), nix::sys::stat::fstat(&self.slots)) {
-            (Ok(theirs), Ok(ours)) => (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino),
-            _ => false,
-        };
+        let same = is_same_file(lock, &self.slots);
         // flock(2): a lock belongs to the open file, so asking again through the one that holds it succeeds.
         same && lock.try_clone().is_ok_and(|lock| File::from(lock).try_lock().is_ok())
     }
@@ -168,11 +181,14 @@ impl RunDir {
         holders(&self.real_path.join(SLOTS_LOCK))
     }
 
-    fn lock(path: PathBuf) -> Result<Self, RunDirError> {
+    fn lock(path: PathBuf, inherited: Option<OwnedFd>) -> Result<Self, RunDirError> {
         make(&path)?;
         let unwritable = |source| RunDirError::Write { path: path.clone(), source };
         let real_path = fs::canonicalize(&path).map_err(unwritable)?;
         let mut supervisor = open(&path.join(PID_FILE)).map_err(unwritable)?;
+        if let Some(lock) = inherited.filter(|lock| is_same_file(lock, &supervisor)) {
+            supervisor = File::from(lock);
+        }
         if is_held(&path, &supervisor)? {
             let mut pid = String::new();
             let _ = supervisor.read_to_string(&mut pid);
@@ -180,6 +196,7 @@ impl RunDir {
         }
         supervisor
             .set_len(0)
+            .and_then(|()| supervisor.rewind())
             .and_then(|()| writeln!(supervisor, "{}", std::process::id()))
             .map_err(unwritable)?;
         let slots = open(&path.join(SLOTS_LOCK)).map_err(unwritable)?;
@@ -204,6 +221,13 @@ fn is_held(path: &Path, file: &File) -> Result<bool, RunDirError> {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(source)) => Err(RunDirError::Write { path: path.to_path_buf(), source }),
+    }
+}
+
+fn is_same_file(one: &impl AsFd, other: &impl AsFd) -> bool {
+    match (fstat(one), fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
     }
 }
 

@@ -4,10 +4,13 @@ use std::io;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as Pending;
 
 use crate::supervisor::Supervisor;
+
+const TAKEN: [i32; 6] = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2];
 
 /// The signals this process takes.
 pub struct Signals(Pending);
@@ -18,8 +21,32 @@ impl Signals {
     /// # Errors
     /// What the kernel says.
     pub fn install() -> io::Result<Self> {
-        Ok(Self(Pending::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1])?))
+        let signals = Self(Pending::new(TAKEN)?);
+        // Whoever executed this program in its own place has blocked them until here.
+        taken().thread_unblock()?;
+        Ok(signals)
     }
+}
+
+/// Keeps back all signals this process takes: for those that come while there is no handler to note them. A
+/// blocked signal stays pending across exec.
+///
+/// # Errors
+/// What the kernel says.
+pub fn block() -> io::Result<()> {
+    Ok(taken().thread_block()?)
+}
+
+/// Lets those through that were kept back.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unblock() -> io::Result<()> {
+    Ok(taken().thread_unblock()?)
+}
+
+fn taken() -> SigSet {
+    TAKEN.into_iter().filter_map(|signal| Signal::try_from(signal).ok()).collect()
 }
 
 impl Source for Signals {
@@ -44,6 +71,7 @@ impl Supervisor {
             match signal {
                 SIGHUP => self.reload(None),
                 SIGUSR1 => self.restart(None, None),
+                SIGUSR2 => self.upgrade(None),
                 SIGINT | SIGTERM => self.on_end_signal(),
                 SIGCHLD => self.look_for_dead = true,
                 // No other was installed.

@@ -16,8 +16,7 @@ use holdfast_shared::table::{self, Table, TableError};
 use holdfast_worker::keeper::{Handover, PROCESS_NAME};
 use nix::unistd::Pid;
 
-/// The running binary, even when its file was replaced meanwhile.
-const OURSELVES: &str = "/proc/self/exe";
+use crate::upgrade;
 
 /// Why a keeper could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +102,8 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     };
     let mut inherited = vec![slot_end.as_fd(), table.as_fd(), settings.as_fd(), order.lock];
     inherited.extend(&order.listeners);
-    let mut command = Command::new(OURSELVES);
-    command.arg0(PROCESS_NAME).args(handover.arguments());
+    let mut command = Command::new(upgrade::OURSELVES);
+    command.arg0(PROCESS_NAME).args(handover.arguments()).env_remove(upgrade::VARIABLE);
     // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to
     // die of.
     command.process_group(0).stdin(Stdio::null());

@@ -8,22 +8,26 @@ use holdfast_shared::config::{Effective, Inputs, Workers};
 use holdfast_worker::Program;
 use nix::sys::prctl;
 
+use crate::control::Inherited;
 use crate::listeners::Listeners;
 use crate::run_dir::RunDir;
 use crate::signals::Signals;
 use crate::state::State;
 use crate::supervisor::{Foundation, Supervisor, SupervisorError};
+use crate::upgrade::{Heritage, Launch, Upgrade};
 use crate::{adopt, capacity, host, reload};
 
 /// Prepares the service of `program` that `effective` describes; `inputs` is where it came from, to be read again on
-/// reload.
+/// reload, `launch` how the process was started, and `heritage` what an earlier program in it has left.
 ///
 /// # Errors
 /// See [`SupervisorError`]; nothing stays behind.
-pub fn prepare(
+pub(crate) fn prepare(
     program: Program,
     inputs: Inputs,
     effective: Effective,
+    launch: Launch,
+    heritage: Option<&mut Heritage>,
 ) -> Result<Supervisor, SupervisorError> {
     let config = &effective.config;
     let slots = workers(config.workers);
@@ -33,11 +37,18 @@ pub fn prepare(
     })?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
     let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
-    let mut run_dir = RunDir::acquire(config.run_dir.as_deref())?;
+    let (mut run_dir, upgrade, sockets, door) = match heritage {
+        Some(heritage) => {
+            let run_dir = RunDir::inherit(&heritage.run_dir, heritage.lock.take())?;
+            let upgrade = Upgrade::inherited(heritage, program.version);
+            (run_dir, Some(upgrade), std::mem::take(&mut heritage.sockets), heritage.door.take())
+        }
+        None => (RunDir::acquire(config.run_dir.as_deref())?, None, Inherited::default(), None),
+    };
     // From here on a signal waits for the loop.
     let signals = Signals::install()
         .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
-    let adopted = if run_dir.is_inhabited() { adopt::gather(&mut run_dir)? } else { Vec::new() };
+    let adopted = if run_dir.is_inhabited() { adopt::gather(&mut run_dir, door)? } else { Vec::new() };
     let slots = adopt::slots(slots, &adopted);
     let capacity = if adopted.is_empty() {
         capacity
@@ -65,6 +76,9 @@ pub fn prepare(
     );
     Supervisor::new(Foundation {
         program,
+        launch,
+        upgrade,
+        sockets,
         inputs,
         effective,
         descriptors,
@@ -78,7 +92,8 @@ pub fn prepare(
     })
 }
 
-fn workers(configured: Workers) -> u16 {
+/// How many workers are wanted.
+pub(crate) fn workers(configured: Workers) -> u16 {
     match configured {
         Workers::Count(count) => count,
         Workers::Auto => {

@@ -22,7 +22,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::adopt::{AdoptError, Adopted, Gate, STEPCHILDREN, Stepchildren};
 use crate::capacity::{Capacity, Unreachable};
 use crate::control::histogram::Histogram;
-use crate::control::{self, Control, Request};
+use crate::control::{self, Control, Inherited, Request, Sockets};
 use crate::drain::Drain;
 use crate::ledger::Ledger;
 use crate::level::LevelEdges;
@@ -35,6 +35,7 @@ use crate::signals::Signals;
 use crate::state::{State, StateError};
 use crate::steering::Steering;
 use crate::totals::Gather;
+use crate::upgrade::{ANSWER, Launch, Upgrade};
 use crate::{notify, settings, slot};
 
 const SIGNALS: Token = Token(usize::MAX);
@@ -96,6 +97,8 @@ enum Event {
     Requests,
     /// A process ended that is ours to look after and no child of ours.
     Stepchildren,
+    /// A program that was asked whether it could take our place says something, or has ended.
+    Candidate,
     /// A slot said something, or reads again.
     Link(usize),
 }
@@ -122,6 +125,11 @@ impl Stage {
 /// What a supervisor starts from: all that can fail has been done.
 pub(crate) struct Foundation {
     pub(crate) program: Program,
+    pub(crate) launch: Launch,
+    /// The upgrade that has brought this program here.
+    pub(crate) upgrade: Option<Upgrade>,
+    /// Sockets that it has left.
+    pub(crate) sockets: Inherited,
     pub(crate) inputs: Inputs,
     pub(crate) effective: Effective,
     pub(crate) descriptors: u32,
@@ -138,7 +146,10 @@ pub(crate) struct Foundation {
 /// Everything the supervisor has.
 pub struct Supervisor {
     pub(crate) program: Program,
+    pub(crate) launch: Launch,
     pub(crate) poll: Poll,
+    /// Wakes the loop from other threads.
+    pub(crate) waker: Arc<Waker>,
     pub(crate) signals: Signals,
     pub(crate) control: Control,
     pub(crate) requests: Receiver<Request>,
@@ -169,6 +180,8 @@ pub struct Supervisor {
     pub(crate) gathers: Vec<Gather>,
     pub(crate) reloads: Vec<PendingReload>,
     pub(crate) restart: Option<Restart>,
+    /// The upgrade under way, or the last one.
+    pub(crate) upgrade: Option<Upgrade>,
     pub(crate) last_request: u64,
     pub(crate) resume_seconds: Histogram,
     pub(crate) started: Duration,
@@ -184,20 +197,23 @@ impl Supervisor {
     pub(crate) fn new(foundation: Foundation) -> Result<Self, SupervisorError> {
         let kernel = |doing| move |source| SupervisorError::Kernel { doing, source };
         let Foundation { program, inputs, effective, descriptors, capacity, run_dir, .. } = foundation;
-        let Foundation { mut signals, mut state, listeners, slots, adopted, .. } = foundation;
+        let Foundation {
+            mut signals, mut state, listeners, slots, adopted, launch, upgrade, sockets, ..
+        } = foundation;
         let poll = Poll::new().map_err(kernel("make an event loop"))?;
         let watched = poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
         watched.map_err(kernel("watch signals"))?;
-        let waker = Waker::new(poll.registry(), REQUESTS).map_err(kernel("make a waker"))?;
-        let socket = control::bind_control(run_dir.path())?;
-        let (control, requests) =
-            Control::start(socket, effective.config.admin.listen, Arc::new(waker), program.version)?;
+        let waker = Arc::new(Waker::new(poll.registry(), REQUESTS).map_err(kernel("make a waker"))?);
+        let sockets = Sockets::bind(run_dir.path(), effective.config.admin.listen, sockets)?;
+        let (control, requests) = Control::start(sockets, Arc::clone(&waker), program.version)?;
         let now = clock::now();
         let generation = state.generation() + 1;
         state.set_generation(generation);
         let mut supervisor = Self {
             program,
+            launch,
             poll,
+            waker,
             signals,
             control,
             requests,
@@ -222,6 +238,7 @@ impl Supervisor {
             gathers: Vec::new(),
             reloads: Vec::new(),
             restart: None,
+            upgrade,
             last_request: 0,
             resume_seconds: Histogram::new(&holdfast_shared::metric::RESUME_BUCKETS),
             started: state.started(now),
@@ -258,6 +275,8 @@ impl Supervisor {
                     Event::Signals => self.on_signals(),
                     Event::Requests => self.on_requests(),
                     Event::Stepchildren => self.look_for_dead = true,
+                    // Read after the batch.
+                    Event::Candidate => {}
                     Event::Link(position) => self.on_link(position),
                 }
             }
@@ -319,6 +338,7 @@ impl Supervisor {
             SIGNALS => Event::Signals,
             REQUESTS => Event::Requests,
             STEPCHILDREN => Event::Stepchildren,
+            ANSWER => Event::Candidate,
             Token(position) => Event::Link(position),
         }
     }
@@ -339,6 +359,7 @@ impl Supervisor {
         self.announce_ready();
         self.finish_gathers();
         self.finish_reloads();
+        self.continue_upgrade();
     }
 
     fn announce_ready(&mut self) {
@@ -398,6 +419,7 @@ impl Supervisor {
             .chain(gathers)
             .chain(reloads)
             .chain(restart)
+            .chain(self.upgrade.as_ref().and_then(Upgrade::deadline))
             .chain(stage)
             .chain(self.steering.wakeup())
             .min();

@@ -32,6 +32,13 @@ pub struct Gather {
     reply: Reply,
 }
 
+impl Gather {
+    /// The way back to whoever asked.
+    pub(crate) fn into_reply(self) -> Reply {
+        self.reply
+    }
+}
+
 impl Supervisor {
     /// Takes every request the control thread has put into the channel.
     pub(crate) fn on_requests(&mut self) {
@@ -43,6 +50,10 @@ impl Supervisor {
                 Command::Health => reply.send(Ok(Answer::Health(self.health()))),
                 Command::Reload => self.reload(Some(reply)),
                 Command::Restart { slot } => self.restart(slot, Some(reply)),
+                Command::Upgrade { status: false } => self.upgrade(Some(reply)),
+                Command::Upgrade { status: true } => {
+                    reply.send(Ok(Answer::Upgrade(Box::new(self.upgrade_progress()))));
+                }
                 Command::Drain(order) => {
                     let answer = self.order_drain(order);
                     reply.send(answer);

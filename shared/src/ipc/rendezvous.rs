@@ -76,6 +76,12 @@ impl Door {
         }
     }
 
+    /// The socket that an earlier program in this process has opened in `run_dir`.
+    #[must_use]
+    pub fn inherit(socket: OwnedFd, run_dir: &Path) -> Self {
+        Self { socket: socket.into(), path: run_dir.join(SOCKET_NAME) }
+    }
+
     /// The next one at the door, if any, and its process.
     ///
     /// # Errors

@@ -46,15 +46,23 @@ struct Gathering {
     holders: Vec<Pid>,
 }
 
-/// Waits until all who hold slots of `run_dir` have given them to us; returns them by slot. None are left
-/// when all holders have ended meanwhile: the run directory is then as after a clean end.
+/// Waits until all who hold slots of `run_dir` have given them to us; returns them by slot. They come to `door`,
+/// if it is open already. None are left when all holders have ended meanwhile: the run directory is then as
+/// after a clean end.
 ///
 /// # Errors
 /// See [`AdoptError`].
-pub(crate) fn gather(run_dir: &mut RunDir) -> Result<Vec<Adopted>, AdoptError> {
-    let door = Door::open(run_dir.path())?;
-    let holders = run_dir.slot_holders();
-    log::info!("adopting the slots of a supervisor that is gone; processes {} hold them", list(&holders));
+pub(crate) fn gather(run_dir: &mut RunDir, door: Option<OwnedFd>) -> Result<Vec<Adopted>, AdoptError> {
+    let (door, holders) = match door {
+        // Slots are at the door already. Who else there may be is looked for when they are in.
+        Some(socket) => (Door::inherit(socket, run_dir.path()), Vec::new()),
+        None => {
+            let (door, holders) = (Door::open(run_dir.path())?, run_dir.slot_holders());
+            let list = list(&holders);
+            log::info!("adopting the slots of a supervisor that is gone; processes {list} hold them");
+            (door, holders)
+        }
+    };
     let mut gathering = Gathering { door, waiting: Vec::new(), adopted: BTreeMap::new(), holders };
     let began = clock::now();
     let mut searched = began;

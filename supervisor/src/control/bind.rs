@@ -1,16 +1,105 @@
-//! Makes the two listening sockets of the control side. Accepts nothing.
+//! Makes the two listening sockets of the control side, or takes over those of the program that this one was
+//! executed in place of. Accepts nothing.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
 use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{UnixAddr, getsockname};
 
 use super::Error;
 
 /// Name of the control socket in the run directory.
 pub const SOCKET_NAME: &str = "control.sock";
+
+/// Its name in the directory it is made in.
+const NEWBORN: &str = "s";
+
+/// The listening sockets. Whoever accepts on them works on copies, so they listen for as long as these are
+/// open: clients who come while nobody accepts wait.
+#[derive(Debug)]
+pub struct Sockets {
+    control: UnixListener,
+    admin: Option<TcpListener>,
+    /// Where the admin side was to listen, with a port that may be 0.
+    wanted: Option<SocketAddr>,
+}
+
+impl Sockets {
+    /// Binds the control socket in `run_dir` and, if wanted, the `admin` address; but for those `inherited`
+    /// that are what is wanted.
+    ///
+    /// # Errors
+    /// When one of them cannot be had.
+    pub fn bind(run_dir: &Path, admin: Option<SocketAddr>, inherited: Inherited) -> Result<Self, Error> {
+        let path = socket_path(run_dir);
+        let control = match inherited.control.filter(|control| is_bound_to(control, &path)) {
+            Some(control) => control.into(),
+            None => bind_control(run_dir)?,
+        };
+        let listens = |listener: &TcpListener, wanted: SocketAddr| {
+            let port_fits = |port| wanted.port() == 0 || wanted.port() == port;
+            listener.local_addr().is_ok_and(|at| at.ip() == wanted.ip() && port_fits(at.port()))
+        };
+        let admin_listener = match (admin, inherited.admin.map(TcpListener::from)) {
+            (Some(wanted), Some(listener)) if listens(&listener, wanted) => Some(listener),
+            (Some(wanted), _) => Some(bind_admin(wanted)?),
+            (None, _) => None,
+        };
+        Ok(Self { control, admin: admin_listener, wanted: admin })
+    }
+
+    /// These, whoever bound them.
+    pub(super) fn of(control: UnixListener, admin: Option<TcpListener>, wanted: Option<SocketAddr>) -> Self {
+        Self { control, admin, wanted }
+    }
+
+    /// For others to inherit: the control socket and, if there is one, the admin address.
+    #[must_use]
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        (self.control.as_fd(), self.admin.as_ref().map(AsFd::as_fd))
+    }
+
+    /// Where the admin side was to listen, with a port that may be 0.
+    pub(super) fn wanted(&self) -> Option<SocketAddr> {
+        self.wanted
+    }
+
+    /// Copies to accept on.
+    pub(super) fn copies(&self) -> io::Result<(UnixListener, Option<TcpListener>)> {
+        Ok((self.control.try_clone()?, self.admin.as_ref().map(TcpListener::try_clone).transpose()?))
+    }
+
+    /// Replaces the admin listener; the old one closes, as far as it is ours.
+    pub(super) fn set_admin(&mut self, listener: Option<TcpListener>) {
+        self.admin = listener;
+    }
+
+    /// Notes where the admin side is wanted now.
+    pub(super) fn set_wanted(&mut self, wanted: Option<SocketAddr>) {
+        self.wanted = wanted;
+    }
+}
+
+/// Sockets that an earlier program left open for this one. Not believed before they are looked at.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The control socket.
+    pub control: Option<OwnedFd>,
+    /// The admin listener.
+    pub admin: Option<OwnedFd>,
+}
+
+/// Is this the socket that was bound for `path`? It was moved there from where it was made.
+fn is_bound_to(socket: &OwnedFd, path: &Path) -> bool {
+    let nursery = nursery(path.parent().unwrap_or(path));
+    let name = getsockname::<UnixAddr>(socket.as_raw_fd());
+    name.is_ok_and(|name| name.path().is_some_and(|name| name == nursery.join(NEWBORN))) && path.exists()
+}
 
 /// Where the control socket of the supervisor in `run_dir` is.
 #[must_use]
@@ -29,7 +118,7 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 /// The directory or socket cannot be made: no right to write, or a path longer than `sun_path` (107 bytes).
 pub fn bind_control(run_dir: &Path) -> Result<UnixListener, Error> {
     let path = socket_path(run_dir);
-    let nursery = run_dir.join(".new");
+    let nursery = nursery(run_dir);
     // Left by a supervisor that died between the steps below.
     let _ = fs::remove_dir_all(&nursery);
     let listener = bind_private(&nursery, &path);
@@ -59,12 +148,17 @@ pub fn bind_admin(address: SocketAddr) -> Result<TcpListener, Error> {
     bind().map_err(|source| Error::BindAdmin { address, source })
 }
 
+/// Where the control socket is made.
+fn nursery(run_dir: &Path) -> PathBuf {
+    run_dir.join(".new")
+}
+
 fn bind_private(nursery: &Path, path: &Path) -> io::Result<UnixListener> {
     // The name it is born with is shorter: without this a socket could be made that nobody can name in
     // connect(2).
     SocketName::from_pathname(path)?;
     DirBuilder::new().mode(0o700).create(nursery)?;
-    let newborn = nursery.join("s");
+    let newborn = nursery.join(NEWBORN);
     let listener = UnixListener::bind(&newborn)?;
     listener.set_nonblocking(true)?;
     fs::set_permissions(&newborn, Permissions::from_mode(0o600))?;

@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -16,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tower::Service;
 
 use super::api::Failure;
@@ -28,6 +30,9 @@ pub const HEAD_LIMIT: usize = 16 * 1024;
 
 /// Longest request body, in bytes; more is answered 413.
 pub const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long one that was accepted just before the end has for its first request, which may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_millis(50);
 
 /// What a client may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +80,12 @@ pub async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(WriteDeadline::new(stream, deadlines.write));
-    let service = service_fn(move |request| answer(request, access, routes.clone(), deadlines));
+    let asked = Arc::new(Notify::new());
+    let first = Arc::clone(&asked);
+    let service = service_fn(move |request| {
+        asked.notify_one();
+        answer(request, access, routes.clone(), deadlines)
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -83,7 +93,11 @@ pub async fn serve<S>(
             .max_buf_size(HEAD_LIMIT)
             .serve_connection(stream, service)
     );
-    let mut told_to_stop = pin!(stopping.wait_for(|stopping| *stopping));
+    let mut told_to_stop = pin!(async move {
+        // An error says that whoever could tell is gone.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        let _ = tokio::time::timeout(FIRST_REQUEST, first.notified()).await;
+    });
     let mut is_stopping = false;
     let end = poll_fn(|context| {
         if !is_stopping && told_to_stop.as_mut().poll(context).is_ready() {

@@ -24,7 +24,6 @@ mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,7 +31,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
-pub use bind::{SOCKET_NAME, bind_control, remove_control, socket_path};
+pub use bind::{Inherited, SOCKET_NAME, Sockets, remove_control, socket_path};
 pub use drain::{DrainOrder, Step};
 pub use request::{Command, Reply, Request};
 pub use server::MAX_CONNECTIONS;
@@ -80,40 +79,36 @@ pub enum Error {
 /// waits.
 #[derive(Debug)]
 pub struct Control {
+    sockets: Sockets,
     messages: tokio::sync::mpsc::UnboundedSender<Message>,
-    thread: JoinHandle<()>,
-    /// As asked for, with a port that may be 0.
-    wanted: Option<SocketAddr>,
+    thread: Option<JoinHandle<()>>,
     /// As bound.
     admin: Option<SocketAddr>,
 }
 
 impl Control {
-    /// Starts serving `control` (see [`bind_control`]) and, if wanted, the `admin` address.
-    /// Requests arrive at the receiver; after each one `waker` wakes the loop that reads it. `version` is what
-    /// visitors are told.
+    /// Starts serving `sockets`. Requests arrive at the receiver; after each one `waker` wakes the loop that
+    /// reads it. `version` is what visitors are told.
     ///
     /// # Errors
-    /// The admin address cannot be bound, or the thread not started.
+    /// The thread cannot be started.
     pub fn start(
-        control: UnixListener,
-        admin: Option<SocketAddr>,
+        sockets: Sockets,
         waker: Arc<Waker>,
         version: &'static str,
     ) -> Result<(Self, Receiver<Request>), Error> {
         let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
-        Ok((Self::start_with(control, admin, sender, waker, version, Deadlines::default())?, receiver))
+        Ok((Self::start_with(sockets, sender, waker, version, Deadlines::default())?, receiver))
     }
 
     fn start_with(
-        control: UnixListener,
-        admin: Option<SocketAddr>,
+        sockets: Sockets,
         requests: Sender<Request>,
         waker: Arc<Waker>,
         version: &'static str,
         deadlines: Deadlines,
     ) -> Result<Self, Error> {
-        let listener = admin.map(bind_admin).transpose()?;
+        let (control, listener) = sockets.copies().map_err(Error::Start)?;
         let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Start)?;
         let (messages, inbox) = tokio::sync::mpsc::unbounded_channel();
         let supervisor = Loop::new(requests, waker, version, deadlines.answer);
@@ -122,7 +117,29 @@ impl Control {
             .name("control".to_owned())
             .spawn(move || server.run(inbox))
             .map_err(Error::Start)?;
-        Ok(Self { messages, thread, wanted: admin, admin: bound })
+        Ok(Self { sockets, messages, thread: Some(thread), admin: bound })
+    }
+
+    /// Starts again after [`Control::halt`]; clients who came meanwhile are served.
+    ///
+    /// # Errors
+    /// The thread cannot be started; nobody is served then.
+    pub fn start_again(
+        &mut self,
+        waker: Arc<Waker>,
+        version: &'static str,
+    ) -> Result<Receiver<Request>, Error> {
+        let (control, admin) = self.sockets.copies().map_err(Error::Start)?;
+        let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+        let sockets = Sockets::of(control, admin, self.sockets.wanted());
+        *self = Self::start_with(sockets, sender, waker, version, Deadlines::default())?;
+        Ok(receiver)
+    }
+
+    /// The listening sockets.
+    #[must_use]
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// Where the admin side listens, with the real port.
@@ -139,7 +156,7 @@ impl Control {
     /// # Errors
     /// The new address cannot be bound; the old one stays.
     pub fn rebind(&mut self, wanted: Option<SocketAddr>) -> Result<Option<SocketAddr>, Error> {
-        if wanted == self.wanted {
+        if wanted == self.sockets.wanted() {
             return Ok(self.admin);
         }
         let listener = match wanted {
@@ -154,17 +171,24 @@ impl Control {
             },
         };
         self.hand_over(listener)?;
-        self.wanted = wanted;
+        self.sockets.set_wanted(wanted);
         Ok(self.admin)
     }
 
-    /// Ends the thread. Answers on their way get a second to be read; nothing new is taken.
-    /// Requests still in the channel must have been answered or dropped before, or they use up that second.
-    pub fn stop(self) {
+    /// Ends the thread and closes the sockets. Answers on their way get a second to be read; nothing new is
+    /// taken. Requests still in the channel must have been answered or dropped before, or they use up that
+    /// second.
+    pub fn stop(mut self) {
+        self.halt();
+    }
+
+    /// As [`Control::stop`], but the sockets go on listening: whoever comes waits.
+    pub fn halt(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         if self.messages.send(Message::Stop).is_err() {
             log::warn!("the control thread had already ended");
         }
-        if self.thread.join().is_err() {
+        if thread.join().is_err() {
             log::warn!("the control thread had panicked");
         }
     }
@@ -188,6 +212,8 @@ impl Control {
     fn hand_over(&mut self, listener: Option<TcpListener>) -> Result<(), Error> {
         let gone = || Error::Rebind(io::ErrorKind::BrokenPipe.into());
         let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Rebind)?;
+        let ours = listener.as_ref().map(TcpListener::try_clone).transpose().map_err(Error::Rebind)?;
+        self.sockets.set_admin(ours);
         let (done, outcome) = crossbeam_channel::bounded(1);
         self.messages.send(Message::Admin(listener, done)).map_err(|_| gone())?;
         // The thread never blocks, so this takes microseconds; an error means that it has ended.

@@ -31,6 +31,15 @@ pub enum Command {
         /// Only the worker of this slot
         slot: Option<u16>,
     },
+    /// Replace this program by the one that is at its path now, keeping all connections
+    ///
+    /// The new program is asked first whether it would start with this configuration. Workers follow one by
+    /// one; one that fails goes on with the old program.
+    Upgrade {
+        /// Only show how far the last upgrade has come
+        #[arg(long)]
+        status: bool,
+    },
     /// Let nobody in any more, tell clients to go one by one, then exit
     ///
     /// The longest idle are told first, spread over drain.duration. With --pause nobody is told until
@@ -52,6 +61,8 @@ impl Command {
         Self::Metrics,
         Self::Reload,
         Self::Restart { slot: None },
+        Self::Upgrade { status: false },
+        Self::Upgrade { status: true },
         Self::Drain(DrainOrder::new(Step::Begin)),
         Self::Drain(DrainOrder::new(Step::Pause)),
         Self::Drain(DrainOrder::new(Step::Resume)),
@@ -70,6 +81,7 @@ impl Command {
             Self::Metrics => "/metrics",
             Self::Reload => "/reload",
             Self::Restart { .. } => "/restart",
+            Self::Upgrade { .. } => "/upgrade",
             Self::Drain(order) => order.path(),
             Self::Stop => "/stop",
         }
@@ -110,6 +122,7 @@ impl Command {
             Self::Totals | Self::Workers | Self::Config | Self::Limits | Self::Health | Self::Metrics => {
                 false
             }
+            Self::Upgrade { status } => !status,
             Self::Reload | Self::Restart { .. } | Self::Drain(_) | Self::Stop => true,
         }
     }

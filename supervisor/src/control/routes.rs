@@ -117,6 +117,8 @@ fn respond(answer: Answer) -> Response {
         Answer::Metrics(snapshot) => text(metrics::CONTENT_TYPE, metrics::render(&snapshot)),
         Answer::Reload(report) => Json(report).into_response(),
         Answer::Restart(report) => Json(report).into_response(),
+        Answer::UpgradeBegun(report) => (StatusCode::ACCEPTED, Json(report)).into_response(),
+        Answer::Upgrade(report) => Json(report).into_response(),
         Answer::Done(report) => Json(report).into_response(),
     }
 }

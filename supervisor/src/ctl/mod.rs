@@ -1,9 +1,10 @@
 //! `holdfast ctl`: asks a running supervisor over its control socket and prints the answer.
-//! Blocking, one request, no state; knows nothing the socket does not say.
+//! Blocking, one request (but for an upgrade, which is watched), no state; knows nothing the socket does not say.
 
 mod client;
 mod human;
 mod tables;
+mod upgrade;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,9 @@ pub enum CtlError {
     /// The health check was answered, and the answer (already printed) is no.
     #[error("the service does not want clients now: it is {}", .0.name())]
     Unhealthy(HealthStatus),
+    /// The upgrade was begun, and stopped; how far it came was printed.
+    #[error("upgrade failed: {0}")]
+    UpgradeFailed(String),
     /// The answer could not be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
@@ -65,6 +69,9 @@ pub enum CtlError {
 /// # Errors
 /// See [`CtlError`]; its text is for standard error.
 pub fn run(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
+    if command == (CtlCommand::Upgrade { status: false }) {
+        return upgrade::run(run_dir, json);
+    }
     let (text, health) = ask(run_dir, json, command)?;
     print(&text)?;
     match health {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{CtlCommand, human};
 use crate::control::api::{
     ByReason, ConfigEntry, DrainProgress, Health, LimitsView, ReloadReport, Report, RestartReport, Totals,
-    WorkerRow,
+    UpgradeReport, UpgradeState, WorkerRow,
 };
 
 /// The body of the answer to `command` as text.
@@ -24,6 +24,7 @@ pub fn render(command: CtlCommand, body: &str) -> serde_json::Result<String> {
         CtlCommand::Metrics => body.to_owned(),
         CtlCommand::Reload => reload(&serde_json::from_str(body)?),
         CtlCommand::Restart { .. } => restart(&serde_json::from_str(body)?),
+        CtlCommand::Upgrade { .. } => upgrade(&serde_json::from_str(body)?),
         CtlCommand::Drain(_) | CtlCommand::Stop => report(&serde_json::from_str(body)?),
     })
 }
@@ -179,6 +180,31 @@ fn restart(report: &RestartReport) -> String {
         [done.slot.to_string(), human::count(done.kept.into()), human::count(done.lost.into()), pause]
     });
     table(["SLOT", "KEPT", "LOST", "PAUSE"], rows).trim_fmt()
+}
+
+/// How far an upgrade has come, or came.
+pub fn upgrade(report: &UpgradeReport) -> String {
+    if report.state == UpgradeState::None {
+        return "there was no upgrade since the service was started".to_owned();
+    }
+    let rows = report.slots.iter().map(|slot| {
+        let pause = human::seconds(slot.result.pause_ms / 1000.0);
+        let result = [human::count(slot.result.kept.into()), human::count(slot.result.lost.into()), pause];
+        let [kept, lost, pause] = if slot.done { result } else { ["-", "-", "-"].map(str::to_owned) };
+        [slot.result.slot.to_string(), slot.version.clone(), kept, lost, pause]
+    });
+    let to = if report.to.is_empty() { "another" } else { &report.to };
+    let summary = format!(
+        "{} -> {to}: {} after {}; {} connections kept, {} lost, longest pause {}",
+        report.from,
+        report.state.name(),
+        human::seconds(report.seconds),
+        human::count(report.kept),
+        human::count(report.lost),
+        human::seconds(report.longest_pause_ms / 1000.0)
+    );
+    let reason = report.reason.iter().map(|reason| format!("\n{reason}")).collect::<String>();
+    format!("{}\n{summary}{reason}", table(["SLOT", "VERSION", "KEPT", "LOST", "PAUSE"], rows).trim_fmt())
 }
 
 fn report(report: &Report) -> String {

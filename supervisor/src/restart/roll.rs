@@ -89,6 +89,11 @@ impl Roll {
         (roll, first)
     }
 
+    /// The slots that are restarted, until it has finished.
+    pub(crate) fn done(&self) -> &[RestartedSlot] {
+        &self.done
+    }
+
     /// When a tick will do something even if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self.stage {
@@ -150,9 +155,7 @@ impl Roll {
         let list = |slots: Vec<String>| if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
         let done = list(self.done.iter().map(|done| done.slot.to_string()).collect());
         let left = list(self.to_do.iter().map(SlotId::to_string).collect());
-        let error = format!(
-            "restart stopped: slot {slot} {what}; slots restarted before it: {done}; not restarted: {left}"
-        );
+        let error = format!("slot {slot} {what}; slots restarted before it: {done}; not restarted: {left}");
         Action::Stop(Failure::new(status, error))
     }
 }

@@ -7,6 +7,7 @@
 
 mod config;
 mod restart;
+mod upgrade;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{Change, ConfigEntry, ReloadReport};
 pub use restart::{RestartReport, RestartedSlot};
+pub use upgrade::{UpgradeReport, UpgradeState, UpgradedSlot};
 
 use super::histogram::Histogram;
 
@@ -56,6 +58,10 @@ pub enum Answer {
     Reload(ReloadReport),
     /// To `Restart`, when all slots have new workers.
     Restart(RestartReport),
+    /// To `Upgrade`, when the new program is about to take over.
+    UpgradeBegun(Box<UpgradeReport>),
+    /// To who asks how far an upgrade is.
+    Upgrade(Box<UpgradeReport>),
     /// To `Drain` and `Stop`, as soon as they have begun.
     Done(Report),
 }

@@ -88,6 +88,42 @@ fn stopping_delivers_what_was_answered_and_closes_the_rest() {
 }
 
 #[test]
+fn who_comes_while_it_is_halted_waits_and_is_served() {
+    let mut rig = Rig::answering();
+    let admin = rig.control().admin_address().unwrap();
+    rig.control().halt();
+    let mut waiting = (rig.client(), tcp(admin));
+    waiting.0.send(b"GET / HTTP/1.1\r\n\r\n");
+    waiting.1.send(b"GET / HTTP/1.1\r\n\r\n");
+    let waker = Arc::clone(&rig.waker);
+    let _requests = rig.control().start_again(waker, "1.2.3").unwrap();
+    assert_eq!(rig.control().admin_address(), Some(admin));
+    assert_eq!((waiting.0.reply().status, waiting.1.reply().status), (404, 200));
+}
+
+#[test]
+fn listeners_are_taken_over_if_they_are_what_is_wanted() {
+    let place = tempfile::tempdir().unwrap();
+    let wanted = Some("127.0.0.1:0".parse().unwrap());
+    let first = Sockets::bind(place.path(), wanted, Inherited::default()).unwrap();
+    let address = |sockets: &Sockets| sockets.copies().unwrap().1.unwrap().local_addr().unwrap();
+    let copies = || {
+        let (control, admin) = first.copies().unwrap();
+        Inherited { control: Some(control.into()), admin: admin.map(Into::into) }
+    };
+    let _waiting = UnixStream::connect(socket_path(place.path())).unwrap();
+    let second = Sockets::bind(place.path(), wanted, copies()).unwrap();
+    assert_eq!(address(&second), address(&first));
+    second.copies().unwrap().0.accept().expect("the one that waited");
+
+    let elsewhere = Some("127.0.0.2:0".parse().unwrap());
+    let third = Sockets::bind(place.path(), elsewhere, copies()).unwrap();
+    assert_ne!(address(&third), address(&first));
+    let nonsense = Inherited { control: Some(TcpListener::bind("127.0.0.1:0").unwrap().into()), admin: None };
+    drop(Sockets::bind(place.path(), None, nonsense).unwrap());
+}
+
+#[test]
 fn the_next_supervisor_can_bind_after_a_stop() {
     let mut rig = Rig::answering();
     rig.control.take().unwrap().stop();

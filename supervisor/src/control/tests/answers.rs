@@ -49,6 +49,16 @@ fn one_slot_or_all_are_restarted_and_nothing_else_is_guessed() {
 }
 
 #[test]
+fn an_upgrade_is_accepted_and_its_progress_is_another_question() {
+    let rig = Rig::answering();
+    let mut client = rig.client();
+    assert_eq!(client.ask("POST", "/upgrade").status, 202);
+    let progress = client.ask("GET", "/upgrade");
+    assert_eq!(progress.status, 200);
+    assert!(progress.body.starts_with(r#"{"state":"done""#), "{}", progress.body);
+}
+
+#[test]
 fn health_is_503_when_clients_should_go_elsewhere() {
     let rig = Rig::answering();
     let reply = rig.client().ask("GET", "/health");
@@ -88,7 +98,7 @@ fn a_wrong_method_is_told_the_right_one() {
     let rig = Rig::answering();
     let mut client = rig.client();
     for command in Command::ALL {
-        let wrong = if command.is_change() { "GET" } else { "POST" };
+        let wrong = "PUT";
         let reply = client.ask(wrong, command.path());
         assert_eq!(reply.status, 405, "{command:?}");
         let allow = reply.head.lines().find_map(|line| line.strip_prefix("allow: ")).unwrap();

@@ -17,8 +17,9 @@ use mio::{Events, Poll, Token};
 
 use super::api::{
     Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, RestartReport, RestartedSlot,
-    Totals, WorkerRow,
+    Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
+use super::bind::bind_control;
 use super::*;
 
 /// So that a test that waits for what never comes fails instead of hanging.
@@ -44,10 +45,9 @@ impl Rig {
         let poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let (sender, receiver) = crossbeam_channel::bounded(queue);
-        let listener = bind_control(dir.path()).unwrap();
         let admin = Some("127.0.0.1:0".parse().unwrap());
-        let control =
-            Control::start_with(listener, admin, sender, Arc::clone(&waker), "1.2.3", deadlines).unwrap();
+        let sockets = Sockets::bind(dir.path(), admin, Inherited::default()).unwrap();
+        let control = Control::start_with(sockets, sender, Arc::clone(&waker), "1.2.3", deadlines).unwrap();
         Self { dir, control: Some(control), waker, inbox: Some((poll, receiver)), fake: None }
     }
 
@@ -188,6 +188,10 @@ fn canned(command: Command) -> Result<Answer, Failure> {
         Command::Restart { slot } => {
             let slots = vec![RestartedSlot { slot: slot.unwrap_or(1), kept: 12, ..RestartedSlot::default() }];
             Answer::Restart(RestartReport { slots })
+        }
+        Command::Upgrade { status: false } => Answer::UpgradeBegun(Box::default()),
+        Command::Upgrade { status: true } => {
+            Answer::Upgrade(Box::new(UpgradeReport { state: UpgradeState::Done, ..UpgradeReport::default() }))
         }
         Command::Drain(_) => {
             Answer::Done(Report { message: "draining".to_owned(), connections: 7, drain: None })

@@ -1,0 +1,53 @@
+//! The program that an upgrade leads to: echoes, and calls itself another version. A copy of it may have a temper,
+//! which are the bytes behind its last "temper:": what is wrong with it, and where.
+
+use std::fs;
+use std::process::ExitCode;
+
+use holdfast_supervisor::Program;
+use holdfast_worker::app::{App, Echo};
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-next");
+
+const MARK: &[u8] = b"temper:";
+
+/// The end of our own file: programs may have more bytes than their headers speak of.
+fn temper() -> String {
+    let file = fs::read("/proc/self/exe").unwrap_or_default();
+    let tail = file.get(file.len().saturating_sub(64)..).unwrap_or_default();
+    let place = tail.windows(MARK.len()).rposition(|window| window == MARK);
+    let temper = place.and_then(|place| tail.get(place + MARK.len()..)).unwrap_or_default();
+    String::from_utf8_lossy(temper).into_owned()
+}
+
+fn app() -> Box<dyn App> {
+    if temper() == "worker-crashes" {
+        std::process::abort();
+    }
+    Box::new(Echo)
+}
+
+#[allow(clippy::print_stdout, reason = "a probe is answered on standard output")]
+fn main() -> ExitCode {
+    let temper = temper();
+    let role = std::env::args().nth(1).unwrap_or_default();
+    match (role.as_str(), temper.as_str()) {
+        ("probe", "refuses") => {
+            eprintln!("this program wants a full moon");
+            ExitCode::from(2)
+        }
+        ("probe", "layout") => {
+            println!(r#"{{"version":"{VERSION}","protocol":1,"layout":99,"saved":1}}"#);
+            ExitCode::SUCCESS
+        }
+        ("probe", "babbles") => {
+            println!("hello");
+            ExitCode::SUCCESS
+        }
+        ("probe", "crashes") => std::process::abort(),
+        ("probe", "hangs") => loop {
+            std::thread::park();
+        },
+        _ => holdfast_supervisor::main(Program { version: VERSION, app }),
+    }
+}
