@@ -1,0 +1,224 @@
+//! A slot goes on with another program, or with the one it has when that does not work. The test is the
+//! supervisor: it has a real keeper at the other end of the link, and one client.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_shared::ipc::link::{self, SupervisorEnd};
+use holdfast_shared::ipc::message::{ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings_memory;
+use holdfast_shared::sys::{descriptor, mapping};
+use holdfast_shared::table::{self, Table};
+use holdfast_supervisor::listeners::Listeners;
+use holdfast_worker::keeper::Handover;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast");
+const ROWS: u32 = 64;
+
+fn settings() -> Settings {
+    let long = Duration::from_secs(600);
+    Settings {
+        rows: ROWS,
+        max_pending_handshakes: 8,
+        max_message_size: 1000,
+        max_queued_output: 10_000,
+        retry_after: long,
+        handshake_timeout: long,
+        ping_interval: long,
+        pong_timeout: long,
+        idle_timeout: long,
+        close_timeout: Duration::from_millis(100),
+        path: String::new(),
+        allowed_origins: Vec::new(),
+        trusted_proxies: Vec::new(),
+    }
+}
+
+/// A keeper, and what its supervisor has of it.
+struct Slot {
+    keeper: Child,
+    link: SupervisorEnd,
+    address: SocketAddr,
+    /// Whether the next worker gets its settings, without which it is not ready.
+    serves: bool,
+}
+
+impl Slot {
+    fn start() -> Self {
+        let slot = SlotId(0);
+        let table = mapping::create("table", table::size(ROWS)).unwrap();
+        Table::format(table.as_fd(), slot, ROWS).unwrap();
+        let settings = settings_memory::create(1, &settings()).unwrap();
+        let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, 16).unwrap();
+        let listener = listeners.of_slot(0).next().unwrap();
+        let lock = File::open("/dev/null").unwrap();
+        let (link, slot_end) = link::pair().unwrap();
+        let handed = [slot_end.as_fd(), table.as_fd(), settings.as_fd(), lock.as_fd(), listener];
+        for one in handed {
+            descriptor::set_inherited(one, true).unwrap();
+        }
+        let handover = Handover {
+            slot,
+            last_incarnation: Incarnation(0),
+            link: slot_end.as_raw_fd(),
+            table: table.as_raw_fd(),
+            settings: settings.as_raw_fd(),
+            lock: lock.as_raw_fd(),
+            rendezvous: PathBuf::from("/nowhere"),
+            listeners: vec![listener.as_raw_fd()],
+            previous: None,
+            went_back: None,
+        };
+        let keeper = Command::new(PROGRAM).args(handover.arguments()).process_group(0).spawn().unwrap();
+        Self { keeper, link, address: listeners.addresses()[0], serves: true }
+    }
+
+    /// Listens, and lets everybody in, until the slot says what is waited for.
+    fn hear<T>(&mut self, mut wanted: impl FnMut(&ToSupervisor) -> Option<T>) -> T {
+        loop {
+            let Some(message) = self.link.receive().unwrap() else {
+                let mut watched = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
+                assert!(
+                    poll(&mut watched, PollTimeout::from(60_000_u16)).unwrap() > 0,
+                    "the slot says nothing"
+                );
+                continue;
+            };
+            match &message {
+                ToSupervisor::Hello { .. } if self.serves => {
+                    let settings = Box::new(settings());
+                    self.link.send(&ToWorker::Configure { generation: 1, settings }).unwrap();
+                }
+                ToSupervisor::Admit { incarnation, tickets } => {
+                    let verdicts = tickets.iter().map(|&(ticket, _)| (ticket, Verdict::Granted)).collect();
+                    self.link.send(&ToWorker::Verdicts { incarnation: *incarnation, verdicts }).unwrap();
+                }
+                _ => {}
+            }
+            if let Some(found) = wanted(&message) {
+                return found;
+            }
+        }
+    }
+
+    fn ready(&mut self, wanted: u32) -> u32 {
+        self.hear(|message| match message {
+            ToSupervisor::Ready { incarnation, resumed, .. } => {
+                assert_eq!(*incarnation, Incarnation(wanted));
+                Some(*resumed)
+            }
+            _ => None,
+        })
+    }
+
+    fn restart(&mut self, program: BorrowedFd<'_>, worker: u32) {
+        self.link.send_with(&ToWorker::Restart, &[program]).unwrap();
+        let incarnation = Incarnation(worker);
+        self.hear(|message| (*message == ToSupervisor::HandedOver { incarnation }).then_some(()));
+    }
+
+    fn arguments(&self) -> String {
+        let arguments = fs::read(format!("/proc/{}/cmdline", self.keeper.id())).unwrap();
+        String::from_utf8(arguments).unwrap().replace('\0', " ")
+    }
+
+    /// Whether the slot has a program open.
+    fn holds_program(&self) -> bool {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.keeper.id())).unwrap();
+        let program = fs::canonicalize(PROGRAM).unwrap();
+        open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).any(|target| target == program)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if matches!(self.keeper.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // All at once: whoever is left would take the place of the others.
+        let _ = killpg(Pid::from_raw(i32::try_from(self.keeper.id()).unwrap()), Signal::SIGKILL);
+        let _ = self.keeper.wait();
+    }
+}
+
+fn echoes(client: &mut TcpStream) {
+    // RFC 6455 5.3: a mask of zeros leaves the payload as it is.
+    client.write_all(b"\x82\x84\0\0\0\0kept").unwrap();
+    let mut answer = [0; 6];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"\x82\x04kept");
+}
+
+#[test]
+fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
+    let mut slot = Slot::start();
+    slot.ready(1);
+    let mut client = TcpStream::connect(slot.address).unwrap();
+    client
+        .write_all(
+            b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+        )
+        .unwrap();
+    slot.hear(|message| matches!(message, ToSupervisor::Admit { .. }).then_some(()));
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        response.push(byte[0]);
+    }
+    assert!(response.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&response));
+    echoes(&mut client);
+
+    let no_program = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    slot.restart(no_program.as_fd(), 1);
+    let reason = slot.hear(|message| match message {
+        ToSupervisor::ProgramRefused { incarnation: Incarnation(1), reason } => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(reason.contains("Permission denied"), "{reason}");
+    assert_eq!(slot.ready(2), 1);
+    assert!(!slot.holds_program());
+    echoes(&mut client);
+
+    let program = File::open(PROGRAM).unwrap();
+    slot.serves = false;
+    slot.restart(program.as_fd(), 2);
+    let worker = slot.hear(|message| match message {
+        ToSupervisor::Started { incarnation: Incarnation(3), pid } => Some(Pid::from_raw(*pid)),
+        _ => None,
+    });
+    assert!(slot.arguments().contains("--previous") && slot.holds_program());
+    kill(worker, Signal::SIGKILL).unwrap();
+    slot.serves = true;
+    let reason = slot.hear(|message| match message {
+        ToSupervisor::WentBack { incarnation: Incarnation(3), reason } => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(reason.contains("SIGKILL"), "{reason}");
+    assert_eq!(slot.ready(4), 1);
+    assert!(slot.arguments().contains("--went-back") && !slot.holds_program());
+    echoes(&mut client);
+
+    slot.restart(program.as_fd(), 4);
+    assert_eq!(slot.ready(5), 1);
+    echoes(&mut client);
+    assert!(slot.arguments().contains("--previous") && !slot.holds_program());
+
+    slot.link.send(&ToWorker::Leave).unwrap();
+    slot.hear(|message| matches!(message, ToSupervisor::Left { incarnation: Incarnation(5) }).then_some(()));
+    assert!(slot.keeper.wait().unwrap().success());
+}
