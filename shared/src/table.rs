@@ -147,6 +147,12 @@ impl Flags {
     pub const READ_ENDED: Self = Self(1 << 8);
     /// A worker is taking it over. Found by the next one after a crash, it is what the crash happened in.
     pub const RESUMING: Self = Self(1 << 9);
+    /// It was sent to another slot, which has not said yet that it has it. Found by the next worker, it is the
+    /// other slot's.
+    pub const GIVEN: Self = Self(1 << 10);
+    /// It came from another slot, which has not been told yet. Found by the next worker, it is the other
+    /// slot's.
+    pub const TAKEN: Self = Self(1 << 11);
 
     /// Are all of `flags` set?
     #[must_use]
@@ -257,6 +263,22 @@ impl Record {
         self.set_phase(Phase::Handshake);
     }
 
+    /// Makes the record that of a connection of another slot, as it was there. `sequence` is as for
+    /// [`begin`](Self::begin).
+    pub fn arrive(&mut self, from: &Self, sequence: u64) {
+        *self = Self {
+            serial: u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or_default(),
+            phase: Phase::Free as u8,
+            volatile: 0,
+            timer: [0; 3],
+            ..*from
+        };
+        self.flags.set(Flags::TAKEN, true);
+        // As in `begin`.
+        compiler_fence(Ordering::SeqCst);
+        self.phase = from.phase;
+    }
+
     /// Makes the record that of no connection.
     pub fn end(&mut self) {
         self.set_phase(Phase::Free);
@@ -294,6 +316,10 @@ pub struct Header {
     /// Connections on their way in or being turned away.
     pub pending: u32,
     padding: u32,
+    /// Established connections that came from other slots.
+    pub moved_in: u64,
+    /// Established connections that went to other slots.
+    pub moved_out: u64,
 }
 
 impl Header {
@@ -315,8 +341,19 @@ impl Header {
     /// How many connections the slot has, on their way in or admitted and not yet closed.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        let left = self.counters.closed.iter().fold(0_u64, |sum, &count| sum.saturating_add(count));
-        self.counters.accepted.saturating_sub(left).saturating_add(self.pending.into())
+        self.came().saturating_sub(self.went()).saturating_add(self.pending.into())
+    }
+
+    /// Established connections that the slot has ever had.
+    #[must_use]
+    pub fn came(&self) -> u64 {
+        self.counters.accepted.saturating_add(self.moved_in)
+    }
+
+    /// Those of them that it has no more.
+    #[must_use]
+    pub fn went(&self) -> u64 {
+        self.counters.closed.iter().fold(self.moved_out, |sum, &count| sum.saturating_add(count))
     }
 }
 

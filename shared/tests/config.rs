@@ -389,8 +389,9 @@ fn the_shipped_file_spells_out_the_defaults() {
 
 #[test]
 fn changes_name_each_key_and_what_a_reload_does() {
-    let old = read("workers = 2\n[limits]\nmax_connections = 10");
-    let new = read("workers = 3\n[limits]\nmax_connections = \"auto\"\nretry_after = \"30s\"");
+    let old = read("workers = 2\nrun_dir = \"/a\"\n[limits]\nmax_connections = 10");
+    let new =
+        read("workers = 3\nrun_dir = \"/b\"\n[limits]\nmax_connections = \"auto\"\nretry_after = \"30s\"");
     let found: Vec<_> = changes(&old.config, &new.config)
         .into_iter()
         .map(|change| (change.key, change.old.to_string(), change.new.to_string(), change.effect))
@@ -398,7 +399,8 @@ fn changes_name_each_key_and_what_a_reload_does() {
     assert_eq!(
         found,
         [
-            ("workers", "2".into(), "3".into(), Effect::NeedsRestart),
+            ("workers", "2".into(), "3".into(), Effect::Live),
+            ("run_dir", "\"/a\"".into(), "\"/b\"".into(), Effect::NeedsRestart),
             ("limits.max_connections", "10".into(), "\"auto\"".into(), Effect::Live),
         ]
     );
@@ -407,12 +409,12 @@ fn changes_name_each_key_and_what_a_reload_does() {
 
 #[test]
 fn a_reload_keeps_what_needs_a_restart() {
-    let running = read("workers = 2\nlisten = \"127.0.0.1:0\"");
-    let file = read("app = \"echo\"\nlisten = \"127.0.0.1:0\"\nbacklog = 9\nworkers = 3");
+    let running = read("run_dir = \"/a\"\nlisten = \"127.0.0.1:0\"");
+    let file = read("app = \"echo\"\nlisten = \"127.0.0.1:0\"\nbacklog = 9\nrun_dir = \"/b\"");
     let (next, changes) = reload(&running, file);
     assert_eq!(changes.len(), 2);
-    assert_eq!((next.config.workers, next.config.backlog), (Workers::Count(2), 9));
-    assert_eq!(next.source("workers").to_string(), "h.toml:1");
+    assert_eq!((next.config.run_dir.as_deref(), next.config.backlog), (Some("/a".as_ref()), 9));
+    assert_eq!(next.source("run_dir").to_string(), "h.toml:1");
     assert_eq!(next.source("listen").to_string(), "h.toml:2");
     assert_eq!(next.source("backlog").to_string(), "h.toml:3");
 }

@@ -15,6 +15,7 @@ use holdfast_shared::counters::Counters;
 use holdfast_shared::id::{Incarnation, SlotId, Ticket};
 use holdfast_shared::ipc::codec::{decode, encode};
 use holdfast_shared::ipc::message::{DeathCause, Report, ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::ipc::moving::{ToGiver, ToTaker};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
 use holdfast_shared::sys::mapping;
@@ -96,6 +97,15 @@ fn messages_to_the_supervisor() {
     let reason = "exit status 1".to_owned();
     check("to_supervisor_went_back", &ToSupervisor::WentBack { incarnation, reason });
     check("to_supervisor_keeper", &ToSupervisor::Keeper { incarnation, pid: 1233 });
+    let (transfer, addresses) = (5, vec![v4, v6]);
+    let named = addresses.clone();
+    check("to_supervisor_giving", &ToSupervisor::Giving { incarnation, transfer, addresses: named });
+    let named = addresses.clone();
+    check("to_supervisor_kept", &ToSupervisor::Kept { incarnation, transfer, addresses: named });
+    check("to_supervisor_took", &ToSupervisor::Took { incarnation, transfer, addresses });
+    let stopped = Some("no room".to_owned());
+    check("to_supervisor_give_ended", &ToSupervisor::GiveEnded { incarnation, transfer, moved: 2, stopped });
+    check("to_supervisor_take_ended", &ToSupervisor::TakeEnded { incarnation, transfer });
 }
 
 #[test]
@@ -125,6 +135,18 @@ fn messages_to_a_worker() {
     check("to_worker_hold_drain", &ToWorker::HoldDrain);
     check("to_worker_restart", &ToWorker::Restart);
     check("to_worker_drain", &ToWorker::Drain { duration: Duration::from_secs(30) });
+    check("to_worker_give", &ToWorker::Give { transfer: 5, to: SlotId(2), count: 100 });
+    check("to_worker_take", &ToWorker::Take { transfer: 5, from: SlotId(1) });
+    check("to_worker_counted", &ToWorker::Counted { transfer: 5 });
+}
+
+#[test]
+fn messages_between_workers() {
+    let records = vec![1, 2, 3];
+    check("to_taker_batch", &ToTaker::Batch { layout: 2, records, has_halves: true });
+    check("to_giver_room", &ToGiver::Room);
+    check("to_giver_full", &ToGiver::Full);
+    check("to_giver_taken", &ToGiver::Taken);
 }
 
 #[test]
@@ -138,6 +160,8 @@ fn the_connection_table() {
     header.ready_incarnation = 6;
     header.sequence = 77;
     header.counters = counters();
+    header.moved_in = 4;
+    header.moved_out = 2;
     let record = &mut table.records_mut()[1];
     record.begin(0x0003_0000_0000_004d, 77, "192.0.2.1".parse().unwrap(), 1000, 3000);
     record.set_phase(Phase::Open);

@@ -299,6 +299,7 @@ mod tests {
             ("restart 3", CtlRequest::Restart { slot: Some(3) }),
             ("upgrade", CtlRequest::Upgrade { status: false }),
             ("upgrade --status", CtlRequest::Upgrade { status: true }),
+            ("rebalance", CtlRequest::Rebalance),
             ("drain", CtlRequest::Drain(DrainOrder::new(Step::Begin))),
             ("drain --pause", CtlRequest::Drain(DrainOrder::new(Step::Pause))),
             ("drain --resume", CtlRequest::Drain(DrainOrder::new(Step::Resume))),

@@ -8,6 +8,7 @@
 //! Pure: knows no socket, no clock, no process. Cannot fail and never panics; messages that make no sense
 //! change nothing and are counted as anomalies.
 
+mod flight;
 mod holdings;
 mod packed_map;
 #[cfg(test)]
@@ -56,6 +57,8 @@ pub struct Ledger {
     held: Holdings,
     accounts: BTreeMap<SlotId, Account>,
     connections: u64,
+    /// Those of them that are on their way from one slot to another.
+    flying: u64,
     anomalies: u64,
 }
 
@@ -84,7 +87,7 @@ impl Ledger {
     #[must_use]
     pub fn new(limits: LedgerLimits) -> Self {
         let (held, accounts) = (Holdings::default(), BTreeMap::new());
-        Self { limits, draining: false, held, accounts, connections: 0, anomalies: 0 }
+        Self { limits, draining: false, held, accounts, connections: 0, flying: 0, anomalies: 0 }
     }
 
     /// The limits in force.

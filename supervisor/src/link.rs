@@ -186,6 +186,17 @@ impl Supervisor {
                 self.seats[position].note_drain(told, untold);
             }
             ToSupervisor::Adopt { .. } => log::error!("slot {slot}: gives itself to us, and is ours"),
+            ToSupervisor::Giving { incarnation, transfer, addresses } => {
+                self.on_giving(position, incarnation, transfer, addresses);
+            }
+            ToSupervisor::Kept { incarnation, addresses, .. }
+            | ToSupervisor::Took { incarnation, addresses, .. } => {
+                self.on_landed(position, incarnation, addresses);
+            }
+            ToSupervisor::GiveEnded { transfer, moved, stopped, .. } => {
+                self.on_give_ended(transfer, moved, stopped);
+            }
+            ToSupervisor::TakeEnded { transfer, .. } => self.on_take_ended(transfer),
             ToSupervisor::Applied { generation, .. } => self.seats[position].applied_generation = generation,
         }
     }

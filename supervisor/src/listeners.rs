@@ -115,6 +115,30 @@ impl Listeners {
         Ok(listeners)
     }
 
+    /// Joins the sockets of `count` more slots to the groups.
+    ///
+    /// # Errors
+    /// See [`ListenError`]; nothing has changed then.
+    pub(crate) fn open(&mut self, count: usize, backlog: u32) -> Result<(), ListenError> {
+        let bind = |&address| bind_one(address, backlog).map_err(|error| explain(address, error));
+        let all = |_| self.addresses.iter().map(bind).collect::<Result<Vec<_>, _>>();
+        let new = (0..count).map(all).collect::<Result<Vec<_>, _>>()?;
+        for sockets in new {
+            let slot = self.sockets.len();
+            self.places.iter_mut().for_each(|places| places.push(slot));
+            self.sockets.push(sockets);
+        }
+        Ok(())
+    }
+
+    /// Closes our copies of the last slot's sockets. Whoever still queues there is reset.
+    pub(crate) fn close_last(&mut self) {
+        if self.sockets.pop().is_some() {
+            let left: Vec<usize> = (0..self.sockets.len()).collect();
+            self.places = self.places.take().and_then(|places| without_the_closed(places, &left));
+        }
+    }
+
     /// The slot of each place in the groups, if it is known.
     pub(crate) fn places(&self) -> Option<&[usize]> {
         self.places.as_deref()
@@ -252,6 +276,16 @@ mod tests {
         let listeners = Listeners::adopt(&addresses, kept.into(), 4, 16, places).unwrap();
         assert_eq!(listeners.places(), Some(&[0, 2, 1, 3][..]));
         assert!((0..4).all(|slot| listeners.accept_queue(slot).limit == 16));
+    }
+
+    #[test]
+    fn slots_come_and_go_at_the_end() {
+        let mut listeners = Listeners::bind(&[ANY_PORT.parse().unwrap()], 1, 16).unwrap();
+        listeners.open(2, 8).unwrap();
+        assert_eq!((listeners.places(), listeners.accept_queue(2).limit), (Some(&[0, 1, 2][..]), 8));
+        listeners.close_last();
+        listeners.close_last();
+        assert_eq!((listeners.places(), listeners.sockets.len()), (Some(&[0][..]), 1));
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Supervisor {
                 );
             }
             // Clients are in: going on without this slot is better than ending them with it.
-            Action::StartFailed { cause } if self.has_adopted => {
+            Action::StartFailed { cause } if self.has_adopted || self.stage != Stage::Starting => {
                 log::error!("slot {slot} does not start ({cause}); going on without it, and trying again");
                 self.seats[position].is_given_up = true;
             }

@@ -11,8 +11,9 @@ use holdfast_shared::ipc::message::ToWorker;
 use crate::capacity::{self, Capacity, Demand, Unreachable};
 use crate::control::api::{Answer, Change, Failure, ReloadReport};
 use crate::control::{self, Reply};
+use crate::scale::ScaleError;
 use crate::supervisor::{Stage, Supervisor};
-use crate::{notify, settings};
+use crate::{notify, settings, start};
 
 /// How long workers may take to say that they apply new settings.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +47,9 @@ enum ReloadError {
     /// The new admin address cannot be used.
     #[error(transparent)]
     Admin(#[from] control::Error),
+    /// There cannot be more slots.
+    #[error(transparent)]
+    Scale(#[from] ScaleError),
     /// The backlog cannot be set.
     #[error("cannot set the backlog: {0}")]
     Backlog(#[from] io::Error),
@@ -134,15 +138,21 @@ impl Supervisor {
 
     fn try_reload(&mut self) -> Result<ReloadReport, ReloadError> {
         let (next, changes) = config::reload(&self.effective, config::load(&self.inputs)?);
-        let workers = u32::try_from(self.seats.len()).unwrap_or(u32::MAX);
-        let capacity = capacity::plan(demand(&next.config, workers, self.descriptors))?;
+        let workers = start::workers(next.config.workers);
+        let capacity = capacity::plan(demand(&next.config, workers.into(), self.descriptors))?;
         // What can fail comes first, so that a failure leaves everything as it was.
-        self.listeners.set_backlog(next.config.backlog)?;
+        let opened = self.open_listeners(workers, next.config.backlog)?;
+        if let Err(error) = self.listeners.set_backlog(next.config.backlog) {
+            self.close_listeners(opened);
+            return Err(error.into());
+        }
         if let Err(error) = self.control.rebind(next.config.admin.listen) {
+            self.close_listeners(opened);
             self.listeners.set_backlog(self.effective.config.backlog)?;
             return Err(error.into());
         }
         self.apply(next, capacity);
+        self.scale_to(workers);
         Ok(changes.into_iter().collect())
     }
 

@@ -144,6 +144,12 @@ impl Supervisor {
         if self.restart.is_some() {
             return Err(Failure::new(409, "another restart is under way; wait for its end"));
         }
+        if self.moving.is_under_way() {
+            return Err(Failure::new(
+                409,
+                "connections are being moved between slots; wait for the end of that",
+            ));
+        }
         let is_wanted = |id: SlotId| slot.is_none_or(|slot| id.0 == slot);
         let wanted: Vec<_> = self.seats.iter().filter(|seat| is_wanted(seat.id)).collect();
         if wanted.is_empty() {

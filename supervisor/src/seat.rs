@@ -40,6 +40,16 @@ pub struct Admitted {
     pub closed: [u64; 32],
 }
 
+impl Admitted {
+    /// Those let in that have not ended: open here, or moved to other slots. Those that came from other slots
+    /// are missing, so it may be below zero.
+    #[must_use]
+    pub fn open(&self) -> i64 {
+        let ended = self.closed.iter().sum::<u64>();
+        i64::try_from(self.accepted).unwrap_or(i64::MAX).saturating_sub_unsigned(ended)
+    }
+}
+
 /// A slot's seat at the supervisor's table.
 #[derive(Debug)]
 pub struct Seat {
@@ -143,12 +153,13 @@ impl Seat {
     }
 
     /// It died while there was no supervisor, and its table with it: counts what was reported last, and whoever
-    /// was in then as lost. Returns how many those were.
-    pub(crate) fn bury_unseen(&mut self) -> u64 {
+    /// was in then as lost. So many of those let in were with other slots. Returns how many were lost.
+    pub(crate) fn bury_unseen(&mut self, moved_away: i64) -> u64 {
         let report = std::mem::take(&mut self.report);
         self.base.add(&report.counters);
         self.reconcile_with_table();
-        let lost = self.base.accepted.saturating_sub(self.base.closed.iter().sum());
+        let admitted = Admitted { accepted: self.base.accepted, closed: self.base.closed };
+        let lost = u64::try_from(admitted.open().saturating_sub(moved_away)).unwrap_or(0);
         self.base.closed[CloseReason::WorkerLost.index()] += lost;
         self.base.lost += lost;
         self.admitted.closed = self.base.closed;
@@ -239,7 +250,10 @@ impl Seat {
         match Table::open(memory.as_fd()) {
             Ok(table) => {
                 self.base.add(&table.header().counters);
-                let held = table.records().iter().filter(|record| record.flags.contains(Flags::ADMITTED));
+                // What was between two slots is the other one's, or is missed when the transfer is over.
+                let between = Flags::GIVEN.union(Flags::TAKEN);
+                let is_held = |flags: Flags| flags.contains(Flags::ADMITTED) && !flags.intersects(between);
+                let held = table.records().iter().filter(|record| is_held(record.flags));
                 let mut died = 0;
                 for record in held {
                     died += 1;

@@ -26,7 +26,7 @@ pub(crate) const MAX_SLOTS: usize = 1024;
 const NAME: &str = "state";
 const MAGIC: u64 = u64::from_le_bytes(*b"hf-state");
 /// Raised whenever `Head` or `SlotState` change their meaning or their layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_SIZE: usize = 4096;
 /// Causes of ends that are counted apart; what does not fit is counted as the last of them.
 const CAUSES: usize = 24;
@@ -47,7 +47,7 @@ struct Head {
     magic: u64,
     version: u32,
     slot_size: u32,
-    slots: u32,
+    unused: u32,
     level: u32,
     generation: u64,
     started_ms: u64,
@@ -75,6 +75,8 @@ pub(crate) struct SlotState {
     pub(crate) expected: u32,
     /// The newest incarnation heard of.
     pub(crate) newest: u32,
+    /// Connections that went to other slots, less those that came from there: neither let in nor ended here.
+    pub(crate) moved_away: i64,
     restarts: [Restarts; CAUSES],
 }
 
@@ -111,7 +113,6 @@ impl State {
                     }
                     state.begin(slots);
                 }
-                state.memory.head_mut().slots = u32::try_from(slots).unwrap_or(u32::MAX);
                 Ok(state)
             }
             Err(source) => Err(StateError { path, source }),
@@ -170,11 +171,28 @@ impl State {
         self.memory.items().get(position).copied().unwrap_or_else(SlotState::zeroed)
     }
 
-    /// Remembers a slot as it is now.
-    pub(crate) fn remember(&mut self, position: usize, seat: &Seat) {
+    /// Remembers a slot as it is now, with so many connections.
+    pub(crate) fn remember(&mut self, position: usize, seat: &Seat, held: u64) {
         if let Some(slot) = self.memory.items_mut().get_mut(position) {
-            *slot = SlotState::of(seat);
+            *slot = SlotState::of(seat, held);
         }
+    }
+
+    /// Makes room for so many slots; what is remembered stays.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn make_room(&mut self, slots: usize) -> Result<(), StateError> {
+        if slots > self.known() {
+            let memory = map(&self.path, slots, true);
+            self.memory = memory.map_err(|source| StateError { path: self.path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// How many slots there is anything to remember of, those that are gone among them.
+    pub(crate) fn known(&self) -> usize {
+        self.memory.items().len()
     }
 
     /// The service has ended: there is nothing to go on with.
@@ -204,7 +222,7 @@ impl State {
 }
 
 impl SlotState {
-    fn of(seat: &Seat) -> Self {
+    fn of(seat: &Seat, held: u64) -> Self {
         let newest = seat.worker.incarnation.0;
         let is_between = seat.machine.state().worker().is_none();
         let mut restarts = [Restarts::zeroed(); CAUSES];
@@ -224,6 +242,7 @@ impl SlotState {
             closed: seat.admitted.closed,
             expected: newest + u32::from(is_between),
             newest,
+            moved_away: seat.admitted.open().saturating_sub_unsigned(held),
             restarts,
         }
     }
@@ -248,6 +267,10 @@ fn map(path: &Path, slots: usize, adopting: bool) -> io::Result<Memory> {
         // Another supervisor's mapping of it went with that supervisor.
         ftruncate(&file, 0)?;
     }
+    // Slots that are gone have left something to count.
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let there = length.saturating_sub(HEAD_SIZE) / size_of::<SlotState>();
+    let slots = slots.max(there.min(MAX_SLOTS));
     let length = i64::try_from(Memory::size(slots)).map_err(io::Error::other)?;
     // Room that is not there would be missed at the first write, by a SIGBUS.
     posix_fallocate(&file, 0, length)?;
@@ -282,7 +305,7 @@ mod tests {
         seat.base.lost = 5;
         let started = {
             let mut state = State::open(place.path(), 2, false).unwrap();
-            state.remember(1, &seat);
+            state.remember(1, &seat, 5);
             state.set_level(Level::Degraded);
             state.set_generation(4);
             state.set_places(Some(&[1, 0]));
@@ -295,7 +318,9 @@ mod tests {
         assert_eq!((state.level(), state.generation()), (Level::Degraded, 4));
         assert_eq!(state.places(), Some(vec![1, 0]));
         assert_eq!(state.started(Duration::from_secs(200)), started);
-        assert_eq!(state.slot(2).accepted, 0);
+        assert_eq!((state.slot(1).moved_away, state.slot(2).accepted, state.known()), (2, 0, 3));
+        state.make_room(5).unwrap();
+        assert_eq!((state.slot(1).accepted, state.known()), (7, 5));
 
         let state = State::open(place.path(), 2, false).unwrap();
         assert_eq!((state.slot(1).accepted, state.generation()), (0, 0));
@@ -316,6 +341,6 @@ mod tests {
     fn more_causes_than_there_is_room_for_are_still_counted() {
         let mut seat = Seat::new(SlotId(0));
         seat.restarts = (0..100).map(|status| (format!("exit status {status}"), 1)).collect();
-        assert_eq!(SlotState::of(&seat).restarts().map(|(_, count)| count).sum::<u64>(), 100);
+        assert_eq!(SlotState::of(&seat, 0).restarts().map(|(_, count)| count).sum::<u64>(), 100);
     }
 }

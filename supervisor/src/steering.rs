@@ -36,6 +36,8 @@ struct Load {
     coming: u64,
     /// Whether clients should be sent to it.
     serves: bool,
+    /// Whether it is on its way out: then it must not get any, whoever chooses.
+    retires: bool,
 }
 
 /// What was decided last, and from what.
@@ -99,12 +101,13 @@ impl Supervisor {
     /// Thinks again about who gets new clients, if it is time.
     pub(crate) fn steer(&mut self) {
         let balance = self.effective.config.balance;
-        let seats = self.seats.iter();
+        let seats = self.seats.iter().enumerate();
         let mut loads: Vec<Load> = seats
-            .map(|seat| Load {
-                held: self.ledger.held_by(seat.id),
-                coming: 0,
-                serves: matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged(),
+            .map(|(position, seat)| {
+                let is_ready = matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged();
+                let retires = self.scale.retires(position);
+                let held = self.ledger.held_by(seat.id);
+                Load { held, coming: 0, serves: is_ready && !retires, retires }
             })
             .collect();
         let admitted = self.seats.iter().map(|seat| seat.admitted.accepted).sum();
@@ -170,10 +173,11 @@ impl Steering {
         }
         let volume = weights::volume(&loads, self.pace.expected(admitted));
         let wanted = match balance {
-            Balance::Kernel => None,
+            Balance::Kernel if !loads.iter().any(|load| load.retires) => None,
             _ if self.refused || matches!(self.places, Places::Unknown) => None,
             Balance::LeastConnections => Weights::by_load(&loads, volume),
-            Balance::SourceAddress => Weights::equal(&loads),
+            // The kernel's hash knows all slots; as even a choice among some is a random one.
+            Balance::Kernel | Balance::SourceAddress => Weights::equal(&loads),
         };
         let stands = self.plan.as_ref().is_some_and(|plan| plan.weights == wanted);
         let weights = if stands { wanted } else { self.enforce(balance, wanted, groups) };
@@ -240,16 +244,17 @@ impl Plan {
     /// When this plan is to be replaced; `None` while it is as good as a new one.
     fn expires(&self, balance: Balance, loads: &[Load], admitted: u64) -> Option<Duration> {
         let serving = |loads: &[Load]| loads.iter().map(|load| load.serves).collect::<Vec<_>>();
-        if balance != self.balance {
+        let retiring = |loads: &[Load]| loads.iter().map(|load| load.retires).collect::<Vec<_>>();
+        if balance != self.balance || retiring(loads) != retiring(&self.loads) {
             return Some(Duration::ZERO);
         }
-        if balance == Balance::Kernel {
+        if balance == Balance::Kernel && !loads.iter().any(|load| load.retires) {
             return None;
         }
         if serving(loads) != serving(&self.loads) {
             return Some(Duration::ZERO);
         }
-        if balance == Balance::SourceAddress {
+        if balance != Balance::LeastConnections {
             return None;
         }
         if admitted.saturating_sub(self.admitted) >= self.volume {

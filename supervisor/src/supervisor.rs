@@ -27,16 +27,18 @@ use crate::drain::Drain;
 use crate::ledger::Ledger;
 use crate::level::LevelEdges;
 use crate::listeners::{ListenError, Listeners};
+use crate::moving::Moving;
 use crate::reload::PendingReload;
 use crate::restart::Restart;
 use crate::run_dir::{RunDir, RunDirError};
+use crate::scale::Scale;
 use crate::seat::Seat;
 use crate::signals::Signals;
 use crate::state::{State, StateError};
 use crate::steering::Steering;
 use crate::totals::Gather;
 use crate::upgrade::{ANSWER, Launch, Upgrade};
-use crate::{notify, settings, slot};
+use crate::{notify, settings, slot, start};
 
 const SIGNALS: Token = Token(usize::MAX);
 const REQUESTS: Token = Token(usize::MAX - 1);
@@ -170,6 +172,10 @@ pub struct Supervisor {
     pub(crate) edges: LevelEdges,
     pub(crate) level: Level,
     pub(crate) seats: Vec<Seat>,
+    /// Slots that were closed, the lowest last: what they have counted stays in the totals.
+    pub(crate) retired: Vec<Seat>,
+    pub(crate) scale: Scale,
+    pub(crate) moving: Moving,
     pub(crate) stage: Stage,
     /// Counts up with each change of the workers' settings.
     pub(crate) generation: u64,
@@ -220,6 +226,7 @@ impl Supervisor {
             ledger: Ledger::new(settings::for_ledger(&effective.config, &capacity)),
             edges: settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
             level: state.level(),
+            scale: Scale::new(start::workers(effective.config.workers)),
             inputs,
             effective,
             descriptors,
@@ -231,6 +238,8 @@ impl Supervisor {
             stepchildren: Stepchildren::default(),
             has_adopted: !adopted.is_empty(),
             seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
+            retired: Vec::new(),
+            moving: Moving::default(),
             stage: Stage::Starting,
             generation,
             look_for_dead: false,
@@ -354,6 +363,8 @@ impl Supervisor {
         }
         self.enforce_deadlines();
         self.continue_restart();
+        self.continue_moves();
+        self.continue_scaling();
         self.watch_level();
         self.steer();
         self.announce_ready();
@@ -422,6 +433,7 @@ impl Supervisor {
             .chain(self.upgrade.as_ref().and_then(Upgrade::deadline))
             .chain(stage)
             .chain(self.steering.wakeup())
+            .chain(self.moves_wakeup())
             .min();
         next.map_or(TICK, |moment| moment.saturating_sub(self.now)).min(TICK)
     }

@@ -54,6 +54,7 @@ impl Supervisor {
                 Command::Upgrade { status: true } => {
                     reply.send(Ok(Answer::Upgrade(Box::new(self.upgrade_progress()))));
                 }
+                Command::Rebalance => self.rebalance(Some(reply)),
                 Command::Drain(order) => {
                     let answer = self.order_drain(order);
                     reply.send(answer);
@@ -114,7 +115,7 @@ impl Supervisor {
             level: self.level,
             state: if self.stage.is_ending() { ServiceState::Draining } else { ServiceState::Running },
             drain: self.drain_progress(),
-            workers: self.seats.len() as u64,
+            workers: self.scale.wanted() as u64,
             workers_ready: self.ready_seats(),
             silent_workers: self
                 .seats
@@ -122,10 +123,10 @@ impl Supervisor {
                 .filter(|seat| is_silent(seat, request))
                 .map(|seat| seat.id.0)
                 .collect(),
-            accepted_total: self.seats.iter().map(|seat| seat.admitted.accepted).sum(),
+            accepted_total: self.all_seats().map(|seat| seat.admitted.accepted).sum(),
             rejected_total: api::rejections(&counters.rejected),
             closed_total: api::closes(&self.closed()),
-            restarts_total: self.seats.iter().map(Seat::restarts_total).sum(),
+            restarts_total: self.all_seats().map(Seat::restarts_total).sum(),
             resumed_total: counters.resumed,
             lost_total: counters.lost,
             accept_pauses_total: counters.accept_pauses,
@@ -159,7 +160,7 @@ impl Supervisor {
             pid: worker.and_then(|worker| pid(worker.pid)),
             keeper_pid: state.keeper().and_then(pid),
             incarnation: seat.worker.incarnation.0,
-            state: if seat.heartbeat.is_wedged() { "wedged" } else { state.name() }.to_owned(),
+            state: self.state_name(position, seat).to_owned(),
             weight: self.steering.share(position),
             silent: is_silent(seat, request),
             last_death: seat.last_death.clone(),
@@ -183,6 +184,14 @@ impl Supervisor {
         }
     }
 
+    fn state_name(&self, position: usize, seat: &Seat) -> &'static str {
+        match seat.machine.state() {
+            _ if seat.heartbeat.is_wedged() => "wedged",
+            State::Ready(_) | State::Draining(_) if self.scale.retires(position) => "retiring",
+            state => state.name(),
+        }
+    }
+
     fn snapshot(&self, request: u64) -> Snapshot {
         let counters = self.counters();
         Snapshot {
@@ -198,7 +207,7 @@ impl Supervisor {
 
     fn counters(&self) -> Counters {
         let mut sum = Counters::default();
-        for seat in &self.seats {
+        for seat in self.all_seats() {
             sum.add(&seat.counters());
         }
         sum
@@ -206,7 +215,7 @@ impl Supervisor {
 
     fn closed(&self) -> [u64; 32] {
         let mut sum = [0; 32];
-        for seat in &self.seats {
+        for seat in self.all_seats() {
             for (sum, count) in sum.iter_mut().zip(seat.admitted.closed) {
                 *sum += count;
             }
@@ -245,15 +254,22 @@ impl Supervisor {
             connections: self.ledger.connections(),
             max_connections: self.capacity.max_connections.into(),
             level: self.level,
-            workers: self.seats.len() as u64,
+            workers: self.scale.wanted() as u64,
             workers_ready: self.ready_seats(),
         }
     }
 
     fn ready_seats(&self) -> u64 {
-        let serves =
-            |seat: &&Seat| matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged();
-        self.seats.iter().filter(serves).count() as u64
+        let serves = |(position, seat): &(usize, &Seat)| {
+            let is_ready = matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged();
+            is_ready && !self.scale.retires(*position)
+        };
+        self.seats.iter().enumerate().filter(serves).count() as u64
+    }
+
+    /// All slots there have been.
+    fn all_seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().chain(&self.retired)
     }
 
     fn done(&self, message: &str) -> Answer {

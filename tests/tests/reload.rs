@@ -111,7 +111,7 @@ fn a_bad_file_changes_nothing_and_the_error_names_the_line() {
 #[test]
 fn a_key_that_cannot_change_live_is_named_and_keeps_its_value() {
     let server = Holdfast::with(BEFORE);
-    let report = server.reload(&with_cap(60).replace("workers = 2", "workers = 3"));
+    let report = server.reload(&with_cap(60).replace("workers = 2", "workers = 2\nrun_dir = \"/elsewhere\""));
     assert_eq!(report.status, 200, "{}", report.text());
     let report = report.json();
     let effect = |key: &str| {
@@ -123,7 +123,7 @@ fn a_key_that_cannot_change_live_is_named_and_keeps_its_value() {
         change["effect"].as_str().unwrap().to_owned()
     };
     assert_eq!(effect("limits.max_connections"), "applied");
-    assert_eq!(effect("workers"), "needs restart");
+    assert_eq!(effect("run_dir"), "needs restart");
     assert_eq!((server.worker_pids().len(), cap(&server)), (2, 60));
     server.stop();
 }

@@ -142,7 +142,17 @@ impl Worker {
         None
     }
 
+    /// A connection came from another slot, or is here again: whoever was to be told without it is told now.
+    pub(crate) fn catch_up_with_drain(&mut self, key: Key) {
+        if matches!(self.drain, Some(Drain::Telling { .. } | Drain::Leaving)) {
+            self.tell_to_go(key);
+        }
+    }
+
     fn tell_to_go(&mut self, key: Key) {
+        if self.connections.is_given(key) {
+            return;
+        }
         self.connections.set_busy(key);
         self.connections.begin_close(key, CloseCode::Away, "Server is shutting down", CloseReason::Drain);
         self.connections.settle(key);

@@ -23,6 +23,7 @@ use crate::connection::{Connections, Key};
 use crate::drain::Drain;
 use crate::hand_over::HandOver;
 use crate::listener::{AcceptPause, Listener};
+use crate::moving::{Moving, PAIR};
 use crate::orphan::Keeper;
 use crate::rendezvous::Rendezvous;
 use crate::run::Departure;
@@ -44,6 +45,8 @@ enum Event {
     KeeperEnd,
     /// Clients are queued.
     Listener(usize),
+    /// Another worker said something about connections that move.
+    Pair,
     /// A connection has bytes, takes bytes, or ended.
     Connection(Key),
 }
@@ -86,6 +89,7 @@ pub(crate) struct Worker {
     pub(crate) unread: VecDeque<Key>,
     pub(crate) drain: Option<Drain>,
     pub(crate) hand_over: Option<HandOver>,
+    pub(crate) moving: Moving,
     /// The cluster-wide cap is reached, as /health says.
     pub(crate) cluster_full: bool,
     /// The clock, read once a turn.
@@ -143,6 +147,7 @@ impl Worker {
             unread: VecDeque::new(),
             drain: None,
             hand_over: None,
+            moving: Moving::default(),
             cluster_full: false,
             now,
             // Spread, so that the reports of many workers do not come in step.
@@ -211,6 +216,8 @@ impl Worker {
             Event::Link => self.link_ready = true,
             Event::KeeperEnd => self.look_at_keeper(),
             Event::Listener(position) => self.listeners[position].ready = true,
+            // What there is to read is read after the batch.
+            Event::Pair => {}
             Event::Connection(key) => self.on_connection(key, readiness),
         }
     }
@@ -222,6 +229,9 @@ impl Worker {
         if token == KEEPER {
             return Event::KeeperEnd;
         }
+        if token == PAIR {
+            return Event::Pair;
+        }
         match KEEPER.0.checked_sub(1 + token.0) {
             Some(position) if position < self.listeners.len() => Event::Listener(position),
             _ => Event::Connection(Key::from_token(token)),
@@ -230,6 +240,9 @@ impl Worker {
 
     fn on_connection(&mut self, key: Key, readiness: &Readiness) {
         let Some(record) = self.connections.get_mut(key) else { return };
+        if record.flags.contains(Flags::GIVEN) {
+            return;
+        }
         record.flags.set(Flags::BUSY, true);
         let may_have_output = record.volatile != 0;
         let is_queued = record.flags.contains(Flags::READ_QUEUED);
@@ -247,6 +260,7 @@ impl Worker {
         if std::mem::take(&mut self.link_ready) {
             self.read_link();
         }
+        self.continue_moving();
         self.look_for_supervisor();
         self.accept_clients();
         self.continue_reading();

@@ -72,6 +72,10 @@ impl Worker {
         if !self.keeper.is_alive() {
             return Flow::Continue;
         }
+        if self.moving.is_unsettled() {
+            self.stay("another slot has not said yet whether it has connections of this one");
+            return Flow::Continue;
+        }
         let stopped = clock::now();
         match self.save(stopped) {
             Ok(memory) => {
@@ -131,7 +135,10 @@ impl Worker {
     /// Is anything under way between the supervisor and this worker?
     pub(crate) fn is_under_way(&self) -> bool {
         self.link.as_ref().is_some_and(|link| {
-            link.has_queued() || self.admission.is_unanswered() || !self.connections.released.is_empty()
+            link.has_queued()
+                || self.admission.is_unanswered()
+                || !self.connections.released.is_empty()
+                || self.moving.is_active()
         })
     }
 

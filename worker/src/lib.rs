@@ -11,6 +11,7 @@ mod hand_over;
 pub mod keeper;
 mod link;
 mod listener;
+mod moving;
 mod orphan;
 mod program;
 mod rendezvous;

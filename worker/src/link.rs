@@ -47,6 +47,17 @@ impl Worker {
             ToWorker::HoldDrain => self.hold_drain(),
             ToWorker::Leave => self.leave(),
             ToWorker::Restart => self.begin_hand_over(descriptors.into_iter().next()),
+            ToWorker::Give { transfer, to, count } => {
+                if let Some(pair) = descriptors.into_iter().next() {
+                    self.begin_giving(transfer, to, count, pair);
+                }
+            }
+            ToWorker::Take { transfer, from } => {
+                if let Some(pair) = descriptors.into_iter().next() {
+                    self.begin_taking(transfer, from, pair);
+                }
+            }
+            ToWorker::Counted { transfer } => self.on_counted(transfer),
         }
     }
 
@@ -84,6 +95,10 @@ impl Worker {
     /// Gives back the places of all who left in this turn. Never lost: what the link does not take waits
     /// here.
     pub(crate) fn send_releases(&mut self) {
+        // Of those that are about to go, some may have ended: the supervisor hears first that they stayed.
+        if self.moving.is_announced() {
+            return;
+        }
         while !self.connections.released.is_empty() && self.link_has_room() {
             let released = &mut self.connections.released;
             let closed = released.drain(..released.len().min(MAX_BATCH)).collect();

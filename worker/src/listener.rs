@@ -76,7 +76,7 @@ impl Worker {
     }
 
     fn accept_one(&mut self, position: usize) {
-        if self.connections.is_full(self.own_descriptors) {
+        if self.connections.is_full(self.own_descriptors + self.moving.reserved()) {
             return self.pause("all descriptors of this worker are in use");
         }
         match accept(self.listeners[position].descriptor) {

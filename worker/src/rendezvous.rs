@@ -121,6 +121,10 @@ impl Worker {
         }
         search.next_attempt = self.now + PAUSE;
         self.rendezvous.last_attempt = Some(self.now);
+        if self.moving.is_active() {
+            // The next supervisor knows nothing of what is between two slots: it is to be told when it is over.
+            return;
+        }
         match self.meet() {
             Ok(link) => {
                 self.link = Some(link);

@@ -106,8 +106,9 @@ impl Worker {
     /// When the kernel's readiness can no longer be had.
     pub(crate) fn resume(&mut self, open: &HashSet<RawFd>, predecessor: Predecessor) -> io::Result<()> {
         let began = clock::now();
-        let keys: Vec<Key> =
+        let mut keys: Vec<Key> =
             self.connections.table.used().filter_map(|row| self.connections.key_at(row)).collect();
+        keys.retain(|&key| !self.connections.disown(key, open.contains(&key.descriptor())));
         for &key in &keys {
             self.connections.take_over(key.row);
             if !has_crashed(predecessor) {

@@ -53,12 +53,7 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| put(&mut c.listen, parse::listen(v)),
         |c| parse::show_list(&c.listen),
     ),
-    key(
-        "workers",
-        Keep(|new, running| new.workers = running.workers),
-        |c, v| put(&mut c.workers, parse::workers(v)),
-        |c| parse::show_workers(c.workers),
-    ),
+    key("workers", Live, |c, v| put(&mut c.workers, parse::workers(v)), |c| parse::show_workers(c.workers)),
     key(
         "backlog",
         Live,

@@ -163,6 +163,51 @@ pub enum ToSupervisor {
         /// The keeper's process.
         pid: i32,
     },
+    /// Established connections are about to go to another slot. Answered by `Counted`; until then they stay.
+    Giving {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// As in `Give`.
+        transfer: u64,
+        /// One entry for each connection.
+        addresses: Vec<IpAddr>,
+    },
+    /// Connections that were to go, or were sent and not taken, are this slot's after all. Not answered.
+    Kept {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// As in `Give`.
+        transfer: u64,
+        /// One entry for each connection.
+        addresses: Vec<IpAddr>,
+    },
+    /// Connections of another slot are this one's now. Not answered.
+    Took {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// As in `Take`.
+        transfer: u64,
+        /// One entry for each connection.
+        addresses: Vec<IpAddr>,
+    },
+    /// No more connections are given, and none is on its way. Answers `Give`.
+    GiveEnded {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// As in `Give`.
+        transfer: u64,
+        /// How many went.
+        moved: u32,
+        /// Why it was fewer than there were, if it was.
+        stopped: Option<String>,
+    },
+    /// No more connections will come. Answers `Take`.
+    TakeEnded {
+        /// Which of the slot's workers.
+        incarnation: Incarnation,
+        /// As in `Take`.
+        transfer: u64,
+    },
 }
 
 impl ToSupervisor {
@@ -187,7 +232,12 @@ impl ToSupervisor {
             | Self::Version { .. }
             | Self::Draining { .. }
             | Self::RestartRefused { .. }
-            | Self::Adopt { .. } => true,
+            | Self::Adopt { .. }
+            | Self::Giving { .. }
+            | Self::Kept { .. }
+            | Self::Took { .. }
+            | Self::GiveEnded { .. }
+            | Self::TakeEnded { .. } => true,
         }
     }
 }
@@ -233,6 +283,29 @@ pub enum ToWorker {
     /// Save what is in hand and leave, for the next worker to go on with. With it may come, by descriptor, the
     /// program that the slot is to go on with. Answered by the keeper's `HandedOver`, or by `RestartRefused`.
     Restart,
+    /// Give established connections to another slot, over the socket that comes with this. Answered by
+    /// `GiveEnded`, after any number of `Giving`.
+    Give {
+        /// Which transfer this is.
+        transfer: u64,
+        /// Who gets them.
+        to: SlotId,
+        /// How many at most.
+        count: u32,
+    },
+    /// Take connections of another slot, over the socket that comes with this. Answered by `TakeEnded`, after
+    /// any number of `Took`.
+    Take {
+        /// Which transfer this is.
+        transfer: u64,
+        /// Whose they are.
+        from: SlotId,
+    },
+    /// The connections named last in `Giving` are counted wherever they may be: they may go.
+    Counted {
+        /// As in `Give`.
+        transfer: u64,
+    },
 }
 
 /// The supervisor's answer to one ticket.

@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod link;
 pub mod message;
+pub mod moving;
 pub mod rendezvous;
 pub mod settings;
 pub mod settings_memory;

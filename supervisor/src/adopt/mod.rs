@@ -84,14 +84,9 @@ pub(crate) struct Adopted {
     lock: OwnedFd,
 }
 
-/// How many slots there are: those `wanted`, and more if more were adopted.
+/// How many slots there are: those `wanted`, and more if more were adopted, which retire then.
 pub(crate) fn slots(wanted: u16, adopted: &[Adopted]) -> u16 {
     let living = adopted.iter().map(|adopted| adopted.slot.0.saturating_add(1)).max().unwrap_or_default();
-    if living > wanted {
-        log::warn!(
-            "{living} slots are alive and workers is {wanted}: all of them stay until the next clean start"
-        );
-    }
     living.max(wanted)
 }
 

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use holdfast_shared::id::{Incarnation, Ticket};
+use holdfast_shared::id::{Incarnation, SlotId, Ticket};
 use mio::Token;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::gate::Held;
 use super::{Adopted, stepchildren};
+use crate::seat::Seat;
 use crate::slot::{Cause, Event, Slot, State, Worker};
 use crate::steering::Steering;
 use crate::supervisor::Supervisor;
@@ -32,13 +33,28 @@ impl Supervisor {
         for position in empty {
             self.seat_empty(position);
         }
+        self.recall_retired();
         let admitted = self.seats.iter().map(|seat| seat.admitted.accepted).sum();
         self.steering = Steering::new(self.listeners.places(), admitted);
     }
 
     /// Writes down what must outlive this process.
     pub(crate) fn remember(&mut self, position: usize) {
-        self.state.remember(position, &self.seats[position]);
+        let seat = &self.seats[position];
+        self.state.remember(position, seat, self.ledger.held_by(seat.id));
+    }
+
+    /// Slots beyond those there are: what they have counted stays in the totals.
+    fn recall_retired(&mut self) {
+        for position in (self.seats.len()..self.state.known()).rev() {
+            let Ok(number) = u16::try_from(position) else { continue };
+            let remembered = self.state.slot(position);
+            let mut seat = Seat::new(SlotId(number));
+            seat.recall(&remembered);
+            seat.bury_unseen(remembered.moved_away);
+            self.state.remember(position, &seat, 0);
+            self.retired.push(seat);
+        }
     }
 
     fn seat(&mut self, adopted: Adopted) {
@@ -69,7 +85,7 @@ impl Supervisor {
     /// A slot that nobody brought died unseen, if it ever lived.
     fn seat_empty(&mut self, position: usize) {
         let seat = &mut self.seats[position];
-        let lost = seat.bury_unseen();
+        let lost = seat.bury_unseen(self.state.slot(position).moved_away);
         if lost > 0 {
             log::error!("slot {}: died while there was no supervisor, with {lost} connections", seat.id);
         }
@@ -101,7 +117,7 @@ impl Supervisor {
     pub(crate) fn reap_stepchildren(&mut self) {
         let ended = self.stepchildren.ended();
         for pid in ended {
-            let known = |seat: &crate::seat::Seat| {
+            let known = |seat: &Seat| {
                 let state = seat.machine.state();
                 state.keeper() == Some(pid)
                     // While its keeper lives, a worker's end is the keeper's to tell.
@@ -126,6 +142,7 @@ impl Supervisor {
     pub(crate) fn note_reported(&mut self, position: usize) {
         let Some(held) = self.gate.reported(position) else { return };
         log::info!("all adopted slots have reported: {} connections", self.ledger.connections());
+        self.count_vanished(position);
         for Held { position, incarnation, tickets } in held {
             self.on_admit(position, incarnation, tickets);
         }

@@ -40,6 +40,8 @@ pub enum Command {
         #[arg(long)]
         status: bool,
     },
+    /// Even out the connections among the workers, without anybody noticing
+    Rebalance,
     /// Let nobody in any more, tell clients to go one by one, then exit
     ///
     /// The longest idle are told first, spread over drain.duration. With --pause nobody is told until
@@ -63,6 +65,7 @@ impl Command {
         Self::Restart { slot: None },
         Self::Upgrade { status: false },
         Self::Upgrade { status: true },
+        Self::Rebalance,
         Self::Drain(DrainOrder::new(Step::Begin)),
         Self::Drain(DrainOrder::new(Step::Pause)),
         Self::Drain(DrainOrder::new(Step::Resume)),
@@ -82,6 +85,7 @@ impl Command {
             Self::Reload => "/reload",
             Self::Restart { .. } => "/restart",
             Self::Upgrade { .. } => "/upgrade",
+            Self::Rebalance => "/rebalance",
             Self::Drain(order) => order.path(),
             Self::Stop => "/stop",
         }
@@ -123,7 +127,7 @@ impl Command {
                 false
             }
             Self::Upgrade { status } => !status,
-            Self::Reload | Self::Restart { .. } | Self::Drain(_) | Self::Stop => true,
+            Self::Reload | Self::Restart { .. } | Self::Rebalance | Self::Drain(_) | Self::Stop => true,
         }
     }
 
@@ -138,7 +142,7 @@ impl Command {
     pub fn deadline(self) -> Duration {
         Duration::from_secs(match self {
             // Many slots, one after the other; one that is not back in time ends it early.
-            Self::Restart { .. } => 600,
+            Self::Restart { .. } | Self::Rebalance => 600,
             _ if self.is_change() => 60,
             _ => 5,
         })

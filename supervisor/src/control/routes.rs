@@ -119,6 +119,7 @@ fn respond(answer: Answer) -> Response {
         Answer::Restart(report) => Json(report).into_response(),
         Answer::UpgradeBegun(report) => (StatusCode::ACCEPTED, Json(report)).into_response(),
         Answer::Upgrade(report) => Json(report).into_response(),
+        Answer::Rebalance(report) => Json(report).into_response(),
         Answer::Done(report) => Json(report).into_response(),
     }
 }

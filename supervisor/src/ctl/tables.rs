@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{CtlCommand, human};
 use crate::control::api::{
-    ByReason, ConfigEntry, DrainProgress, Health, LimitsView, ReloadReport, Report, RestartReport, Totals,
-    UpgradeReport, UpgradeState, WorkerRow,
+    ByReason, ConfigEntry, DrainProgress, Health, LimitsView, RebalanceReport, ReloadReport, Report,
+    RestartReport, Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
 
 /// The body of the answer to `command` as text.
@@ -25,6 +25,7 @@ pub fn render(command: CtlCommand, body: &str) -> serde_json::Result<String> {
         CtlCommand::Reload => reload(&serde_json::from_str(body)?),
         CtlCommand::Restart { .. } => restart(&serde_json::from_str(body)?),
         CtlCommand::Upgrade { .. } => upgrade(&serde_json::from_str(body)?),
+        CtlCommand::Rebalance => rebalance(&serde_json::from_str(body)?),
         CtlCommand::Drain(_) | CtlCommand::Stop => report(&serde_json::from_str(body)?),
     })
 }
@@ -205,6 +206,12 @@ pub fn upgrade(report: &UpgradeReport) -> String {
     );
     let reason = report.reason.iter().map(|reason| format!("\n{reason}")).collect::<String>();
     format!("{}\n{summary}{reason}", table(["SLOT", "VERSION", "KEPT", "LOST", "PAUSE"], rows).trim_fmt())
+}
+
+fn rebalance(report: &RebalanceReport) -> String {
+    let rows = report.slots.iter().map(|slot| [slot.slot.to_string(), human::count(slot.connections)]);
+    let slots = table(["SLOT", "CONNECTIONS"], rows).trim_fmt();
+    format!("{} connections moved\n{slots}", human::count(report.moved))
 }
 
 fn report(report: &Report) -> String {

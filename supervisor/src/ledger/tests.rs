@@ -187,6 +187,30 @@ fn a_forgotten_slot_gives_back_once_and_stays_vacant_until_the_next_report() {
     assert_eq!(ledger.admit(SLOT, Incarnation(2), client), Admission::Granted);
 }
 
+#[test]
+fn who_is_in_flight_is_counted_once_and_lands_once() {
+    let mut ledger = serving(limits(2, 2), 2);
+    let client = address("192.0.2.1");
+    let (from, to) = (SlotId(0), SlotId(1));
+    for _ in 0..2 {
+        assert_eq!(ledger.admit(from, FIRST, client), Admission::Granted);
+        ledger.give(from, FIRST, client);
+    }
+    assert_eq!((ledger.connections(), ledger.held_by(from), ledger.in_flight()), (2, 0, 2));
+    assert_eq!(ledger.admit(to, FIRST, client), refused(Rejection::MaxConnectionsPerAddress));
+    assert_eq!(ledger.admit(to, FIRST, address("192.0.2.2")), refused(Rejection::MaxConnections));
+    ledger.land(to, FIRST, client);
+    ledger.land(from, FIRST, client);
+    assert_eq!((ledger.held_by(from), ledger.held_by(to), ledger.end_flight()), (1, 1, 0));
+    ledger.give(from, FIRST, address("192.0.2.2"));
+    ledger.give(from, Incarnation(9), client);
+    assert_eq!((ledger.connections(), ledger.anomalies()), (2, 1));
+    ledger.land(to, FIRST, address("192.0.2.2"));
+    assert_eq!((ledger.connections(), ledger.held_by(to), ledger.anomalies()), (3, 2, 2));
+    ledger.give(from, FIRST, client);
+    assert_eq!((ledger.end_flight(), ledger.connections(), ledger.held_by_address(client)), (1, 2, 1));
+}
+
 const SLOTS: usize = 3;
 
 fn addresses() -> Vec<IpAddr> {

@@ -25,8 +25,7 @@ const IPV6_SOURCE: u32 = IP_HEADER + 8;
 /// The program for the group that listens on `address`.
 pub(super) fn build(balance: Balance, weights: &Weights, address: SocketAddr) -> Vec<Instruction> {
     match balance {
-        Balance::Kernel => vec![Instruction::new(RETURN, KERNELS_CHOICE)],
-        Balance::LeastConnections => weighted(weights),
+        Balance::Kernel | Balance::LeastConnections => weighted(weights),
         Balance::SourceAddress => by_source(weights, address.is_ipv6()),
     }
 }

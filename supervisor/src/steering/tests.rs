@@ -60,12 +60,12 @@ fn run(program: &[Instruction], random: u32, source: IpAddr) -> u32 {
 }
 
 fn load(held: u64) -> Load {
-    Load { held, coming: 0, serves: true }
+    Load { held, coming: 0, serves: true, retires: false }
 }
 
 fn loads() -> impl Strategy<Value = Vec<Load>> {
     let load = (0..20_000u64, 0..100u64, prop::bool::weighted(0.8));
-    vec(load.prop_map(|(held, coming, serves)| Load { held, coming, serves }), 1..20)
+    vec(load.prop_map(|(held, coming, serves)| Load { held, coming, serves, retires: false }), 1..20)
 }
 
 fn serving() -> impl Strategy<Value = Vec<Load>> {
@@ -286,6 +286,15 @@ fn slots_that_do_not_serve_get_nothing_unless_none_does() {
     let _clients = connect(40);
     assert!(queues()[0] > before[0] && queues()[1] > before[1], "the kernel's hash has only one slot");
     renew(&mut steering, Balance::Kernel, &[down, load(0)], &groups);
+    assert_eq!(steering.share(1), None);
+    // One that retires must not get any: the kernel's own hash would send it some.
+    let retiring = Load { retires: true, ..down };
+    renew(&mut steering, Balance::Kernel, &[retiring, load(0)], &groups);
+    assert_eq!((steering.share(0), steering.share(1)), (Some(0), Some(1000)));
+    let before = queues();
+    let _clients = connect(12);
+    assert_eq!(queues(), [before[0], before[1] + 12]);
+    renew(&mut steering, Balance::Kernel, &[load(0), load(0)], &groups);
     assert_eq!(steering.share(1), None);
 }
 

@@ -38,12 +38,13 @@ impl Connections {
             return false;
         }
         self.set_resuming(key, true);
-        let is_back = self.restore(key, half).is_some();
+        let is_back = self.put_in(key, half).is_some();
         self.set_resuming(key, false);
         is_back
     }
 
-    fn restore(&mut self, key: Key, half: &SavedHalf<'_>) -> Option<()> {
+    /// Gives a connection this half. `None` when it could not go on with it.
+    pub(crate) fn put_in(&mut self, key: Key, half: &SavedHalf<'_>) -> Option<()> {
         let engine = match half.engine.as_ref().map(|engine| engine.restore()) {
             Some(engine) => Some(Box::new(engine?)),
             None => None,

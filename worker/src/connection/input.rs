@@ -63,6 +63,10 @@ impl Worker {
             let Some(key) = self.unread.pop_front() else { return };
             let Some(record) = self.connections.get_mut(key) else { continue };
             record.flags.set(Flags::READ_QUEUED, false);
+            if record.flags.contains(Flags::GIVEN) {
+                // Whoever has it now reads it from the beginning.
+                continue;
+            }
             record.flags.set(Flags::BUSY, true);
             // Whether the end was announced meanwhile does not matter: they are read until there is nothing
             // more.

@@ -6,6 +6,7 @@ mod give_back;
 mod halves;
 mod high_water;
 mod input;
+mod moves;
 mod outbox;
 mod output;
 mod pages;
@@ -225,11 +226,11 @@ impl Connections {
     /// Makes up for a worker that died between writing down and counting: whoever is in or has left must have
     /// come, and whoever has come and is not in must have left.
     pub(crate) fn true_up(&mut self) {
-        let admitted = u64::from(self.admitted);
-        let counters = self.table.counters();
-        let accounted = admitted + counters.closed.iter().sum::<u64>();
-        counters.closed[CloseReason::WorkerLost.index()] += counters.accepted.saturating_sub(accounted);
-        counters.accepted = counters.accepted.max(accounted);
+        let header = self.table.header_mut();
+        let accounted = u64::from(self.admitted) + header.went();
+        let missing = header.came().saturating_sub(accounted);
+        header.counters.closed[CloseReason::WorkerLost.index()] += missing;
+        header.counters.accepted = header.counters.accepted.max(accounted.saturating_sub(header.moved_in));
     }
 
     /// The supervisor let one in that had left meanwhile: counted as one that came and went, and given back.

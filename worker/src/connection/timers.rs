@@ -43,6 +43,10 @@ impl Connections {
         for _ in 0..EXPIRIES_PER_TURN {
             let Some(key) = self.pop_expired() else { return };
             let Some(&record) = self.get(key) else { continue };
+            if record.flags.contains(Flags::GIVEN) {
+                // Armed again should it come back.
+                continue;
+            }
             let deadline_ms = self.deadline_ms(&record);
             if deadline_ms > self.now_ms {
                 self.arm(key, deadline_ms);

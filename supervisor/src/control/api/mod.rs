@@ -6,6 +6,7 @@
 //! version understand each other.
 
 mod config;
+mod rebalance;
 mod restart;
 mod upgrade;
 
@@ -16,6 +17,7 @@ use holdfast_shared::reason::{CloseReason, Rejection};
 use serde::{Deserialize, Serialize};
 
 pub use config::{Change, ConfigEntry, ReloadReport};
+pub use rebalance::{RebalanceReport, RebalancedSlot};
 pub use restart::{RestartReport, RestartedSlot};
 pub use upgrade::{UpgradeReport, UpgradeState, UpgradedSlot};
 
@@ -62,6 +64,8 @@ pub enum Answer {
     UpgradeBegun(Box<UpgradeReport>),
     /// To who asks how far an upgrade is.
     Upgrade(Box<UpgradeReport>),
+    /// To `Rebalance`, when slots are even.
+    Rebalance(RebalanceReport),
     /// To `Drain` and `Stop`, as soon as they have begun.
     Done(Report),
 }
@@ -173,7 +177,7 @@ pub struct WorkerRow {
     pub keeper_pid: Option<u32>,
     /// How many workers the slot has had, this one included.
     pub incarnation: u32,
-    /// The slot's state, such as starting, ready, wedged, draining, backing_off.
+    /// The slot's state, such as starting, ready, wedged, retiring, draining, backing_off.
     pub state: String,
     /// The part of new clients it is sent, in thousandths; absent if the kernel's hash decides.
     pub weight: Option<u16>,

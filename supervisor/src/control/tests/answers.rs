@@ -59,6 +59,15 @@ fn an_upgrade_is_accepted_and_its_progress_is_another_question() {
 }
 
 #[test]
+fn a_rebalance_says_how_many_moved() {
+    let rig = Rig::answering();
+    assert!(rig.client().ask("POST", "/rebalance").body.contains(r#""moved":60"#));
+    let (text, _) = ask(rig.dir.path(), false, Command::Rebalance).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words, ["60", "connections", "moved", "SLOT", "CONNECTIONS", "3", "40"]);
+}
+
+#[test]
 fn health_is_503_when_clients_should_go_elsewhere() {
     let rig = Rig::answering();
     let reply = rig.client().ask("GET", "/health");

@@ -16,8 +16,8 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 
 use super::api::{
-    Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, Report, RestartReport, RestartedSlot,
-    Totals, UpgradeReport, UpgradeState, WorkerRow,
+    Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, RebalanceReport, RebalancedSlot, Report,
+    RestartReport, RestartedSlot, Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
 use super::bind::bind_control;
 use super::*;
@@ -192,6 +192,10 @@ fn canned(command: Command) -> Result<Answer, Failure> {
         Command::Upgrade { status: false } => Answer::UpgradeBegun(Box::default()),
         Command::Upgrade { status: true } => {
             Answer::Upgrade(Box::new(UpgradeReport { state: UpgradeState::Done, ..UpgradeReport::default() }))
+        }
+        Command::Rebalance => {
+            let slots = vec![RebalancedSlot { slot: 3, connections: 40 }];
+            Answer::Rebalance(RebalanceReport { moved: 60, slots })
         }
         Command::Drain(_) => {
             Answer::Done(Report { message: "draining".to_owned(), connections: 7, drain: None })

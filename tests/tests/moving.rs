@@ -1,0 +1,263 @@
+//! Connections moved between workers while they are in use: when the number of workers changes, when they are
+//! evened out, and when a worker is killed in the middle of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
+
+use std::thread;
+
+use holdfast_tests::client::{RawClient, loopback, upgrade_request};
+use holdfast_tests::control::Totals;
+use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
+use holdfast_tests::herd::{Group, GroupId, Herd, Role};
+use holdfast_tests::holdfast::{self, Holdfast};
+use nix::sys::signal::{Signal, kill};
+
+/// More than the kernel's buffers of one connection hold.
+const SLOW_MESSAGES: usize = 30;
+const SLOW_SIZE: usize = 512 * 1024;
+
+fn config(workers: usize, cap: usize) -> String {
+    format!(
+        "workers = {workers}
+        limits.max_connections = {cap}
+        limits.max_connections_per_address = 0
+        limits.max_queued_output = \"64MiB\"
+        timeouts.ping_interval = \"24h\"
+        timeouts.idle = \"0s\""
+    )
+}
+
+fn pattern(size: usize, seed: usize) -> Vec<u8> {
+    (0..size).map(|n| u8::try_from((n * 31 + n / 251 + seed) % 256).unwrap()).collect()
+}
+
+fn counts(workers: &[Totals]) -> Vec<u64> {
+    workers.iter().map(|worker| worker.number("connections")).collect()
+}
+
+fn are_even(counts: &[u64]) -> bool {
+    let (most, least) = (counts.iter().max().unwrap(), counts.iter().min().unwrap());
+    most - least <= most / 10
+}
+
+/// Counters that may never go back.
+fn totals_so_far(totals: &Totals) -> [u64; 5] {
+    let number = |name| totals.number(name);
+    [
+        number("accepted_total"),
+        totals.sum("closed_total"),
+        number("messages_received_total"),
+        number("bytes_sent_total"),
+        number("restarts_total"),
+    ]
+}
+
+/// Waits until there are just these workers, and no process of another.
+fn settle(server: &Holdfast, herd: &mut Herd, workers: usize) {
+    let mut before = totals_so_far(&server.totals());
+    herd.run_until("the workers are as many as wanted", |_| {
+        let totals = server.totals();
+        let now = totals_so_far(&totals);
+        assert!(now.iter().zip(before).all(|(now, before)| *now >= before), "{now:?} after {before:?}");
+        before = now;
+        let rows = server.control().workers();
+        rows.len() == workers && rows.iter().all(|row| row.text("state") == "ready")
+    });
+    assert_eq!(server.totals().number("workers"), workers as u64);
+    server.poll(
+        "no other process is left",
+        || server.processes().len(),
+        |&processes| processes == 1 + 2 * workers,
+    );
+}
+
+/// Makes it other workers by a reload, and waits for them while the herd goes on.
+fn scale(server: &Holdfast, herd: &mut Herd, workers: usize, cap: usize) {
+    let answer = server.reload(&config(workers, cap));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    settle(server, herd, workers);
+}
+
+fn check_full(server: &Holdfast, herd: &mut Herd, cap: usize) -> GroupId {
+    let open = usize::try_from(server.totals().number("connections")).unwrap();
+    let filling = herd.add(Group::new(cap - open + 50, Role::Idle).from((0..4).map(loopback)));
+    herd.run_until("all have an answer", |herd| herd.stats(filling).undecided() == 0);
+    assert_eq!((herd.stats(filling).open, herd.stats(filling).refused(503)), (cap - open, 50));
+    assert_eq!(server.totals().number("connections"), cap as u64);
+    filling
+}
+
+#[test]
+fn two_become_four_and_three_and_one_and_nobody_notices() {
+    const CAP: usize = 1_000;
+    const IDLE: usize = 600;
+    const ECHOING: usize = 60;
+    let server = Holdfast::with(&config(2, CAP));
+    let mut herd = Herd::of(&server);
+    let idle = herd.add(Group::new(IDLE, Role::Idle).from((0..8).map(loopback)));
+    let parts = herd.add(Group::new(20, Role::InParts { size: 50_000 }).from([loopback(9)]));
+    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(10)]));
+    herd.run_until("all are in and echo", |herd| {
+        herd.stats(idle).open == IDLE && herd.stats(parts).open == 20 && herd.stats(echo).echoes > 1_000
+    });
+    let mut slow = RawClient::open(server.address());
+    for n in 0..SLOW_MESSAGES {
+        slow.send(&masked(FIN | BINARY, &pattern(SLOW_SIZE, n))).unwrap();
+    }
+    let mut read = 0;
+    for workers in [4, 3, 1] {
+        herd.begin_messages(parts);
+        scale(&server, &mut herd, workers, CAP);
+        if workers > 2 {
+            let rows = server.wait_for_workers("the new ones have filled", |rows| are_even(&counts(rows)));
+            assert_eq!(rows.len(), workers);
+        }
+        let echoes = herd.stats(echo).echoes;
+        herd.finish_messages(parts);
+        herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 1_000);
+        for _ in 0..5 {
+            assert!(slow.message() == pattern(SLOW_SIZE, read), "the slow reader's bytes have changed");
+            read += 1;
+        }
+    }
+    for n in read..SLOW_MESSAGES {
+        assert!(slow.message() == pattern(SLOW_SIZE, n), "the slow reader's bytes have changed");
+    }
+    herd.run_until("every message is back", |herd| herd.stats(parts).echoes == 3 * 20);
+    for (group, clients) in [(idle, IDLE), (parts, 20), (echo, ECHOING)] {
+        assert_eq!(herd.stats(group).open, clients, "{:?}", herd.stats(group));
+    }
+    let totals = server.totals();
+    assert_eq!((totals.sum("closed_total"), totals.number("lost_total")), (0, 0), "{totals:?}");
+    assert_eq!(totals.number("connections"), totals.number("accepted_total"));
+    check_full(&server, &mut herd, CAP);
+    assert_eq!(server.totals().number("anomalies_total"), 0);
+    server.stop();
+}
+
+#[test]
+fn who_waits_in_the_queue_of_a_slot_that_retires_is_let_in() {
+    const CLIENTS: usize = 60;
+    for balance in ["kernel", "least-connections"] {
+        let text = |workers| format!("{}\nbalance = \"{balance}\"", config(workers, 500));
+        let server = Holdfast::with(&text(2));
+        // While it stands still its queue fills.
+        let pid = server.worker_pids()[1];
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let mut clients: Vec<RawClient> =
+            (0..CLIENTS).map(|_| RawClient::connect(server.address())).collect();
+        server.wait_for_workers("some are queued", |rows| rows[1].number("accept_queue") > 0);
+        thread::scope(|scope| {
+            let reload = scope.spawn(|| server.reload(&text(1)));
+            let _ = server.process().wait_for_line("slot 1 retires");
+            kill(pid, Signal::SIGCONT).unwrap();
+            assert_eq!(reload.join().unwrap().status, 200);
+        });
+        for client in &mut clients {
+            client.send(&upgrade_request("")).unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().status, 101);
+        }
+        settle(&server, &mut Herd::of(&server), 1);
+        for client in &mut clients {
+            client.send(&masked(FIN | TEXT, b"still here")).unwrap();
+            assert_eq!(client.message(), b"still here");
+        }
+        // Nobody is sent where nobody listens.
+        let newcomers: Vec<RawClient> = (0..20).map(|_| RawClient::open(server.address())).collect();
+        assert_eq!(server.totals().number("connections"), (CLIENTS + newcomers.len()) as u64);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_slot_that_was_filled_alone_is_evened_out_on_request() {
+    const CLIENTS: usize = 400;
+    let server = Holdfast::with(&format!("{}\nbalance = \"source-address\"", config(3, 1_000)));
+    let mut herd = Herd::of(&server);
+    // One address is one slot's.
+    let group = herd.add(Group::new(CLIENTS - 20, Role::Idle).from([loopback(1)]));
+    let echo = herd.add(Group::new(20, Role::Echo { in_flight: 4, size: 100 }).from([loopback(1)]));
+    herd.run_until("all are in", |herd| {
+        herd.stats(group).open == CLIENTS - 20 && herd.stats(echo).echoes > 100
+    });
+    let before = counts(&server.control().workers());
+    assert!(before.contains(&(CLIENTS as u64)), "{before:?}");
+    let run_dir = server.run_dir().to_str().unwrap();
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| holdfast::run(&["ctl", "--run-dir", run_dir, "--json", "rebalance"]));
+        herd.run_until("it is done", |_| asked.is_finished());
+        let (status, output, error) = asked.join().unwrap();
+        assert!(status.success(), "{output}{error}");
+        let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+        assert!(report["moved"].as_u64().unwrap() >= CLIENTS as u64 / 2, "{report}");
+    });
+    let after = counts(&server.control().workers());
+    assert!(are_even(&after), "{after:?}");
+    let echoes = herd.stats(echo).echoes;
+    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 500);
+    assert_eq!((herd.stats(group).open, herd.stats(echo).open), (CLIENTS - 20, 20));
+    let totals = server.totals();
+    assert_eq!((totals.sum("closed_total"), totals.number("anomalies_total")), (0, 0), "{totals:?}");
+
+    assert_eq!(server.control().post("/drain?duration=60s").status, 200);
+    assert_eq!(server.control().post("/rebalance").status, 409);
+    assert_eq!(server.control().post("/stop").status, 200);
+    assert!(server.wait_for_exit().0.success());
+}
+
+/// Kills one of the two workers at a random moment of a move between them, again and again.
+#[test]
+fn whoever_is_killed_in_the_middle_of_it_nobody_is_served_twice_and_all_are_counted() {
+    const ROUNDS: usize = 12;
+    const CAP: usize = 900;
+    const IDLE: usize = 700;
+    const ECHOING: usize = 40;
+    let seed = std::env::var("HOLDFAST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    eprintln!("HOLDFAST_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let text = format!("{}\nbalance = \"source-address\"", config(2, CAP));
+    let server = Holdfast::with(&text);
+    let mut herd = Herd::of(&server);
+    let idle = herd.add(Group::new(IDLE, Role::Idle).from([loopback(1)]));
+    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 2000 }).from([loopback(1)]));
+    herd.run_until("all are in", |herd| herd.stats(idle).open == IDLE && herd.stats(echo).echoes > 100);
+    for round in 0..ROUNDS {
+        // Uneven first: with one worker all are in one slot.
+        let answer = server.reload(&text.replace("workers = 2", "workers = 1"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        settle(&server, &mut herd, 1);
+        let restarts = server.totals().number("restarts_total");
+        let _ = server.reload(&text);
+        herd.run_until("the second one serves", |_| {
+            let rows = server.control().workers();
+            rows.len() == 2 && rows.iter().all(|row| row.text("state") == "ready")
+        });
+        let pid = server.worker_pids()[round % 2];
+        let moment = std::time::Duration::from_micros(random.u64(0..6_000));
+        let until = std::time::Instant::now() + moment;
+        while std::time::Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        kill(pid, Signal::SIGKILL).unwrap();
+        herd.run_until("it is replaced and all is even", |_| {
+            let totals = server.totals();
+            totals.number("restarts_total") > restarts
+                && totals.number("workers_ready") == 2
+                && are_even(&counts(&server.control().workers()))
+        });
+    }
+    let open = herd.stats(idle).open + herd.stats(echo).open;
+    let lost = IDLE + ECHOING - open;
+    eprintln!("{lost} of {} connections lost in {ROUNDS} rounds", IDLE + ECHOING);
+    // Only those in the middle of something, or one batch between two slots in a round.
+    assert!(lost <= ROUNDS * (64 + ECHOING), "{lost}");
+    let totals =
+        server.wait_until("the count is the truth", |totals| totals.number("connections") == open as u64);
+    let gone = totals.sum("closed_total");
+    assert_eq!(totals.number("accepted_total") - gone, open as u64, "{totals:?}");
+    assert_eq!((gone, totals.number("anomalies_total")), (lost as u64, 0), "{totals:?}");
+    check_full(&server, &mut herd, CAP);
+    server.stop();
+}

@@ -1,0 +1,242 @@
+//! The taker's side of a move: offers room, puts what comes into the table, says that it has it, and serves it
+//! from then on. Whatever is wrong with a batch, the answer is to hang up: then it is the giver's again.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use holdfast_shared::id::SlotId;
+use holdfast_shared::ipc::link::LinkError;
+use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::moving::{self, MAX_CONNECTIONS, TakerEnd, ToGiver, ToTaker};
+use holdfast_shared::table::{LAYOUT_VERSION, Record};
+
+use super::DESCRIPTORS;
+use crate::connection::Key;
+use crate::event_loop::Worker;
+use crate::saved::{ReadError, Reader};
+
+/// Connections being taken from another slot.
+#[derive(Debug)]
+pub(super) struct Taking {
+    transfer: u64,
+    from: SlotId,
+    pair: TakerEnd,
+    /// In the table, and `Taken` is not sent yet.
+    unconfirmed: Vec<Key>,
+}
+
+/// Why a batch was not taken.
+#[derive(Debug, thiserror::Error)]
+enum Objection {
+    /// The slot's clients are being told to go, or the like.
+    #[error("{0}")]
+    Unable(&'static str),
+    /// The giver's binary is another one.
+    #[error("records of layout version {0}; this binary has {LAYOUT_VERSION}")]
+    Layout(u32),
+    /// Records and descriptors do not go together.
+    #[error("{records} bytes of records with {descriptors} descriptors")]
+    Shape {
+        /// Bytes of records.
+        records: usize,
+        /// Descriptors.
+        descriptors: usize,
+    },
+    /// The table has no row for one of them.
+    #[error("the connection table has no row for one of them")]
+    NoRow,
+    /// The halves cannot be read.
+    #[error(transparent)]
+    Halves(#[from] ReadError),
+    /// One half is not of its connection, or it could not go on with it.
+    #[error("one of them cannot go on with what was saved for it")]
+    Half,
+}
+
+impl Taking {
+    pub(super) fn is_unsettled(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+}
+
+impl Worker {
+    /// The supervisor wants connections of another slot to come here.
+    pub(crate) fn begin_taking(&mut self, transfer: u64, from: SlotId, pair: OwnedFd) {
+        // Whatever came before is over, or the supervisor would not have begun another.
+        if let Some(before) = self.moving.taking.take() {
+            self.end_taking(before, Giver::MayLive);
+        }
+        let taking = Taking { transfer, from, pair: TakerEnd::new(pair), unconfirmed: Vec::new() };
+        if let Err(error) = self.watch_pair(&taking.pair) {
+            log::error!("cannot watch the socket from slot {from}: {error}");
+            return self.end_taking(taking, Giver::MayLive);
+        }
+        self.moving.taking = Some(taking);
+        self.offer_room();
+    }
+
+    pub(super) fn continue_taking(&mut self) {
+        while let Some(taking) = &mut self.moving.taking {
+            let received = taking.pair.flush().and_then(|()| {
+                // Without a copy that waits to be sent, the giver has been told.
+                if taking.unconfirmed.is_empty() || taking.pair.has_queued() {
+                    taking.pair.receive_with()
+                } else {
+                    Ok(None)
+                }
+            });
+            match received {
+                Ok(Some((ToTaker::Batch { layout, records, has_halves }, descriptors))) => {
+                    match self.take_batch(layout, &records, has_halves, descriptors) {
+                        Ok(keys) => self.confirm(keys),
+                        Err(objection) => self.refuse_batch(&objection),
+                    }
+                }
+                Ok(None) if self.settle_confirmed() => self.offer_room(),
+                Ok(None) => return,
+                Err(LinkError::Closed) => return self.stop_taking(Giver::IsGone),
+                Err(error) => {
+                    log::error!("{error}; no more connections are taken");
+                    return self.stop_taking(Giver::MayLive);
+                }
+            }
+        }
+    }
+
+    fn offer_room(&mut self) {
+        let has_room = !self.connections.is_full(self.own_descriptors + DESCRIPTORS);
+        let may = self.cannot_move().is_none();
+        let Some(taking) = &mut self.moving.taking else { return };
+        let word = if has_room && may { ToGiver::Room } else { ToGiver::Full };
+        // If it cannot be said, reading says why.
+        let _ = taking.pair.send(&word);
+    }
+
+    fn take_batch(
+        &mut self,
+        layout: u32,
+        records: &[u8],
+        has_halves: bool,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<Vec<Key>, Objection> {
+        if let Some(reason) = self.cannot_move() {
+            return Err(Objection::Unable(reason));
+        }
+        if layout != LAYOUT_VERSION {
+            return Err(Objection::Layout(layout));
+        }
+        let halves = if has_halves { descriptors.pop() } else { None };
+        let bytes = records.len();
+        let records = moving::records(records).filter(|records| {
+            records.len() == descriptors.len()
+                && records.len() <= MAX_CONNECTIONS as usize
+                && halves.is_some() == has_halves
+        });
+        let Some(records) = records else {
+            return Err(Objection::Shape { records: bytes, descriptors: descriptors.len() });
+        };
+        let mut keys = Vec::with_capacity(records.len());
+        let result = self.put_into_table(&records, descriptors, halves, &mut keys);
+        if let Err(objection) = result {
+            for key in keys {
+                self.connections.send_back(key);
+            }
+            return Err(objection);
+        }
+        Ok(keys)
+    }
+
+    fn put_into_table(
+        &mut self,
+        records: &[Record],
+        descriptors: Vec<OwnedFd>,
+        halves: Option<OwnedFd>,
+        keys: &mut Vec<Key>,
+    ) -> Result<(), Objection> {
+        for (record, descriptor) in records.iter().zip(descriptors) {
+            keys.push(self.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?);
+        }
+        let Some(halves) = halves else { return Ok(()) };
+        let mut reader = Reader::new(halves.as_fd())?;
+        while let Some(half) = reader.next_half()? {
+            let place = half.row as usize;
+            let is_of = records.get(place).is_some_and(|record| record.serial == half.serial);
+            let key = keys.get(place).copied().filter(|_| is_of).ok_or(Objection::Half)?;
+            self.connections.put_in(key, &half).ok_or(Objection::Half)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the giver that these are here.
+    fn confirm(&mut self, keys: Vec<Key>) {
+        let Some(taking) = &mut self.moving.taking else { return };
+        taking.unconfirmed = keys;
+        // Whoever is told must find them in the table.
+        compiler_fence(Ordering::SeqCst);
+        // A giver that is gone has not been told, and whoever comes after it lets go of them all the same.
+        let _ = taking.pair.send(&ToGiver::Taken);
+    }
+
+    /// Makes those ours of which the giver was told. Says whether there were any.
+    fn settle_confirmed(&mut self) -> bool {
+        let Some(taking) = &mut self.moving.taking else { return false };
+        if taking.unconfirmed.is_empty() || taking.pair.has_queued() {
+            return false;
+        }
+        let (keys, transfer) = (std::mem::take(&mut taking.unconfirmed), taking.transfer);
+        self.settle_in(transfer, &keys);
+        true
+    }
+
+    fn settle_in(&mut self, transfer: u64, keys: &[Key]) {
+        compiler_fence(Ordering::SeqCst);
+        for &key in keys {
+            self.connections.settle_in(key);
+        }
+        let address = |&key: &Key| Some(self.connections.get(key)?.address());
+        let addresses: Vec<IpAddr> = keys.iter().filter_map(address).collect();
+        // Before any of them can end: a close must find them counted here.
+        self.tell(&ToSupervisor::Took { incarnation: self.incarnation, transfer, addresses });
+        for &key in keys {
+            self.go_on_here(key);
+        }
+    }
+
+    fn refuse_batch(&mut self, objection: &Objection) {
+        log::warn!("connections of another slot are not taken: {objection}");
+        self.stop_taking(Giver::MayLive);
+    }
+
+    fn stop_taking(&mut self, giver: Giver) {
+        if let Some(taking) = self.moving.taking.take() {
+            self.end_taking(taking, giver);
+        }
+    }
+
+    /// It is over. Hanging up is what tells the giver.
+    fn end_taking(&mut self, taking: Taking, giver: Giver) {
+        let Taking { transfer, from, pair, unconfirmed } = taking;
+        log::debug!("no more connections come from slot {from}");
+        self.unwatch(&pair);
+        drop(pair);
+        match giver {
+            Giver::IsGone if !unconfirmed.is_empty() => self.settle_in(transfer, &unconfirmed),
+            Giver::IsGone | Giver::MayLive => {
+                for key in unconfirmed {
+                    self.connections.send_back(key);
+                }
+            }
+        }
+        self.tell(&ToSupervisor::TakeEnded { incarnation: self.incarnation, transfer });
+    }
+}
+
+/// Whose a batch is of which the giver has not been told, when a transfer ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Giver {
+    /// Ours: one that lives does not hang up on a batch it has sent, and whoever comes after it lets go.
+    IsGone,
+    /// The giver's, once we hang up.
+    MayLive,
+}
