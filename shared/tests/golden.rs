@@ -135,8 +135,9 @@ fn messages_to_a_worker() {
     check("to_worker_hold_drain", &ToWorker::HoldDrain);
     check("to_worker_restart", &ToWorker::Restart);
     check("to_worker_drain", &ToWorker::Drain { duration: Duration::from_secs(30) });
-    check("to_worker_give", &ToWorker::Give { transfer: 5, to: SlotId(2), count: 100 });
-    check("to_worker_take", &ToWorker::Take { transfer: 5, from: SlotId(1) });
+    let (incarnation, transfer) = (Incarnation(7), 5);
+    check("to_worker_give", &ToWorker::Give { incarnation, transfer, to: SlotId(2), count: 100 });
+    check("to_worker_take", &ToWorker::Take { incarnation, transfer, from: SlotId(1) });
     check("to_worker_counted", &ToWorker::Counted { transfer: 5 });
 }
 

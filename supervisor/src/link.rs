@@ -189,8 +189,10 @@ impl Supervisor {
             ToSupervisor::Giving { incarnation, transfer, addresses } => {
                 self.on_giving(position, incarnation, transfer, addresses);
             }
-            ToSupervisor::Kept { incarnation, addresses, .. }
-            | ToSupervisor::Took { incarnation, addresses, .. } => {
+            ToSupervisor::Kept { incarnation, transfer, addresses } => {
+                self.on_kept(position, incarnation, transfer, addresses);
+            }
+            ToSupervisor::Took { incarnation, addresses, .. } => {
                 self.on_landed(position, incarnation, addresses);
             }
             ToSupervisor::GiveEnded { transfer, moved, stopped, .. } => {

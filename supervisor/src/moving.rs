@@ -48,6 +48,11 @@ impl Moving {
         self.transfer.is_some() || self.evening.is_some()
     }
 
+    /// Is it this transfer that is under way?
+    fn is_current(&self, transfer: u64) -> bool {
+        self.transfer.as_ref().is_some_and(|current| current.is(transfer))
+    }
+
     /// Is this slot a part of it?
     pub(crate) fn involves(&self, position: usize) -> bool {
         self.transfer.as_ref().is_some_and(|transfer| transfer.involves(position))

@@ -47,13 +47,16 @@ impl Worker {
             ToWorker::HoldDrain => self.hold_drain(),
             ToWorker::Leave => self.leave(),
             ToWorker::Restart => self.begin_hand_over(descriptors.into_iter().next()),
-            ToWorker::Give { transfer, to, count } => {
-                if let Some(pair) = descriptors.into_iter().next() {
+            // A socket that is dropped tells the other side that nobody is here.
+            ToWorker::Give { incarnation, transfer, to, count } => {
+                let pair = descriptors.into_iter().next();
+                if let Some(pair) = pair.filter(|_| incarnation == self.incarnation) {
                     self.begin_giving(transfer, to, count, pair);
                 }
             }
-            ToWorker::Take { transfer, from } => {
-                if let Some(pair) = descriptors.into_iter().next() {
+            ToWorker::Take { incarnation, transfer, from } => {
+                let pair = descriptors.into_iter().next();
+                if let Some(pair) = pair.filter(|_| incarnation == self.incarnation) {
                     self.begin_taking(transfer, from, pair);
                 }
             }

@@ -108,7 +108,11 @@ impl Worker {
         let began = clock::now();
         let mut keys: Vec<Key> =
             self.connections.table.used().filter_map(|row| self.connections.key_at(row)).collect();
+        let before = keys.len();
         keys.retain(|&key| !self.connections.disown(key, open.contains(&key.descriptor())));
+        if keys.len() < before {
+            log::warn!("{} connections were between two slots; the other one has them", before - keys.len());
+        }
         for &key in &keys {
             self.connections.take_over(key.row);
             if !has_crashed(predecessor) {

@@ -286,6 +286,8 @@ pub enum ToWorker {
     /// Give established connections to another slot, over the socket that comes with this. Answered by
     /// `GiveEnded`, after any number of `Giving`.
     Give {
+        /// The worker that is meant; void for a later one.
+        incarnation: Incarnation,
         /// Which transfer this is.
         transfer: u64,
         /// Who gets them.
@@ -296,6 +298,8 @@ pub enum ToWorker {
     /// Take connections of another slot, over the socket that comes with this. Answered by `TakeEnded`, after
     /// any number of `Took`.
     Take {
+        /// The worker that is meant; void for a later one.
+        incarnation: Incarnation,
         /// Which transfer this is.
         transfer: u64,
         /// Whose they are.

@@ -30,6 +30,10 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    pub(super) fn is(&self, id: u64) -> bool {
+        self.id == id
+    }
+
     pub(super) fn involves(&self, position: usize) -> bool {
         self.step.from == position || self.step.to == position
     }
@@ -44,8 +48,7 @@ impl Supervisor {
         transfer: u64,
         addresses: Vec<IpAddr>,
     ) {
-        let is_current = self.moving.transfer.as_ref().is_some_and(|current| current.id == transfer);
-        if !is_current {
+        if !self.moving.is_current(transfer) {
             return;
         }
         let slot = self.seats[position].id;
@@ -54,6 +57,19 @@ impl Supervisor {
         }
         self.remember(position);
         self.tell(position, &ToWorker::Counted { transfer });
+    }
+
+    /// Connections that were to go are in this slot after all.
+    pub(crate) fn on_kept(
+        &mut self,
+        position: usize,
+        incarnation: Incarnation,
+        transfer: u64,
+        addresses: Vec<IpAddr>,
+    ) {
+        if self.moving.is_current(transfer) {
+            self.on_landed(position, incarnation, addresses);
+        }
     }
 
     /// Connections that were on their way are in this slot.
@@ -97,9 +113,9 @@ impl Supervisor {
         let (giver, taker) = (self.seats[from].worker.incarnation, self.seats[to].worker.incarnation);
         log::debug!("slot {} gives {count} connections to slot {}", self.seats[from].id, self.seats[to].id);
         self.moving.transfer = Some(Transfer { id, step, giver, taker, given: None, taken: None });
-        let take = ToWorker::Take { transfer: id, from: self.seats[from].id };
+        let take = ToWorker::Take { incarnation: taker, transfer: id, from: self.seats[from].id };
         self.tell_with(to, &take, &[taker_end.as_fd()]);
-        let give = ToWorker::Give { transfer: id, to: self.seats[to].id, count };
+        let give = ToWorker::Give { incarnation: giver, transfer: id, to: self.seats[to].id, count };
         self.tell_with(from, &give, &[giver_end.as_fd()]);
     }
 
@@ -120,8 +136,13 @@ impl Supervisor {
         }
         self.remember(transfer.step.from);
         self.remember(transfer.step.to);
-        let died = || (0, Some("its worker died".to_owned()));
-        let (moved, stopped) = transfer.given.unwrap_or_else(died);
+        let (moved, stopped) = transfer.given.unwrap_or_else(|| {
+            let slot = transfer.step.from;
+            log::warn!(
+                "slot {slot}: its worker died while it gave connections away; what is left goes later"
+            );
+            (0, Some("its worker died".to_owned()))
+        });
         self.note_moved(transfer.step, moved, stopped);
     }
 

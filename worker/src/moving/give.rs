@@ -191,13 +191,16 @@ impl Worker {
         let halves = self.save_batch(&going)?;
         let records = going.iter().filter_map(|&(key, _)| self.connections.get(key));
         let message = ToTaker::batch(records, halves.is_some());
-        for &(key, _) in &going {
-            self.unwatch(&key.descriptor());
-            self.connections.set_given(key);
-        }
         let mut descriptors: Vec<BorrowedFd<'_>> =
             going.iter().filter_map(|(key, _)| descriptor::borrow(key.descriptor())).collect();
         descriptors.extend(halves.as_ref().map(AsFd::as_fd));
+        for &(key, _) in &going {
+            self.unwatch(&key.descriptor());
+        }
+        // A worker that dies between the mark and the message loses them: nothing else comes in between.
+        for &(key, _) in &going {
+            self.connections.set_given(key);
+        }
         // Marked before anybody else can have them.
         compiler_fence(Ordering::SeqCst);
         giving.stage = Stage::Sent(going);
@@ -237,7 +240,8 @@ impl Worker {
             }
         }
         let stopped = (!matches!(stop, Stop::Done)).then(|| stop.to_string());
-        log::debug!("{moved} connections went to slot {to}: {stop}");
+        let level = if matches!(stop, Stop::HungUp(_)) { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "{moved} connections went to slot {to}: {stop}");
         self.tell(&ToSupervisor::GiveEnded { incarnation: self.incarnation, transfer, moved, stopped });
     }
 
