@@ -66,8 +66,8 @@ impl Supervisor {
             Some("the service is shutting down")
         } else if self.stage == Stage::Starting || !self.gate.is_open() {
             Some("the service is starting")
-        } else if self.restart.is_some() {
-            Some("workers are being restarted; wait for the end of that")
+        } else if self.is_replacing() {
+            Some("workers are being replaced; wait for the end of that")
         } else if self.moving.evening.is_some() {
             Some("another rebalance is under way; wait for its end")
         } else if self.scale.is_retiring() {
@@ -85,6 +85,11 @@ impl Supervisor {
         }
     }
 
+    /// Are workers being replaced by others, of this program or another? Connections stay where they are then.
+    pub(crate) fn is_replacing(&self) -> bool {
+        self.restart.is_some() || self.is_upgrading()
+    }
+
     /// Does what can be done now; to be called in every turn.
     pub(crate) fn continue_moves(&mut self) {
         self.watch_transfer();
@@ -92,7 +97,7 @@ impl Supervisor {
             return self.end_evening(Err(Failure::new(409, "the service began to shut down")));
         }
         let may_begin = self.moving.transfer.is_none()
-            && self.restart.is_none()
+            && !self.is_replacing()
             && self.stage == Stage::Running
             && self.gate.is_open()
             && self.now >= self.moving.not_before;

@@ -143,7 +143,7 @@ impl Supervisor {
     fn can_leave(&self, position: usize) -> bool {
         let seat = &self.seats[position];
         let is_empty = self.ledger.held_by(seat.id) == 0 && self.listeners.accept_queue(position).length == 0;
-        let is_free = !self.moving.involves(position) && self.restart.is_none();
+        let is_free = !self.moving.involves(position) && !self.is_replacing();
         is_empty
             && is_free
             && match seat.machine.state() {

@@ -222,6 +222,9 @@ impl Supervisor {
         if self.restart.is_some() {
             return Some("a restart is under way; wait for its end");
         }
+        if self.moving.is_under_way() {
+            return Some("connections are being moved between slots; wait for the end of that");
+        }
         match self.stage {
             Service::Starting => Some("the service is still starting; wait until it is ready"),
             Service::Draining(_) | Service::Stopping { .. } => Some("the service is shutting down"),

@@ -216,13 +216,16 @@ fn a_changed_configuration_takes_effect_and_what_cannot_is_said() {
     assert_eq!(client.close_frame().0, 1009);
     drop(client);
     second.wait_until("it has left", |totals| totals.number("connections") == 0);
-    let _crowd: Vec<RawClient> = (0..2).map(|_| RawClient::open(second.address())).collect();
+    let mut crowd: Vec<RawClient> = (0..2).map(|_| RawClient::open(second.address())).collect();
     RawClient::connect(second.address()).upgrade("").assert_refusal(503, "max_connections");
 
     behead(&second);
     let third = successor(&first, "workers = 1\nlimits.max_connections = 5").ready();
-    let _ = third.process().wait_for_line("2 slots are alive and workers is 1");
-    assert_eq!(third.totals().number("workers_ready"), 2);
+    third.wait_for_workers("the slot that is too many retires", |workers| workers.len() == 1);
+    for client in &mut crowd {
+        echoes(client, "moved");
+    }
+    assert_eq!(third.totals().number("connections"), 2);
     stop_all(third, &[&first, &second]);
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use holdfast_tests::client::{RawClient, loopback, upgrade_request};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
 use holdfast_tests::herd::{Group, GroupId, Herd, Role};
-use holdfast_tests::holdfast::{self, Holdfast};
+use holdfast_tests::holdfast::{self, Holdfast, Options, Starting};
 use nix::sys::signal::{Signal, kill};
 
 /// More than the kernel's buffers of one connection hold.
@@ -259,4 +260,48 @@ fn whoever_is_killed_in_the_middle_of_it_nobody_is_served_twice_and_all_are_coun
     assert_eq!((gone, totals.number("anomalies_total")), (lost as u64, 0), "{totals:?}");
     check_full(&server, &mut herd, CAP);
     server.stop();
+}
+
+/// Kills the supervisor at a random moment of a move: the next one finds every connection once.
+#[test]
+fn a_supervisor_that_dies_in_the_middle_of_it_leaves_every_connection_with_one_worker() {
+    const CAP: usize = 900;
+    const CLIENTS: usize = 740;
+    let text = format!("{}\nbalance = \"source-address\"", config(2, CAP));
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..3 {
+        let first = Holdfast::with(&text);
+        let mut herd = Herd::new(first.address());
+        let echo = herd.add(Group::new(CLIENTS, Role::Echo { in_flight: 1, size: 100 }).from([loopback(1)]));
+        herd.run_until("all are in", |herd| herd.stats(echo).open == CLIENTS);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Nobody answers when the supervisor dies first.
+                let _ = first
+                    .control()
+                    .connect()
+                    .write_all(b"POST /rebalance HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+            });
+            let moment = Instant::now() + Duration::from_micros(random.u64(500..15_000));
+            while Instant::now() < moment {
+                std::hint::spin_loop();
+            }
+            first.signal(Signal::SIGKILL);
+        });
+        let _ = first.wait_for_exit();
+        let second = Starting::new(&Options::config(&text).run_dir(first.run_dir())).ready();
+        let totals = second.wait_until("both have reported", |totals| totals.number("workers_ready") == 2);
+        eprintln!("{:?}", counts(&second.control().workers()));
+        assert_eq!(totals.number("connections"), CLIENTS as u64, "{totals:?}");
+        let echoes = herd.stats(echo).echoes;
+        herd.run_until("all echo on", |herd| herd.stats(echo).echoes > echoes + 3 * CLIENTS as u64);
+        assert_eq!(second.control().post("/rebalance").status, 200);
+        herd.run_until("they are even", |_| are_even(&counts(&second.control().workers())));
+        assert_eq!(herd.stats(echo).open, CLIENTS);
+        check_full(&second, &mut herd, CAP);
+        let totals = second.totals();
+        assert_eq!((totals.sum("closed_total"), totals.number("anomalies_total")), (0, 0), "{totals:?}");
+        second.stop();
+        assert_eq!(first.processes(), [], "processes left behind");
+    }
 }

@@ -5,7 +5,7 @@
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::holdfast::Holdfast;
+use holdfast_tests::holdfast::{Holdfast, Options};
 use nix::sys::signal::Signal;
 
 const BEFORE: &str = "workers = 2
@@ -110,8 +110,10 @@ fn a_bad_file_changes_nothing_and_the_error_names_the_line() {
 
 #[test]
 fn a_key_that_cannot_change_live_is_named_and_keeps_its_value() {
-    let server = Holdfast::with(BEFORE);
-    let report = server.reload(&with_cap(60).replace("workers = 2", "workers = 2\nrun_dir = \"/elsewhere\""));
+    let at = |address: &str, text: &str| format!("listen = \"{address}\"\n{text}");
+    let options = Options::config(&at("127.0.0.1:0", BEFORE)).own_addresses().argument("--admin=127.0.0.1:0");
+    let server = Holdfast::start(&options);
+    let report = server.reload(&at("127.0.0.1:1", &with_cap(60)));
     assert_eq!(report.status, 200, "{}", report.text());
     let report = report.json();
     let effect = |key: &str| {
@@ -123,14 +125,14 @@ fn a_key_that_cannot_change_live_is_named_and_keeps_its_value() {
         change["effect"].as_str().unwrap().to_owned()
     };
     assert_eq!(effect("limits.max_connections"), "applied");
-    assert_eq!(effect("run_dir"), "needs restart");
+    assert_eq!(effect("listen"), "needs restart");
     assert_eq!((server.worker_pids().len(), cap(&server)), (2, 60));
     server.stop();
 }
 
 #[test]
 fn a_cap_that_the_descriptors_cannot_carry_is_refused_and_nothing_changes() {
-    let server = Holdfast::start(&holdfast_tests::holdfast::Options::config(BEFORE).descriptor_limit(300));
+    let server = Holdfast::start(&Options::config(BEFORE).descriptor_limit(300));
     let report = server.reload(&with_cap(100_000));
     assert!((400..500).contains(&report.status), "{} {}", report.status, report.text());
     assert!(report.json()["error"].as_str().unwrap().contains("100000"), "{}", report.text());
