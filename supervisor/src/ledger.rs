@@ -15,7 +15,7 @@ mod packed_map;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::reason::Rejection;
@@ -208,6 +208,17 @@ impl Ledger {
                 self.note_anomaly();
             }
         }
+    }
+
+    /// `slot` holds `connections`, as far as anybody but its worker can say: whose they are is not known, so they
+    /// count towards the cap alone. Until its worker's report is complete, which replaces them; so this must not
+    /// be said of a slot whose worker has reported.
+    pub fn charge(&mut self, slot: SlotId, connections: u64) {
+        let count = u32::try_from(connections).unwrap_or(u32::MAX);
+        // The address that no client has.
+        self.held.add(slot, Ipv4Addr::UNSPECIFIED.into(), count);
+        self.accounts.entry(slot).or_default().held += u64::from(count);
+        self.connections += u64::from(count);
     }
 
     /// The descriptors of `slot` are all closed: nothing is held there any more. Returns how many connections

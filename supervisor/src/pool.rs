@@ -108,6 +108,9 @@ impl Supervisor {
                 self.seats[position].worker_died(cause, self.now);
                 self.remember(position);
                 log::debug!("slot {slot}: worker died of {cause}, the next one comes in {pause:?}");
+                if !pause.is_zero() {
+                    self.go_on_without(position);
+                }
             }
             Action::KeeperReplaced { keeper } => {
                 self.seats[position].keeper_replaced(self.now);
@@ -122,6 +125,9 @@ impl Supervisor {
                 log::error!(
                     "slot {slot}: keeper died of {cause}, and the slot's connections with it; the next one comes in {pause:?}"
                 );
+                if !pause.is_zero() {
+                    self.go_on_without(position);
+                }
             }
             // Clients are in: going on without this slot is better than ending them with it.
             Action::StartFailed { cause } if self.has_adopted || self.stage != Stage::Starting => {

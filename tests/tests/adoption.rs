@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
 
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::control::Totals;
@@ -18,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
+use nix::unistd::Pid;
 
 const CONFIG: &str = "
     workers = 2
@@ -416,6 +418,41 @@ fn a_new_slot_that_does_not_start_does_not_keep_the_others_from_being_served() {
     let _ = second.process().wait_for_line("slot 1 does not start");
     assert_eq!(second.totals().number("workers_ready"), 1);
     echoes(&mut client, "still here");
+    echoes(&mut RawClient::open(second.address()), "and me");
+    stop_all(second, &[&first]);
+}
+
+/// Lets a process have so many descriptors, it and all it will make.
+fn limit_descriptors(pid: Pid, limit: &str) {
+    let limit = format!("--nofile={limit}");
+    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
+    assert!(status.success(), "prlimit: {status}");
+}
+
+#[test]
+fn an_adopted_slot_whose_workers_die_at_every_start_keeps_nobody_out() {
+    let config = "workers = 2\nlimits.max_connections = 10\nlimits.max_connections_per_address = 0";
+    let first = Holdfast::start(&Options::config(config).environment("HOLDFAST_TEST_CRASH", "introduce"));
+    let mut clients: Vec<RawClient> = (0..4).map(|_| RawClient::open(first.address())).collect();
+    let workers = first.wait_for_workers("all are counted", |workers| {
+        workers.iter().map(|worker| worker.number("connections")).sum::<u64>() == 4
+    });
+    let keeper = pid_of(&workers[1], "keeper_pid");
+    // Both workers die of introducing themselves, and those that follow in slot 1 cannot open anything.
+    limit_descriptors(keeper, "3:");
+    behead(&first);
+    let second = successor(&first, config).ready();
+    let charged =
+        second.wait_until("the other slot has reported", |totals| totals.number("workers_ready") == 1);
+    assert_eq!(charged.number("connections"), 4 + 2, "never below the truth");
+
+    limit_descriptors(keeper, "1024:");
+    second.wait_until("the slot is back", |totals| {
+        totals.number("workers_ready") == 2 && totals.number("connections") == 4
+    });
+    for client in &mut clients {
+        echoes(client, "still here");
+    }
     echoes(&mut RawClient::open(second.address()), "and me");
     stop_all(second, &[&first]);
 }

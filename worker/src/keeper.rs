@@ -175,9 +175,14 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
 
 /// For tests of what happens when workers cannot start, or crash at a certain point; not in release builds.
 pub(crate) fn crash_if_asked(at: &str) {
-    if cfg!(debug_assertions) && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == at) {
+    if is_crash_wanted(at) {
         std::process::abort();
     }
+}
+
+/// As `crash_if_asked`, for crashes that need preparation.
+pub(crate) fn is_crash_wanted(at: &str) -> bool {
+    cfg!(debug_assertions) && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == at)
 }
 
 fn wait_for(child: Pid) -> DeathCause {

@@ -17,10 +17,12 @@ use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
 use holdfast_shared::table::Phase;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::admission::Admission;
 use crate::event_loop::{Worker, watch_link};
+use crate::keeper::is_crash_wanted;
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -166,6 +168,14 @@ impl Worker {
         let (incarnation, pid) = (self.incarnation, self.rendezvous.pid.as_raw());
         self.tell(&ToSupervisor::Hello { incarnation, pid });
         self.tell(&ToSupervisor::Version { incarnation, version: self.rendezvous.version.to_owned() });
+        if is_crash_wanted("introduce") {
+            // Not before the supervisor has looked at us and heard the first word.
+            let answer = descriptor::borrow(self.rendezvous.link);
+            let mut watched: Vec<_> =
+                answer.map(|link| PollFd::new(link, PollFlags::POLLIN)).into_iter().collect();
+            let _ = poll(&mut watched, PollTimeout::NONE);
+            std::process::abort();
+        }
         self.connections.released.clear();
         self.admission = Admission::default();
         // A drain was the last one's: its time was kept there. This one says so if it wants one.

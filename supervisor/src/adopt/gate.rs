@@ -39,6 +39,11 @@ impl Gate {
         self.awaited.is_empty()
     }
 
+    /// Has the slot at `position` yet to report?
+    pub(crate) fn awaits(&self, position: usize) -> bool {
+        self.awaited.contains(&position)
+    }
+
     /// Keeps tickets for later. Says whether there was room.
     pub(crate) fn hold(&mut self, held: Held) -> bool {
         let tickets = self.tickets + held.tickets.len();
@@ -73,7 +78,7 @@ mod tests {
     #[test]
     fn it_opens_once_with_the_last_report_and_keeps_the_order() {
         let mut gate = Gate::new([0, 2]);
-        assert!(!gate.is_open());
+        assert!(!gate.is_open() && gate.awaits(2) && !gate.awaits(1));
         assert!(gate.hold(held(1, 1)) && gate.hold(held(0, 2)));
         assert_eq!(gate.reported(1), None);
         assert_eq!(gate.reported(2), None);

@@ -137,11 +137,31 @@ impl Supervisor {
         }
     }
 
+    /// What the slot had dies whenever it is started. The others become ready without it; if it was adopted and
+    /// has not said whom it holds, as many as its table says are counted until it does.
+    pub(crate) fn go_on_without(&mut self, position: usize) {
+        if !self.has_adopted {
+            return;
+        }
+        let seat = &mut self.seats[position];
+        seat.is_given_up = true;
+        if !self.gate.awaits(position) {
+            return;
+        }
+        let (slot, connections) = (seat.id, seat.connections_at_most());
+        log::error!(
+            "slot {slot}: its workers die before they say whom they hold; counting {connections} connections of \
+             unknown addresses until one does"
+        );
+        self.ledger.charge(slot, connections);
+        self.note_reported(position);
+    }
+
     /// The slot has said whom it holds, or holds nobody any more. With the last of those adopted, clients who
     /// have asked meanwhile get their answers.
     pub(crate) fn note_reported(&mut self, position: usize) {
         let Some(held) = self.gate.reported(position) else { return };
-        log::info!("all adopted slots have reported: {} connections", self.ledger.connections());
+        log::info!("all adopted slots are counted: {} connections", self.ledger.connections());
         self.count_vanished(position);
         for Held { position, incarnation, tickets } in held {
             self.on_admit(position, incarnation, tickets);

@@ -65,6 +65,28 @@ fn the_cap_is_not_per_worker_and_one_place_admits_one() {
 }
 
 #[test]
+fn what_a_slot_is_charged_with_counts_until_its_worker_has_reported() {
+    let (mut ledger, silent, client) = (serving(limits(3, 2), 1), SlotId(1), address("192.0.2.1"));
+    ledger.resync_begin(silent, FIRST);
+    ledger.charge(silent, 2);
+    assert_eq!(ledger.admit(SLOT, FIRST, client), Admission::Granted);
+    assert_eq!(ledger.admit(SLOT, FIRST, address("192.0.2.2")), refused(Rejection::MaxConnections));
+    let second = FIRST.next();
+    ledger.resync_begin(silent, second);
+    ledger.resync_add(silent, second, client, 1);
+    assert_eq!((ledger.held_by(silent), ledger.connections()), (2, 3));
+    ledger.resync_finish(silent, second);
+    assert_eq!((ledger.held_by(silent), ledger.connections()), (1, 2));
+    assert_eq!(ledger.admit(SLOT, FIRST, client), refused(Rejection::MaxConnectionsPerAddress));
+    assert_eq!(ledger.admit(SLOT, FIRST, address("192.0.2.2")), Admission::Granted);
+
+    let gone = SlotId(2);
+    ledger.charge(gone, 5);
+    assert_eq!(ledger.forget(gone), 5);
+    assert_eq!((ledger.connections(), ledger.anomalies()), (3, 0));
+}
+
+#[test]
 fn an_address_at_its_limit_is_told_so_even_at_the_cap() {
     let mut ledger = serving(limits(1, 1), 1);
     assert_eq!(ledger.admit(SLOT, FIRST, address("192.0.2.1")), Admission::Granted);
