@@ -133,7 +133,7 @@ fn messages_to_a_worker() {
     check("to_worker_state", &ToWorker::State { full: true });
     check("to_worker_leave", &ToWorker::Leave);
     check("to_worker_hold_drain", &ToWorker::HoldDrain);
-    check("to_worker_restart", &ToWorker::Restart);
+    check("to_worker_restart", &ToWorker::Restart { incarnation: Incarnation(7) });
     check("to_worker_drain", &ToWorker::Drain { duration: Duration::from_secs(30) });
     let (incarnation, transfer) = (Incarnation(7), 5);
     check("to_worker_give", &ToWorker::Give { incarnation, transfer, to: SlotId(2), count: 100 });

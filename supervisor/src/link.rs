@@ -137,8 +137,8 @@ impl Supervisor {
                     self.step(position, Event::WorkerLeft);
                 }
             }
-            ToSupervisor::RestartRefused { reason, .. } => {
-                self.on_restart(restart::Event::Refused { slot, reason });
+            ToSupervisor::RestartRefused { incarnation, reason } => {
+                self.on_restart(restart::Event::Refused { slot, incarnation, reason });
             }
             ToSupervisor::ProgramRefused { reason, .. } => {
                 let reason = format!("the new one cannot be executed: {reason}");

@@ -106,7 +106,8 @@ impl Supervisor {
             (State::Ready(_), Some(worker)) => {
                 // Taken while it is lent, for `tell_with` may change anything else.
                 let program = self.restart.as_mut().and_then(|restart| restart.program.take());
-                self.tell_with(position, &ToWorker::Restart, program.as_ref().map(AsFd::as_fd).as_slice());
+                let message = ToWorker::Restart { incarnation: worker.incarnation };
+                self.tell_with(position, &message, program.as_ref().map(AsFd::as_fd).as_slice());
                 if let Some(restart) = &mut self.restart {
                     restart.program = program;
                 }

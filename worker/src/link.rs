@@ -46,7 +46,11 @@ impl Worker {
             ToWorker::Drain { duration } => self.begin_drain(duration),
             ToWorker::HoldDrain => self.hold_drain(),
             ToWorker::Leave => self.leave(),
-            ToWorker::Restart => self.begin_hand_over(descriptors.into_iter().next()),
+            ToWorker::Restart { incarnation } => {
+                if incarnation == self.incarnation {
+                    self.begin_hand_over(descriptors.into_iter().next());
+                }
+            }
             // A socket that is dropped tells the other side that nobody is here.
             ToWorker::Give { incarnation, transfer, to, count } => {
                 let pair = descriptors.into_iter().next();

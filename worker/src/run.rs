@@ -209,7 +209,7 @@ fn wait_for_settings(link: &mut SlotEnd) -> Option<(u64, Settings)> {
                 | ToWorker::Drain { .. }
                 | ToWorker::HoldDrain
                 | ToWorker::Leave
-                | ToWorker::Restart
+                | ToWorker::Restart { .. }
                 | ToWorker::Give { .. }
                 | ToWorker::Take { .. }
                 | ToWorker::Counted { .. },

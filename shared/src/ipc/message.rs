@@ -282,7 +282,11 @@ pub enum ToWorker {
     HoldDrain,
     /// Save what is in hand and leave, for the next worker to go on with. With it may come, by descriptor, the
     /// program that the slot is to go on with. Answered by the keeper's `HandedOver`, or by `RestartRefused`.
-    Restart,
+    /// Void for every other worker: the one that was asked may be dead.
+    Restart {
+        /// Which of the slot's workers is asked.
+        incarnation: Incarnation,
+    },
     /// Give established connections to another slot, over the socket that comes with this. Answered by
     /// `GiveEnded`, after any number of `Giving`.
     Give {

@@ -45,6 +45,8 @@ pub(crate) enum Event {
     Refused {
         /// Its slot.
         slot: SlotId,
+        /// The worker.
+        incarnation: Incarnation,
         /// Why.
         reason: String,
     },
@@ -119,7 +121,9 @@ impl Roll {
                 self.done.push(result);
                 Some(self.next())
             }
-            (Stage::Waiting { slot, .. }, Event::Refused { slot: refusing, reason }) if refusing == slot => {
+            (Stage::Waiting { slot, asked, .. }, Event::Refused { slot: refusing, incarnation, reason })
+                if refusing == slot && incarnation == asked =>
+            {
                 Some(self.stop(503, slot, &format!("goes on with the worker it has: {reason}")))
             }
             (Stage::Waiting { slot, .. }, Event::KeptProgram { slot: keeping, reason })
@@ -175,8 +179,9 @@ mod tests {
         Event::Asked { incarnation: Incarnation(incarnation) }
     }
 
-    fn refused(slot: u16) -> Event {
-        Event::Refused { slot: SlotId(slot), reason: "no memory".to_owned() }
+    fn refused(slot: u16, incarnation: u32) -> Event {
+        let (slot, incarnation) = (SlotId(slot), Incarnation(incarnation));
+        Event::Refused { slot, incarnation, reason: "no memory".to_owned() }
     }
 
     fn failure(action: Option<Action>) -> (u16, String) {
@@ -192,7 +197,7 @@ mod tests {
         assert_eq!(first, Action::Ask(SlotId(0)));
         assert_eq!(roll.step(asked(3), NOW), None);
         // Old news, and news of others.
-        for event in [ready(0, 3), ready(1, 9), refused(1), Event::Tick] {
+        for event in [ready(0, 3), ready(1, 9), refused(1, 3), refused(0, 2), Event::Tick] {
             assert_eq!(roll.step(event, NOW), None);
         }
         assert_eq!(roll.step(ready(0, 4), NOW), Some(Action::Ask(SlotId(1))));
@@ -224,7 +229,7 @@ mod tests {
     fn refusals_and_the_end_of_the_service_stop_the_roll() {
         let kept = Event::KeptProgram { slot: SlotId(4), reason: "exit status 1".to_owned() };
         for (event, status, words) in [
-            (refused(4), 503, "goes on with the worker it has: no memory"),
+            (refused(4, 1), 503, "goes on with the worker it has: no memory"),
             (kept, 503, "goes on with the program it had: exit status 1"),
             (Event::Ending, 409, "shut down"),
         ] {
