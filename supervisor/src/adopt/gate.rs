@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use holdfast_shared::id::{Incarnation, Ticket};
 
-/// Tickets kept at most; clients behind them are refused by their worker when their time is over.
+/// Tickets kept at most; clients behind them are refused.
 const MAX_HELD: usize = 256 * 1024;
 
 /// Tickets that came before the gate was open.
@@ -44,15 +44,15 @@ impl Gate {
         self.awaited.contains(&position)
     }
 
-    /// Keeps tickets for later. Says whether there was room.
-    pub(crate) fn hold(&mut self, held: Held) -> bool {
+    /// Keeps tickets for later. Gives them back if there is no room: somebody waits for each.
+    pub(crate) fn hold(&mut self, held: Held) -> Result<(), Held> {
         let tickets = self.tickets + held.tickets.len();
         if tickets > MAX_HELD {
-            return false;
+            return Err(held);
         }
         self.tickets = tickets;
         self.held.push(held);
-        true
+        Ok(())
     }
 
     /// The slot at `position` has reported, or holds nothing any more. `Some` if it was the last awaited:
@@ -79,7 +79,7 @@ mod tests {
     fn it_opens_once_with_the_last_report_and_keeps_the_order() {
         let mut gate = Gate::new([0, 2]);
         assert!(!gate.is_open() && gate.awaits(2) && !gate.awaits(1));
-        assert!(gate.hold(held(1, 1)) && gate.hold(held(0, 2)));
+        assert_eq!((gate.hold(held(1, 1)), gate.hold(held(0, 2))), (Ok(()), Ok(())));
         assert_eq!(gate.reported(1), None);
         assert_eq!(gate.reported(2), None);
         assert_eq!(gate.reported(2), None);
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn what_it_keeps_is_bounded() {
         let mut gate = Gate::new([0]);
-        assert!(gate.hold(held(0, MAX_HELD)));
-        assert!(!gate.hold(held(0, 1)));
+        assert_eq!(gate.hold(held(0, MAX_HELD)), Ok(()));
+        assert_eq!(gate.hold(held(0, 1)), Err(held(0, 1)));
         assert_eq!(gate.reported(0).map(|all| all.len()), Some(1));
     }
 }

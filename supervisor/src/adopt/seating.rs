@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use holdfast_shared::id::{Incarnation, SlotId, Ticket};
+use holdfast_shared::ipc::message::{ToWorker, Verdict};
+use holdfast_shared::reason::Rejection;
 use mio::Token;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -168,10 +170,15 @@ impl Supervisor {
         }
     }
 
-    /// Keeps tickets until all adopted slots have reported.
+    /// Keeps tickets until all adopted slots have reported. Those that are too many are refused: a ticket without
+    /// an answer would stay with its worker for good.
     pub(crate) fn hold(&mut self, position: usize, incarnation: Incarnation, tickets: Vec<(Ticket, IpAddr)>) {
-        if !self.gate.hold(Held { position, incarnation, tickets }) {
-            log::warn!("slot {}: too many clients wait to be let in", self.seats[position].id);
-        }
+        let Err(Held { tickets, .. }) = self.gate.hold(Held { position, incarnation, tickets }) else {
+            return;
+        };
+        log::warn!("slot {}: too many clients wait to be let in", self.seats[position].id);
+        let refused = Verdict::Refused(Rejection::PendingHandshakes);
+        let verdicts = tickets.into_iter().map(|(ticket, _)| (ticket, refused)).collect();
+        self.tell(position, &ToWorker::Verdicts { incarnation, verdicts });
     }
 }
