@@ -1,6 +1,8 @@
 //! Memory that a crowd or a burst needed and nobody needs any more goes back to the kernel: pages of the
 //! table, room for volatile halves, what the allocator keeps. A little each second, never while serving.
 
+use std::ops::Range;
+
 use holdfast_shared::clock;
 use holdfast_shared::sys::memory;
 
@@ -48,9 +50,12 @@ impl Connections {
 
     fn give_back_pages(&mut self) {
         for run in self.pages.take_unneeded(PAGES_PER_STEP) {
-            if let Err(error) = self.table.discard(run.clone()) {
-                // They cost what they cost until they are used again.
-                log::warn!("cannot give back the memory of rows {} to {}: {error}", run.start, run.end);
+            // They cost what they cost until they are used again.
+            if let Err(error) = self.table.discard(run.clone())
+                && !std::mem::replace(&mut self.pages_refused, true)
+            {
+                let Range { start, end } = run;
+                log::warn!("cannot give back the memory of rows {start} to {end}: {error}; not said again");
             }
         }
         // Only now: the next worker takes pages below for touched and gives back those it finds empty.

@@ -88,6 +88,8 @@ pub(crate) struct Connections {
     pub(crate) now_ms: u64,
     pub(crate) table: Table,
     pages: Pages,
+    /// The kernel did not take pages back, and that was said.
+    pages_refused: bool,
     volatile: Slab<Volatile>,
     under_way: HighWater,
     wheel: TimerWheel,
@@ -106,6 +108,7 @@ impl Connections {
             settings,
             now_ms,
             pages: Pages::new(table.used().end),
+            pages_refused: false,
             table,
             volatile: Slab::new(),
             under_way: HighWater::default(),
