@@ -1,6 +1,7 @@
 //! The worker's end of the link: one exhaustive match over what the supervisor says, and the senders of what
 //! it is told.
 
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use holdfast_shared::ipc::link::LinkError;
@@ -151,6 +152,7 @@ impl Worker {
             self.connections.admitted()
         );
         let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
+        ManuallyDrop::into_inner(link).abandon();
         self.admission = Admission::default();
         self.rendezvous.begin(self.now);
     }

@@ -156,9 +156,15 @@ impl Worker {
         let all = own.into_iter().chain(self.listeners.iter().map(|listener| listener.descriptor));
         let all: Vec<BorrowedFd<'_>> = all.filter_map(descriptor::borrow).collect();
         let (pid, keeper) = (pid.as_raw(), keeper.as_raw());
-        link.send_with(&ToSupervisor::Adopt { slot, incarnation: self.incarnation, pid, keeper }, &all)?;
-        watch_link(&self.poll, number).map_err(MeetError::Watch)?;
-        Ok(link)
+        let offer = ToSupervisor::Adopt { slot, incarnation: self.incarnation, pid, keeper };
+        let sent = link.send_with(&offer, &all).map_err(MeetError::from);
+        match sent.and_then(|()| watch_link(&self.poll, number).map_err(MeetError::Watch)) {
+            Ok(()) => Ok(link),
+            Err(error) => {
+                ManuallyDrop::into_inner(link).abandon();
+                Err(error)
+            }
+        }
     }
 
     /// Tells a supervisor that knows nothing of this worker all it has to know. Places given up since the

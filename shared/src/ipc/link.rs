@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -152,6 +152,11 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
     /// Forgets what waits: it is another process's, which will send it itself.
     pub fn forget_queued(&mut self) {
         self.queue.clear();
+    }
+
+    /// Frees everything but the socket, which stays open: others have it too, by its number.
+    pub fn abandon(self) {
+        let _ = self.socket.into_raw_fd();
     }
 
     /// Sends what waits, as far as the other side reads. To be called when the socket is writable.
@@ -311,6 +316,16 @@ mod tests {
         let mut text = String::new();
         File::from(reader).read_to_string(&mut text).unwrap();
         assert_eq!(text, "over there");
+    }
+
+    #[test]
+    fn what_is_abandoned_stays_open() {
+        let (mut supervisor, slot) = pair().unwrap();
+        let number = slot.as_raw_fd();
+        SlotEnd::new(slot).abandon();
+        let mut slot = SlotEnd::new(descriptor::adopt(number).unwrap());
+        supervisor.send(&ToWorker::Leave).unwrap();
+        assert_eq!(slot.receive().unwrap(), Some(ToWorker::Leave));
     }
 
     #[test]
