@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use holdfast_shared::ipc::rendezvous;
+use holdfast_shared::ipc::rendezvous::{self, MAX_RUN_DIR_BYTES};
 use nix::sys::stat::fstat;
 use nix::unistd::{Pid, geteuid};
 
@@ -64,6 +64,15 @@ pub enum RunDirError {
         /// Where.
         path: PathBuf,
     },
+    /// The sockets in it could not be named.
+    #[error(
+        "the path of the run directory {} has {} bytes, and sockets in it can be named up to {MAX_RUN_DIR_BYTES}; set run_dir (--run-dir) to a shorter one",
+        real_path.display(), real_path.as_os_str().len()
+    )]
+    TooLong {
+        /// Where, without symbolic links.
+        real_path: PathBuf,
+    },
     /// A supervisor is alive there.
     #[error(
         "another supervisor is alive in {} (pid {pid}): stop it with `holdfast ctl --run-dir {} stop`, or set another run_dir (--run-dir)",
@@ -100,7 +109,11 @@ impl RunDir {
         let mut last = None;
         for path in usual() {
             match Self::lock(path, None) {
-                Err(error @ (RunDirError::Create { .. } | RunDirError::Write { .. })) => last = Some(error),
+                Err(
+                    error @ (RunDirError::Create { .. }
+                    | RunDirError::Write { .. }
+                    | RunDirError::TooLong { .. }),
+                ) => last = Some(error),
                 result => return result,
             }
         }
@@ -185,6 +198,10 @@ impl RunDir {
         make(&path)?;
         let unwritable = |source| RunDirError::Write { path: path.clone(), source };
         let real_path = fs::canonicalize(&path).map_err(unwritable)?;
+        // Slots meet their next supervisor by this path, whatever links lead there.
+        if real_path.as_os_str().len() > MAX_RUN_DIR_BYTES {
+            return Err(RunDirError::TooLong { real_path });
+        }
         let mut supervisor = open(&path.join(PID_FILE)).map_err(unwritable)?;
         if let Some(lock) = inherited.filter(|lock| is_same_file(lock, &supervisor)) {
             supervisor = File::from(lock);
@@ -313,6 +330,23 @@ mod tests {
         let error = RunDir::acquire(Some(&place.path().join("run"))).unwrap_err();
         assert!(matches!(error, RunDirError::Create { .. }));
         assert!(error.to_string().contains("--run-dir"));
+    }
+
+    #[test]
+    fn a_place_whose_sockets_cannot_be_named_is_refused_however_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = fs::canonicalize(directory.path()).unwrap();
+        let of_length = |bytes: usize| place.join("d".repeat(bytes - place.as_os_str().len() - 1));
+        let (fits, too_long) = (of_length(MAX_RUN_DIR_BYTES), of_length(MAX_RUN_DIR_BYTES + 1));
+        let run_dir = RunDir::acquire(Some(&fits)).unwrap();
+        drop(rendezvous::Door::open(run_dir.path()).unwrap());
+        std::os::unix::fs::symlink(&place, place.join("l")).unwrap();
+        let short = place.join("l").join(too_long.file_name().unwrap());
+        for path in [&too_long, &short] {
+            let error = RunDir::acquire(Some(path)).unwrap_err();
+            assert!(matches!(error, RunDirError::TooLong { .. }), "{error}");
+            assert!(error.to_string().contains("has 92 bytes"), "{error}");
+        }
     }
 
     #[test]

@@ -17,6 +17,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// Name of the socket in the run directory.
 pub const SOCKET_NAME: &str = "supervisor.sock";
 
+/// The longest path of a run directory. A socket's path has at most 107 bytes and a terminating zero (unix(7),
+/// `sun_path`), and this socket's name is the longest there.
+pub const MAX_RUN_DIR_BYTES: usize = 107 - 1 - SOCKET_NAME.len();
+
 /// Slots that may wait to be accepted; more try again.
 const BACKLOG: i32 = 64;
 
@@ -25,7 +29,7 @@ const BACKLOG: i32 = 64;
 pub enum RendezvousError {
     /// The socket cannot be made.
     #[error(
-        "cannot make {}: {source}; run_dir must be writable and its path short (at most 91 bytes)",
+        "cannot make {}: {source}; run_dir must be writable and its path short (at most {MAX_RUN_DIR_BYTES} bytes)",
         path.display()
     )]
     Bind {

@@ -36,6 +36,8 @@ pub use drain::{DrainOrder, Step};
 pub use request::{Command, Reply, Request};
 pub use server::MAX_CONNECTIONS;
 
+use holdfast_shared::ipc::rendezvous::MAX_RUN_DIR_BYTES;
+
 use bind::bind_admin;
 use routes::Loop;
 use server::{Deadlines, Message, Server};
@@ -48,7 +50,7 @@ pub const QUEUE: usize = 64;
 pub enum Error {
     /// The control socket could not be made.
     #[error(
-        "cannot make the control socket {}: {source}; run_dir must be writable and its path short (at most 94 bytes)",
+        "cannot make the control socket {}: {source}; run_dir must be writable and its path short (at most {MAX_RUN_DIR_BYTES} bytes)",
         path.display()
     )]
     BindControl {

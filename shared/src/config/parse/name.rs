@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::{Problem, Problems, list};
 use crate::config::{App, Balance, Value};
+use crate::ipc::rendezvous::MAX_RUN_DIR_BYTES;
 
 const ADDRESS_ALLOWED: &str = "ADDRESS:PORT, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
 
@@ -114,19 +115,16 @@ pub(in crate::config) fn path(value: &Value) -> Result<String, Problem> {
     }
 }
 
-/// The longest socket path that fits `sockaddr_un` with its terminating zero is 107 bytes; this leaves room
-/// for `/supervisor.sock`.
-const RUN_DIR_BYTES: usize = 107 - "/supervisor.sock".len();
-
 /// A directory, or the empty string for the usual places.
 pub(in crate::config) fn run_dir(value: &Value) -> Result<Option<PathBuf>, Problem> {
-    let allowed = || format!("a directory of at most {RUN_DIR_BYTES} bytes, or \"\" for the usual places");
+    let allowed =
+        || format!("a directory of at most {MAX_RUN_DIR_BYTES} bytes, or \"\" for the usual places");
     match value {
         Value::Text(text) if text.is_empty() => Ok(None),
         Value::Text(text) if text.contains('\0') => {
             Err(Problem::new(format!("{value} contains a zero byte"), allowed()))
         }
-        Value::Text(text) if text.len() > RUN_DIR_BYTES => {
+        Value::Text(text) if text.len() > MAX_RUN_DIR_BYTES => {
             Err(Problem::new(format!("{} bytes are too long for the sockets in it", text.len()), allowed()))
         }
         Value::Text(text) => Ok(Some(PathBuf::from(text))),
