@@ -415,7 +415,10 @@ fn command(program: &Path, descriptor_limit: Option<u32>) -> Command {
 }
 
 /// The binary under test, built once per test process with the profile of the tests.
-fn binary() -> &'static Path {
+///
+/// # Panics
+/// When it cannot be built.
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");

@@ -27,6 +27,9 @@ struct Cli {
     /// The server program [default: the one built from here]
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+    /// The `holdfast-next` to upgrade to and back from [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    next: Option<PathBuf>,
 }
 
 fn main() {
@@ -39,8 +42,10 @@ fn main() {
         default_hook(panic);
         eprintln!("{}FAILED with seed {seed}", chaos::clean_up());
     }));
-    let Cli { duration, clients, workers, program, .. } = cli;
-    let plan = Plan { program, seed, duration, clients: usize::from(clients), workers };
+    let Cli { duration, clients, workers, program, next, .. } = cli;
+    let beside = || std::env::current_exe().unwrap_or_default().with_file_name("holdfast-next");
+    let next = next.unwrap_or_else(beside);
+    let plan = Plan { program, next, seed, duration, clients: usize::from(clients), workers };
     let summary = chaos::run(&plan);
     let _ = write!(std::io::stdout(), "\n{summary}");
 }

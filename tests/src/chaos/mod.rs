@@ -4,7 +4,7 @@
 //!
 //! A step is one fault or two at once; then the service must become whole, the clients come to rest, and
 //! everything that can be counted at rest is counted. `fault` is the table of faults, `strike` what each
-//! does, `schedule` their order; `crowd` are the clients, `watch` looks all the time, `service` is what is
+//! does, `upgrade` what the upgrades do, `schedule` their order; `crowd` are the clients, `watch` looks all the time, `service` is what is
 //! struck, `summary` what came of it.
 
 mod crowd;
@@ -14,6 +14,7 @@ mod schedule;
 mod service;
 mod strike;
 mod summary;
+mod upgrade;
 mod watch;
 
 pub use fault::{Cost, Fault};

@@ -10,8 +10,10 @@ use super::schedule::{Schedule, Step};
 use super::service::{self, Baseline, Service};
 use super::strike::{Struck, strike};
 use super::summary::Summary;
+use super::upgrade::Installed;
 use super::watch::Watch;
 use crate::control::Totals;
+use crate::holdfast::binary;
 use crate::sampler;
 
 /// How long the clients work once the service is whole again, so that what was broken shows.
@@ -32,6 +34,8 @@ const EXPECTED_CLOSES: [&str; 3] = ["client", "worker_lost", "error"];
 pub struct Plan {
     /// The server program; `None`: the one that is built here.
     pub program: Option<PathBuf>,
+    /// `holdfast-next`, to which it is upgraded and back again.
+    pub next: PathBuf,
     /// Determines the faults.
     pub seed: u64,
     /// No step begins after this.
@@ -83,7 +87,8 @@ struct Run {
 impl Run {
     fn begin(plan: &Plan) -> Self {
         let began = Instant::now();
-        let service = Service::start(plan.program.clone(), plan.workers, 2 * plan.clients);
+        let installed = Installed::new(plan.program.as_deref().unwrap_or_else(|| binary()), &plan.next);
+        let service = Service::start(installed, plan.workers, 2 * plan.clients);
         let address = service.server().address();
         let upgraded = sampler::length_of_101(service.server());
         let baseline = service.baseline();
@@ -121,7 +126,8 @@ impl Run {
         let could_refuse = self.service.cap < self.plan.clients;
         let mut struck: Vec<Struck> = Vec::new();
         for aimed in &step.faults {
-            let one = strike(aimed, &mut self.service, &workers, self.plan.clients);
+            let alone = step.faults.len() == 1;
+            let one = strike(aimed, alone, &mut self.service, &workers, self.plan.clients);
             eprintln!("{:8.2} {}", self.began.elapsed().as_secs_f64(), one.what);
             struck.push(one);
         }

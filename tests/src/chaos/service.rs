@@ -2,13 +2,14 @@
 //! processes hold at moments of rest.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use super::crowd::Crowd;
+use super::upgrade::{Build, Installed};
 use crate::PATIENCE;
 use crate::control::{Control, Totals};
 use crate::holdfast::{Holdfast, Options, Starting, pid_of};
@@ -40,7 +41,11 @@ pub(super) struct Baseline {
 
 /// The service.
 pub(super) struct Service {
-    program: Option<PathBuf>,
+    /// Where its program is.
+    pub(super) installed: Installed,
+    /// The fit program that was put there last.
+    pub(super) build: Build,
+    /// How many slots it has, once it is whole. A fault that changes it says so here and to `write_config`.
     slots: u16,
     config: String,
     /// The cap in force.
@@ -52,12 +57,21 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn start(program: Option<PathBuf>, slots: u16, cap: usize) -> Self {
+    pub(super) fn start(installed: Installed, slots: u16, cap: usize) -> Self {
         let config = config(slots, cap, "least-connections", "64MiB");
-        let server = Holdfast::start(&options(program.clone(), &config));
+        let server = Holdfast::start(&options(&installed.path(), &config));
         let control = server.control().clone();
         remember(&server);
-        Self { program, slots, config, cap, current: Some(server), dead: Vec::new(), control }
+        Self {
+            installed,
+            build: Build::First,
+            slots,
+            config,
+            cap,
+            current: Some(server),
+            dead: Vec::new(),
+            control,
+        }
     }
 
     /// The supervisor that lives.
@@ -102,7 +116,7 @@ impl Service {
     /// Starts another supervisor if the last one was killed.
     pub(super) fn succeed(&mut self) {
         if self.current.is_none() {
-            let options = options(self.program.clone(), &self.config).run_dir(self.server().run_dir());
+            let options = options(&self.installed.path(), &self.config).run_dir(self.server().run_dir());
             let next = Starting::new(&options).ready();
             assert_eq!(next.address(), self.server().address(), "another address than before");
             remember(&next);
@@ -210,12 +224,8 @@ fn mark() -> String {
     std::process::id().to_string()
 }
 
-fn options(program: Option<PathBuf>, config: &str) -> Options {
-    let options = Options::config(config).environment(MARK, &mark());
-    match program {
-        Some(program) => options.program(program),
-        None => options,
-    }
+fn options(program: &Path, config: &str) -> Options {
+    Options::config(config).environment(MARK, &mark()).program(program)
 }
 
 /// No ping ever: a client is then either idle or not, and the idle ones may not be lost.

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use super::fault::Fault;
 use super::schedule::Aimed;
 use super::service::Service;
+use super::upgrade::{self, Upgrading};
 use crate::control::Totals;
 use crate::holdfast::pid_of;
 
@@ -29,15 +30,31 @@ impl Struck {
     }
 }
 
-/// Lets a fault strike a service that had these `workers` before the step, and gets `clients` clients.
-pub(super) fn strike(aimed: &Aimed, service: &mut Service, workers: &[Totals], clients: usize) -> Struck {
-    let worker = &workers[usize::from(aimed.slot)];
+/// Lets a fault strike a service that had these `workers` before the step, and gets `clients` clients. One that
+/// comes `alone` must end as it should; another may be refused because of its company.
+pub(super) fn strike(
+    aimed: &Aimed,
+    alone: bool,
+    service: &mut Service,
+    workers: &[Totals],
+    clients: usize,
+) -> Struck {
+    let worker = &workers[usize::from(aimed.slot) % workers.len()];
     let name = aimed.fault.name();
     match aimed.fault {
         Fault::KillWorker => end(worker, "pid", Signal::SIGKILL),
         Fault::CrashWorker => end(worker, "pid", Signal::SIGSEGV),
         Fault::WedgeWorker => end(worker, "pid", Signal::SIGSTOP),
         Fault::KillKeeper => end(worker, "keeper_pid", Signal::SIGKILL),
+        Fault::KillSlot => {
+            // So that the worker does not see its keeper die.
+            let _ = kill(pid_of(worker, "pid"), Signal::SIGSTOP);
+            let mut keeper = end(worker, "keeper_pid", Signal::SIGKILL);
+            let mut worker = end(worker, "pid", Signal::SIGKILL);
+            Struck::new(format!("{}, {}", keeper.what, worker.what), move |service| {
+                keeper.is_over(service) && worker.is_over(service)
+            })
+        }
         Fault::KillSupervisor => {
             let pid = service.server().process().pid();
             service.behead();
@@ -56,6 +73,15 @@ pub(super) fn strike(aimed: &Aimed, service: &mut Service, workers: &[Totals], c
         Fault::RestartAll => post(name.to_owned(), service, "/restart".to_owned()),
         Fault::RestartSlot => {
             post(format!("{name} (slot {})", aimed.slot), service, format!("/restart?slot={}", aimed.slot))
+        }
+        Fault::Upgrade => {
+            let mut upgrading = Upgrading::to_the_other(service, alone);
+            Struck::new(format!("{name} to {:?}", service.build), move |service| upgrading.is_over(service))
+        }
+        Fault::UpgradeRefused => {
+            let unfit = upgrade::Build::unfit(aimed.detail);
+            let mut upgrading = Upgrading::to_unfit(unfit, service, alone);
+            Struck::new(format!("{name} to {unfit:?}"), move |service| upgrading.is_over(service))
         }
     }
 }
