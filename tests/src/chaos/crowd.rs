@@ -44,6 +44,11 @@ pub enum Temper {
 impl Temper {
     const ALL: [Self; 5] = [Self::Idle, Self::Echoing, Self::HalfFrame, Self::Slow, Self::Restless];
 
+    /// How many of so many clients are of it.
+    pub(super) fn count(self, clients: usize) -> usize {
+        (clients * self.share() / 100).max(1)
+    }
+
     /// Out of a hundred clients.
     fn share(self) -> usize {
         match self {
@@ -100,6 +105,18 @@ pub struct Tally {
     pub echoes: u64,
     /// Longest wait of a client with messages in flight for the next one to come back.
     pub longest_pause: Duration,
+}
+
+impl Tally {
+    /// How many open connections clients of this temper lost.
+    pub(super) fn lost(&self, temper: Temper) -> usize {
+        let lost = |loss: &Loss| matches!(loss, Loss::Closed(_) | Loss::Cut);
+        self.losses
+            .iter()
+            .filter(|((whose, loss), _)| *whose == temper && lost(loss))
+            .map(|(_, count)| count)
+            .sum()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,8 +219,7 @@ impl Members {
     fn new(server: SocketAddr, clients: usize, seed: u64) -> Self {
         let mut herd = Herd::new(server);
         let groups = Temper::ALL.map(|temper| {
-            let count = (clients * temper.share() / 100).max(1);
-            let group = Group::new(count, temper.role()).from((0..SOURCES).map(loopback));
+            let group = Group::new(temper.count(clients), temper.role()).from((0..SOURCES).map(loopback));
             (temper, herd.add(group))
         });
         Self {

@@ -1,12 +1,12 @@
 //! One run: step after step until its time is over, each followed by a rest in which everything is checked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::crowd::{Crowd, Loss, Tally, Temper};
 use super::fault::{Cost, Fault};
-use super::schedule::{Schedule, Step};
+use super::schedule::{Aimed, Schedule, Step};
 use super::service::{self, Baseline, Service};
 use super::strike::{Struck, strike};
 use super::summary::Summary;
@@ -25,6 +25,11 @@ const LONGEST_INTERREGNUM_MS: u64 = 1500;
 /// What memory may have grown by: a share, and what one burst of buffers takes.
 const MEMORY_SHARE: u64 = 4;
 const MEMORY_SLACK: u64 = 4 << 20;
+
+/// Of the clients that a worker is only now and then in the middle of something with, so many may be lost when
+/// it dies: a share, or a few where that is less. Each holds at most what one turn of its loop was about.
+const MID_EVENT_SHARE: usize = 20;
+const MID_EVENT_FEW: usize = 3;
 
 /// Why connections may have been closed, as the service counts it.
 const EXPECTED_CLOSES: [&str; 3] = ["client", "worker_lost", "error"];
@@ -151,29 +156,40 @@ impl Run {
         self.crowd.work();
     }
 
-    /// Nobody was lost but those whom these faults may cost.
+    /// Nobody was lost but those whom these faults may cost, and no more of them than they may.
     fn check_losses(&mut self, step: &Step, tally: &Tally, workers: &[Totals]) {
-        let cost = step.faults.iter().map(|aimed| aimed.fault.cost()).max().unwrap_or(Cost::Nothing);
-        let held = service::connections(workers);
-        let slots = step.faults.iter().filter(|aimed| aimed.fault.cost() == Cost::Slot);
-        let of_slots: u64 = slots.filter_map(|aimed| held.get(&aimed.slot)).sum();
-        let mut idle = 0;
+        let bounds = Bounds::new(step, &service::connections(workers));
+        let (mut idle, mut halfway) = (0, 0);
         for (&(temper, loss), &count) in &tally.losses {
             let allowed = match loss {
                 Loss::Refused(status) => status == 503 && self.refusals.contains(&true),
-                Loss::Unanswered => cost >= Cost::MidEvent,
+                Loss::Unanswered => bounds.cost >= Cost::MidEvent,
                 Loss::Closed(1011 | 1012) | Loss::Cut => {
-                    cost == Cost::Slot || (cost == Cost::MidEvent && temper != Temper::Idle)
+                    bounds.cost == Cost::Slot || (bounds.cost == Cost::MidEvent && temper != Temper::Idle)
                 }
                 Loss::Closed(_) => false,
             };
             assert!(allowed, "{count} {temper:?} clients {loss}, which {:?} must not cost", step.faults);
             if matches!(loss, Loss::Closed(_) | Loss::Cut) {
                 self.lost += count as u64;
-                idle += if temper == Temper::Idle { count as u64 } else { 0 };
+                match temper {
+                    Temper::Idle => idle += count as u64,
+                    Temper::HalfFrame | Temper::Slow => halfway += count as u64,
+                    Temper::Echoing | Temper::Restless => {}
+                }
             }
         }
+        let Bounds { of_slots, of_workers, .. } = bounds;
         assert!(idle <= of_slots, "{idle} idle clients lost, and the slots hit had {of_slots} connections");
+        assert!(
+            halfway <= of_slots + of_workers,
+            "{halfway} clients with half a frame or output queued lost, and the workers hit had {of_workers}"
+        );
+        for temper in [Temper::Echoing, Temper::Restless] {
+            let most = of_slots + bounds.mid_event(temper.count(self.plan.clients)) as u64;
+            let lost = tally.lost(temper) as u64;
+            assert!(lost <= most, "{lost} {temper:?} clients lost, and {:?} may cost {most}", step.faults);
+        }
     }
 
     /// What can be counted when nothing moves: `open` clients are connected, and that is all.
@@ -229,4 +245,43 @@ fn is_empty(service: &Service) -> bool {
     service
         .totals()
         .is_some_and(|totals| (totals.number("connections"), totals.number("pending_handshakes")) == (0, 0))
+}
+
+/// What a step may cost.
+struct Bounds {
+    cost: Cost,
+    /// Connections of the slots that may be lost as a whole.
+    of_slots: u64,
+    /// Connections of the workers that die in the middle of something.
+    of_workers: u64,
+    /// How many such workers.
+    workers: usize,
+}
+
+impl Bounds {
+    /// For a service whose slots `held` so many connections before.
+    fn new(step: &Step, held: &BTreeMap<u16, u64>) -> Self {
+        let slots = u16::try_from(held.len()).unwrap_or(u16::MAX).max(1);
+        let of = |aimed: &Aimed| held.get(&(aimed.slot % slots)).copied().unwrap_or(0);
+        let costing = |cost: Cost| step.faults.iter().filter(move |aimed| aimed.fault.cost() == cost).map(of);
+        let mut bounds = Self {
+            cost: step.faults.iter().map(|aimed| aimed.fault.cost()).max().unwrap_or(Cost::Nothing),
+            of_slots: costing(Cost::Slot).sum(),
+            of_workers: costing(Cost::MidEvent).sum(),
+            workers: costing(Cost::MidEvent).count(),
+        };
+        if let [one, other] = &step.faults[..]
+            && one.fault.costs_slot_with(one.slot % slots, other.fault, other.slot % slots)
+        {
+            let keeper = if one.fault == Fault::KillKeeper { one } else { other };
+            bounds.cost = Cost::Slot;
+            bounds.of_slots += of(keeper);
+        }
+        bounds
+    }
+
+    /// How many of `clients` that are only now and then in the middle of something.
+    fn mid_event(&self, clients: usize) -> usize {
+        self.workers * (clients / MID_EVENT_SHARE).max(MID_EVENT_FEW)
+    }
 }

@@ -10,12 +10,16 @@ use super::watch::Looks;
 use crate::control::Totals;
 
 /// Steps of one kind.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Row {
     times: u64,
     longest_pause: Duration,
     idle_lost: usize,
+    echoing_lost: usize,
+    /// The most in one step.
+    most_echoing: usize,
     others_lost: usize,
+    losses: BTreeMap<(Temper, Loss), usize>,
 }
 
 /// A run that went as it must.
@@ -24,7 +28,6 @@ pub struct Summary {
     seed: u64,
     clients: usize,
     rows: BTreeMap<String, Row>,
-    losses: BTreeMap<(Temper, Loss), usize>,
     echoes: u64,
     pub(super) looks: Looks,
     /// Before and after.
@@ -39,7 +42,6 @@ impl Summary {
             seed,
             clients,
             rows: BTreeMap::new(),
-            losses: BTreeMap::new(),
             echoes: 0,
             looks: Looks::default(),
             memory: (0, 0),
@@ -54,13 +56,15 @@ impl Summary {
         let row = self.rows.entry(names.join(" + ")).or_default();
         row.times += 1;
         row.longest_pause = row.longest_pause.max(tally.longest_pause);
-        for (&(temper, loss), &count) in &tally.losses {
-            *self.losses.entry((temper, loss)).or_default() += count;
-            match (temper, loss) {
-                (_, Loss::Refused(_)) => {}
-                (Temper::Idle, _) => row.idle_lost += count,
-                _ => row.others_lost += count,
-            }
+        row.most_echoing = row.most_echoing.max(tally.lost(Temper::Echoing));
+        row.echoing_lost += tally.lost(Temper::Echoing);
+        row.idle_lost += tally.lost(Temper::Idle);
+        row.others_lost += [Temper::HalfFrame, Temper::Slow, Temper::Restless]
+            .map(|temper| tally.lost(temper))
+            .iter()
+            .sum::<usize>();
+        for (&key, &count) in &tally.losses {
+            *row.losses.entry(key).or_default() += count;
         }
         self.echoes = tally.echoes;
     }
@@ -82,20 +86,22 @@ impl Display for Summary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:36} {:>6} {:>14} {:>10} {:>12}",
-            "fault", "times", "longest pause", "idle lost", "others lost"
+            "{:36} {:>6} {:>14} {:>10} {:>13} {:>8} {:>12}",
+            "fault", "times", "longest pause", "idle lost", "echoing lost", "at most", "others lost"
         )?;
         for (name, row) in &self.rows {
             let pause = format!("{} ms", row.longest_pause.as_millis());
             writeln!(
                 f,
-                "{name:36} {:>6} {pause:>14} {:>10} {:>12}",
-                row.times, row.idle_lost, row.others_lost
+                "{name:36} {:>6} {pause:>14} {:>10} {:>13} {:>8} {:>12}",
+                row.times, row.idle_lost, row.echoing_lost, row.most_echoing, row.others_lost
             )?;
         }
-        writeln!(f, "\n{:12} {:22} {:>8}", "clients", "lost or refused", "times")?;
-        for ((temper, loss), count) in &self.losses {
-            writeln!(f, "{:12} {:22} {count:>8}", format!("{temper:?}"), loss.to_string())?;
+        writeln!(f, "\n{:36} {:12} {:22} {:>8}", "fault", "clients", "lost or refused", "times")?;
+        for (name, row) in &self.rows {
+            for ((temper, loss), count) in &row.losses {
+                writeln!(f, "{name:36} {:12} {:22} {count:>8}", format!("{temper:?}"), loss.to_string())?;
+            }
         }
         let Looks { control, most_reported, kernel, most_established } = self.looks;
         writeln!(
