@@ -28,6 +28,10 @@ pub enum Fault {
     Upgrade,
     /// As `Upgrade`, but the program is not fit; then the one that was there, and `POST /upgrade` again.
     UpgradeRefused,
+    /// SIGHUP with another number of workers.
+    Scale,
+    /// `POST /rebalance`.
+    Rebalance,
 }
 
 /// What a fault may cost, from the least to the most.
@@ -54,7 +58,7 @@ enum Ends {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::KillWorker,
         Self::CrashWorker,
         Self::WedgeWorker,
@@ -67,6 +71,8 @@ impl Fault {
         Self::RestartSlot,
         Self::Upgrade,
         Self::UpgradeRefused,
+        Self::Scale,
+        Self::Rebalance,
     ];
 
     /// What people call it.
@@ -85,6 +91,8 @@ impl Fault {
             Self::RestartSlot => "restart one",
             Self::Upgrade => "upgrade",
             Self::UpgradeRefused => "unfit upgrade",
+            Self::Scale => "other workers",
+            Self::Rebalance => "rebalance",
         }
     }
 
@@ -93,13 +101,13 @@ impl Fault {
     pub fn weight(self) -> u32 {
         match self {
             Self::KillWorker => 6,
-            Self::KillSupervisor | Self::Reload | Self::KillKeeper => 4,
+            Self::KillSupervisor | Self::Reload | Self::KillKeeper | Self::Scale => 4,
             Self::CrashWorker
             | Self::RestartBySignal
             | Self::RestartAll
             | Self::RestartSlot
             | Self::Upgrade => 3,
-            Self::UpgradeRefused => 2,
+            Self::UpgradeRefused | Self::Rebalance => 2,
             Self::KillSlot | Self::WedgeWorker => 1,
         }
     }
@@ -118,7 +126,9 @@ impl Fault {
             | Self::RestartAll
             | Self::RestartSlot
             | Self::Upgrade
-            | Self::UpgradeRefused => Cost::Nothing,
+            | Self::UpgradeRefused
+            | Self::Scale
+            | Self::Rebalance => Cost::Nothing,
         }
     }
 
@@ -139,7 +149,8 @@ impl Fault {
     /// Whether the two may come at once. A restart by signal tells nobody when it is over, so it comes alone.
     /// A worker that is stopped gives its slot to no new supervisor, which then says so and ends or goes back:
     /// for people to decide. While the program is one that is not fit, nobody may need a new keeper or another
-    /// supervisor, which would be made of it.
+    /// supervisor, which would be made of it. Of those that are being moved, a death may cost any, so that no
+    /// worker dies meanwhile.
     #[must_use]
     pub fn goes_with(self, other: Self) -> bool {
         match (self.min(other), self.max(other)) {
@@ -148,6 +159,15 @@ impl Fault {
             (
                 Self::WedgeWorker | Self::KillKeeper | Self::KillSlot | Self::KillSupervisor | Self::Upgrade,
                 Self::UpgradeRefused,
+            ) => false,
+            (
+                Self::KillWorker
+                | Self::CrashWorker
+                | Self::WedgeWorker
+                | Self::KillKeeper
+                | Self::KillSlot
+                | Self::UpgradeRefused,
+                Self::Scale | Self::Rebalance,
             ) => false,
             (one, another) => one != another,
         }
@@ -159,7 +179,9 @@ impl Fault {
                 Ends::One
             }
             Self::RestartBySignal | Self::RestartAll | Self::Upgrade | Self::UpgradeRefused => Ends::All,
-            Self::KillKeeper | Self::KillSupervisor | Self::Reload => Ends::Nobody,
+            Self::KillKeeper | Self::KillSupervisor | Self::Reload | Self::Scale | Self::Rebalance => {
+                Ends::Nobody
+            }
         }
     }
 }

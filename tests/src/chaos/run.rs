@@ -58,7 +58,7 @@ pub struct Plan {
 #[must_use]
 pub fn run(plan: &Plan) -> Summary {
     let mut run = Run::begin(plan);
-    let mut schedule = Schedule::new(plan.seed, plan.workers);
+    let mut schedule = Schedule::new(plan.seed, plan.workers.max(*service::SLOTS.end()));
     let deadline = Instant::now() + plan.duration;
     while Instant::now() < deadline {
         let Some(step) = schedule.next() else { break };

@@ -2,6 +2,7 @@
 //! processes hold at moments of rest.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -32,9 +33,13 @@ const SPARE_DESCRIPTORS: u64 = 4;
 /// Descriptors that the supervisor may have more than at first: control connections, a link in the making.
 const SPARE_SUPERVISOR_DESCRIPTORS: usize = 16;
 
+/// How many slots there may be when their number changes.
+pub(super) const SLOTS: RangeInclusive<u16> = 2..=5;
+
 /// What processes hold when nobody is connected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Baseline {
+    slots: usize,
     slot_descriptors: u64,
     supervisor_descriptors: usize,
 }
@@ -45,9 +50,10 @@ pub(super) struct Service {
     pub(super) installed: Installed,
     /// The fit program that was put there last.
     pub(super) build: Build,
-    /// How many slots it has, once it is whole. A fault that changes it says so here and to `write_config`.
+    /// How many slots it has, once it is whole.
     slots: u16,
-    config: String,
+    balance: String,
+    queued: String,
     /// The cap in force.
     pub(super) cap: usize,
     current: Option<Holdfast>,
@@ -58,15 +64,16 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn start(installed: Installed, slots: u16, cap: usize) -> Self {
-        let config = config(slots, cap, "least-connections", "64MiB");
-        let server = Holdfast::start(&options(&installed.path(), &config));
+        let (balance, queued) = ("least-connections".to_owned(), "64MiB".to_owned());
+        let server = Holdfast::start(&options(&installed.path(), &config(slots, cap, &balance, &queued)));
         let control = server.control().clone();
         remember(&server);
         Self {
             installed,
             build: Build::First,
             slots,
-            config,
+            balance,
+            queued,
             cap,
             current: Some(server),
             dead: Vec::new(),
@@ -99,9 +106,25 @@ impl Service {
 
     /// The config that a reload or the next supervisor finds.
     pub(super) fn write_config(&mut self, cap: usize, balance: &str, queued: &str) {
+        (self.balance, self.queued) = (balance.to_owned(), queued.to_owned());
         self.cap = cap;
-        self.config = config(self.slots, cap, balance, queued);
-        self.server().write_config(&self.config);
+        self.server().write_config(&self.config());
+    }
+
+    /// Lets the config that a reload or the next supervisor finds ask for another number of slots.
+    pub(super) fn scale(&mut self, choice: u64) {
+        let others: Vec<u16> = SLOTS.filter(|slots| *slots != self.slots).collect();
+        let choice = usize::try_from(choice % others.len() as u64).unwrap_or(0);
+        self.slots = others[choice];
+        self.server().write_config(&self.config());
+    }
+
+    pub(super) fn slots(&self) -> u16 {
+        self.slots
+    }
+
+    fn config(&self) -> String {
+        config(self.slots, self.cap, &self.balance, &self.queued)
     }
 
     /// Kills the supervisor, and waits until it is gone.
@@ -116,7 +139,7 @@ impl Service {
     /// Starts another supervisor if the last one was killed.
     pub(super) fn succeed(&mut self) {
         if self.current.is_none() {
-            let options = options(&self.installed.path(), &self.config).run_dir(self.server().run_dir());
+            let options = options(&self.installed.path(), &self.config()).run_dir(self.server().run_dir());
             let next = Starting::new(&options).ready();
             assert_eq!(next.address(), self.server().address(), "another address than before");
             remember(&next);
@@ -165,6 +188,7 @@ impl Service {
         let workers = self.workers().unwrap_or_default();
         let descriptors = workers.iter().map(|worker| descriptors_besides_clients(worker).unwrap_or(0));
         Baseline {
+            slots: workers.len().max(1),
             slot_descriptors: descriptors.max().unwrap_or(0),
             supervisor_descriptors: process::open_descriptors(self.server().process().pid()),
         }
@@ -173,7 +197,10 @@ impl Service {
     /// Whether no process has more descriptors than its clients explain.
     pub(super) fn leaks_nothing(&self, baseline: Baseline) -> bool {
         let supervisor = process::open_descriptors(self.server().process().pid());
-        supervisor <= baseline.supervisor_descriptors + SPARE_SUPERVISOR_DESCRIPTORS
+        // Most of what it holds is for its slots.
+        let share = usize::from(self.slots).max(baseline.slots);
+        let of_slots = (baseline.supervisor_descriptors * share).div_ceil(baseline.slots);
+        supervisor <= of_slots + SPARE_SUPERVISOR_DESCRIPTORS
             && self.workers().is_some_and(|workers| {
                 workers.iter().all(|worker| {
                     descriptors_besides_clients(worker)

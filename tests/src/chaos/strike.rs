@@ -74,6 +74,12 @@ pub(super) fn strike(
         Fault::RestartSlot => {
             post(format!("{name} (slot {})", aimed.slot), service, format!("/restart?slot={}", aimed.slot))
         }
+        Fault::Scale => {
+            service.scale(aimed.detail);
+            service.server().signal(Signal::SIGHUP);
+            Struck::new(format!("{name}: {}", service.slots()), Service::is_whole)
+        }
+        Fault::Rebalance => post(name.to_owned(), service, "/rebalance".to_owned()),
         Fault::Upgrade => {
             let mut upgrading = Upgrading::to_the_other(service, alone);
             Struck::new(format!("{name} to {:?}", service.build), move |service| upgrading.is_over(service))
