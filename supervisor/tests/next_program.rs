@@ -125,8 +125,8 @@ impl Slot {
     }
 
     fn restart(&mut self, program: BorrowedFd<'_>, worker: u32) {
-        self.link.send_with(&ToWorker::Restart, &[program]).unwrap();
         let incarnation = Incarnation(worker);
+        self.link.send_with(&ToWorker::Restart { incarnation }, &[program]).unwrap();
         self.hear(|message| (*message == ToSupervisor::HandedOver { incarnation }).then_some(()));
     }
 
