@@ -314,12 +314,14 @@ impl Holdfast {
         self.control.workers().iter().map(|worker| pid_of(worker, "pid")).collect()
     }
 
-    /// Replaces the config file.
+    /// Replaces the config file, so that nobody reads half of it.
     ///
     /// # Panics
     /// When it cannot be written.
     pub fn write_config(&self, text: &str) {
-        fs::write(self.config_path(), text).expect("write the config file");
+        let new = self.config_path().with_extension("new");
+        fs::write(&new, text).expect("write the config file");
+        fs::rename(new, self.config_path()).expect("replace the config file");
     }
 
     /// Replaces the config file and asks for a reload over the control socket.

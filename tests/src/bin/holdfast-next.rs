@@ -1,7 +1,8 @@
 //! The program that an upgrade leads to: echoes, and calls itself another version. A copy of it may have a temper,
 //! which are the bytes behind its last "temper:": what is wrong with it, and where.
 
-use std::fs;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::process::ExitCode;
 
 use holdfast_supervisor::Program;
@@ -11,10 +12,18 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-next");
 
 const MARK: &[u8] = b"temper:";
 
+/// More bytes than a temper has.
+const TAIL: i64 = 64;
+
 /// The end of our own file: programs may have more bytes than their headers speak of.
 fn temper() -> String {
-    let file = fs::read("/proc/self/exe").unwrap_or_default();
-    let tail = file.get(file.len().saturating_sub(64)..).unwrap_or_default();
+    let mut tail = Vec::new();
+    if let Ok(mut file) = File::open("/proc/self/exe")
+        && file.seek(SeekFrom::End(-TAIL)).is_ok()
+    {
+        // What cannot be read is no temper.
+        let _ = file.read_to_end(&mut tail);
+    }
     let place = tail.windows(MARK.len()).rposition(|window| window == MARK);
     let temper = place.and_then(|place| tail.get(place + MARK.len()..)).unwrap_or_default();
     String::from_utf8_lossy(temper).into_owned()

@@ -263,7 +263,14 @@ impl Member {
             panic!("a message nobody sent: {payload:?}")
         };
         let expected = message(self.number, self.received, size);
-        assert!(payload == expected, "echo {} of client {} came back changed", self.received, self.number);
+        if payload != expected {
+            let place = payload.iter().zip(&expected).position(|(ours, theirs)| ours != theirs);
+            let (came, sent) = (payload.len(), expected.len());
+            panic!(
+                "echo {} of client {} ({:?}) came back changed: {came} bytes of {sent}, the first other one at {place:?}",
+                self.received, self.number, group.role
+            );
+        }
         let now = Instant::now();
         stats.longest_stall = stats.longest_stall.max(self.waiting_for(now));
         self.received += 1;
