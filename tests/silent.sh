@@ -16,7 +16,7 @@ Usage: tests/silent.sh [OPTIONS] [OPERATION...]
   --debug         use and build target/debug instead of target/release
   --no-build      use what is there
 
-Operations, in this order unless named: nothing upgrade restart supervisor-dies keeper-dies workers-die
+Operations, in this order unless named: nothing upgrade restart reload-workers supervisor-dies keeper-dies workers-die
 
 Needs bash, pgrep, cargo and python3.
 TEXT
@@ -37,7 +37,7 @@ while (($#)); do
     *) operations+=("$1") && shift ;;
     esac
 done
-((${#operations[@]})) || operations=(nothing upgrade restart supervisor-dies keeper-dies workers-die)
+((${#operations[@]})) || operations=(nothing upgrade restart reload-workers supervisor-dies keeper-dies workers-die)
 flags=(--quiet)
 [[ $profile == debug ]] || flags+=(--release)
 [[ $build == no ]] || cargo build "${flags[@]}" -p holdfast -p holdfast-tests --bins
@@ -109,6 +109,17 @@ op_restart() { ctl restart >/dev/null; }
 op_supervisor-dies() {
     kill -KILL "$server_pid"
     start_server
+}
+
+# To four workers and back to three; those who come after it find as many as there were.
+op_reload-workers() {
+    local count
+    for count in $((workers + 2)) $((workers + 1)) "$workers"; do
+        write_config "$count"
+        ctl reload >/dev/null
+        await_total workers "$count" 300
+        await_total workers_ready "$count" 300
+    done
 }
 
 op_keeper-dies() { kill -KILL "$(ctl --json workers | field "[0]['keeper_pid']")"; }
