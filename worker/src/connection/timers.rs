@@ -69,10 +69,12 @@ impl Connections {
         let rows: Vec<u32> = self.occupied_rows(0).collect();
         for row in rows {
             let Some(key) = self.key_at(row) else { continue };
-            let latest_ms = self.now_ms.saturating_add(self.random_ping_delay_ms());
+            let latest_ms = self.now_ms.saturating_add(self.ping_interval_ms());
+            let spread_ms = self.now_ms.saturating_add(self.random_ping_delay_ms());
             let Some(record) = self.get_mut(key) else { continue };
-            if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) {
-                record.ping_due_ms = record.ping_due_ms.min(latest_ms);
+            let is_due_later = record.ping_due_ms > latest_ms;
+            if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) && is_due_later {
+                record.ping_due_ms = spread_ms;
             }
             self.arm_open(key);
         }
