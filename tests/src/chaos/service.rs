@@ -264,7 +264,7 @@ fn config(slots: u16, cap: usize, balance: &str, queued: &str) -> String {
         limits.max_connections_per_address = 0
         limits.max_queued_output = \"{queued}\"
         timeouts.handshake = \"60s\"
-        timeouts.ping_interval = \"24h\"
+        timeouts.ping_interval = \"0s\"
         timeouts.idle = \"0s\"
         timeouts.close = \"5s\"
         drain.duration = \"100ms\""

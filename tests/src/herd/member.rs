@@ -32,6 +32,8 @@ pub(super) struct Member {
     received: u64,
     /// The last byte of a message that was begun.
     held_back: Option<u8>,
+    /// Pongs for pings that came meanwhile: a frame is not interrupted (RFC 6455, section 5.4).
+    pongs: Vec<u8>,
     last_echo: Option<Instant>,
     refusal: Option<Response>,
 }
@@ -51,6 +53,7 @@ impl Member {
             sent: 0,
             received: 0,
             held_back: None,
+            pongs: Vec::new(),
             last_echo: None,
             refusal: None,
         }
@@ -119,6 +122,7 @@ impl Member {
     /// Sends the last byte of a message that was begun.
     pub(super) fn finish_message(&mut self, group: &Group, stats: &mut Stats) {
         self.output.extend(self.held_back.take());
+        self.output.extend(std::mem::take(&mut self.pongs));
         self.write(group, stats);
     }
 
@@ -250,7 +254,9 @@ impl Member {
             frame::CLOSE if self.phase == Phase::Leaving => self.end(End::Left, stats),
             frame::CLOSE => self.end(End::Closed(frame.close_code()), stats),
             frame::PING => {
-                self.output.extend(frame::masked(frame::FIN | frame::PONG, &frame.payload));
+                let pong = frame::masked(frame::FIN | frame::PONG, &frame.payload);
+                let queue = if self.held_back.is_some() { &mut self.pongs } else { &mut self.output };
+                queue.extend(pong);
                 self.write(group, stats);
             }
             frame::BINARY => self.echoed(&frame.payload, group, stats),
