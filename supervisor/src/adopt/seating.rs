@@ -164,7 +164,10 @@ impl Supervisor {
     pub(crate) fn note_reported(&mut self, position: usize) {
         let Some(held) = self.gate.reported(position) else { return };
         log::info!("all adopted slots are counted: {} connections", self.ledger.connections());
-        self.count_vanished(position);
+        // Who left a slot that has not reported yet has not vanished.
+        if !self.seats.iter().any(|seat| seat.is_given_up) {
+            self.count_vanished(position);
+        }
         for Held { position, incarnation, tickets } in held {
             self.on_admit(position, incarnation, tickets);
         }
