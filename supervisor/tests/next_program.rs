@@ -130,6 +130,20 @@ impl Slot {
         self.hear(|message| (*message == ToSupervisor::HandedOver { incarnation }).then_some(()));
     }
 
+    /// Asks a worker that is dead to hand over, and hears from the one that lives that it stays.
+    fn ask_the_dead(&mut self, dead: u32) {
+        self.link.send(&ToWorker::Restart { incarnation: Incarnation(dead) }).unwrap();
+        // Whoever hands over does so in the turn in which it was asked, so the second answer would be missing.
+        for asked in [1, 2] {
+            self.link.send(&ToWorker::ReportNow { request: asked }).unwrap();
+            self.hear(|message| match message {
+                ToSupervisor::HandedOver { incarnation } => panic!("worker {incarnation} has handed over"),
+                ToSupervisor::Report { request, .. } => (*request == Some(asked)).then_some(()),
+                _ => None,
+            });
+        }
+    }
+
     fn arguments(&self) -> String {
         let arguments = fs::read(format!("/proc/{}/cmdline", self.keeper.id())).unwrap();
         String::from_utf8(arguments).unwrap().replace('\0', " ")
@@ -196,6 +210,7 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
 
     let program = File::open(PROGRAM).unwrap();
     slot.serves = false;
+    slot.ask_the_dead(1);
     slot.restart(program.as_fd(), 2);
     let worker = slot.hear(|message| match message {
         ToSupervisor::Started { incarnation: Incarnation(3), pid } => Some(Pid::from_raw(*pid)),
