@@ -25,6 +25,7 @@ TEXT
 }
 
 cd "$(dirname "$0")/.."
+. tests/processes.sh
 command_line="tests/bench.sh $*"
 rounds=5 seconds=5 warmup=1s settle=500ms peers=no build=yes out=target/bench
 rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,handshake-1,handshake-8,latency,idle,burst
@@ -47,31 +48,22 @@ done
 
 bin=target/release
 peer_dir=target/bench-peers
-port=28080
+port=
 clients_idle=15000
 server_pid= workers=2
 run_dir=$(mktemp -d)
 
-# The process and all its descendants, parents first.
-process_tree() {
-    local pid=$1 child
-    echo "$pid"
-    for child in $(pgrep -P "$pid"); do process_tree "$child"; done
-}
-
-# Parents first, so that nobody starts anew what is killed; Holdfast's keepers would outlive their supervisor, on purpose.
 stop_server() {
     [[ -n $server_pid ]] || return 0
-    local tree
-    tree=$(process_tree "$server_pid")
-    # shellcheck disable=SC2086 # one word for each process
-    kill -KILL $tree 2>/dev/null || true
+    kill_tree "$server_pid"
     wait "$server_pid" 2>/dev/null || true
     server_pid=
-    for _ in $(seq 100); do
+    for _ in $(seq 200); do
         port_answers || return 0
         sleep 0.05
     done
+    echo "bench.sh: a server still listens on port $port after its end: $(pgrep -af "$bin|$peer_dir")" >&2
+    exit 1
 }
 trap 'stop_server; rm -rf "$run_dir"' EXIT
 trap 'exit 130' INT TERM
@@ -106,11 +98,8 @@ port_answers() {
 
 start_server() {
     local command
+    port=$(free_port)
     read -ra command <<<"$(server_command "$1")"
-    if port_answers; then
-        echo "bench.sh: something already listens on port $port" >&2
-        exit 1
-    fi
     "${command[@]}" >"$run_dir/log" 2>&1 </dev/null &
     server_pid=$!
     for _ in $(seq 200); do

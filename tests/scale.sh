@@ -20,7 +20,8 @@ TEXT
 }
 
 cd "$(dirname "$0")/.."
-clients=300000 workers=24 hold=60 build=yes port=28090
+. tests/processes.sh
+clients=300000 workers=24 hold=60 build=yes port=$(free_port)
 while (($#)); do
     case $1 in
     --clients) clients=$2 && shift 2 ;;

@@ -23,7 +23,8 @@ TEXT
 }
 
 cd "$(dirname "$0")/.."
-idle=15000 echo=300 workers=2 build=yes profile=release port=28091
+. tests/processes.sh
+idle=15000 echo=300 workers=2 build=yes profile=release port=$(free_port)
 operations=()
 while (($#)); do
     case $1 in
