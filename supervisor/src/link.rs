@@ -123,6 +123,7 @@ impl Supervisor {
                 if self.is_current(position, incarnation) {
                     self.step(position, Event::WorkerDied { cause: cause.into(), pause });
                 }
+                self.on_restart(restart::Event::Died { slot, incarnation });
             }
             ToSupervisor::Left { incarnation } => {
                 log::debug!("slot {slot}: worker {incarnation} has left");

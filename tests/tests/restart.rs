@@ -213,6 +213,30 @@ fn thousands_stay_and_hundreds_echo_on() {
 }
 
 #[test]
+fn a_worker_that_dies_before_it_can_hand_over_has_a_successor_who_does() {
+    let server = Holdfast::with("workers = 1");
+    let mut client = RawClient::open(server.address());
+    let restarts = server.totals().number("restarts_total");
+
+    let pid = server.worker_pids()[0];
+    kill(pid, Signal::SIGSTOP).unwrap();
+    thread::scope(|scope| {
+        let restarting = scope.spawn(|| server.control().post("/restart"));
+        let _ = server.process().wait_for_line("restarting the workers of slots 0");
+        kill(pid, Signal::SIGKILL).unwrap();
+        let answer = restarting.join().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let slots = answer.json()["slots"].as_array().unwrap().clone();
+        assert_eq!((&slots[0]["kept"], &slots[0]["lost"]), (&1.into(), &0.into()), "{slots:?}");
+    });
+    // One took over from the dead, the next from that one.
+    assert_eq!(server.totals().number("restarts_total"), restarts + 2);
+    client.send(&masked(FIN | TEXT, b"still here")).unwrap();
+    assert_eq!(client.message(), b"still here");
+    server.stop();
+}
+
+#[test]
 fn what_cannot_be_restarted_is_refused_with_a_reason() {
     let server = Holdfast::with("workers = 2\ndrain.duration = \"60s\"\ntimeouts.close = \"60s\"");
     let mut client = RawClient::open(server.address());

@@ -16,7 +16,10 @@ enum Stage {
     /// This slot is to be asked.
     Asking(SlotId),
     /// This slot's worker was asked; a later one is awaited.
-    Waiting { slot: SlotId, asked: Incarnation, deadline: Duration },
+    Waiting { slot: SlotId, asked: Incarnation },
+    /// This slot's worker died before it could do what it was asked; the next one is awaited, to be asked in its
+    /// turn: it is not what was wanted, for it runs the program that the slot had.
+    Bereft { slot: SlotId, died: Incarnation },
     /// There is nothing left to do, or it was stopped.
     Over,
 }
@@ -33,6 +36,13 @@ pub(crate) enum Event {
     NotReady {
         /// The slot's state.
         state: &'static str,
+    },
+    /// A worker died, and had not handed over.
+    Died {
+        /// Its slot.
+        slot: SlotId,
+        /// The worker.
+        incarnation: Incarnation,
     },
     /// A slot, any slot, has a worker that serves.
     Ready {
@@ -78,6 +88,10 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Roll {
     stage: Stage,
+    /// When the slot in progress has to be back, once it was asked, however often it is asked again.
+    deadline: Option<Duration>,
+    /// Connections of the slot in progress that ended with workers which died before they could hand over.
+    lost: u32,
     /// Those after the one in progress.
     to_do: VecDeque<SlotId>,
     done: Vec<RestartedSlot>,
@@ -86,7 +100,8 @@ pub(crate) struct Roll {
 impl Roll {
     /// A roll over `slots`, and its first action.
     pub(crate) fn new(slots: impl IntoIterator<Item = SlotId>) -> (Self, Action) {
-        let mut roll = Self { stage: Stage::Over, to_do: slots.into_iter().collect(), done: Vec::new() };
+        let to_do = slots.into_iter().collect();
+        let mut roll = Self { stage: Stage::Over, deadline: None, lost: 0, to_do, done: Vec::new() };
         let first = roll.next();
         (roll, first)
     }
@@ -98,10 +113,7 @@ impl Roll {
 
     /// When a tick will do something even if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        match self.stage {
-            Stage::Waiting { deadline, .. } => Some(deadline),
-            Stage::Asking(_) | Stage::Over => None,
-        }
+        self.deadline
     }
 
     /// Takes in one event; says what is to be done, if anything.
@@ -109,19 +121,33 @@ impl Roll {
         match (self.stage, event) {
             (Stage::Over, _) => None,
             (Stage::Asking(slot), Event::Asked { incarnation }) => {
-                self.stage = Stage::Waiting { slot, asked: incarnation, deadline: now + PATIENCE };
+                self.stage = Stage::Waiting { slot, asked: incarnation };
+                self.deadline.get_or_insert(now + PATIENCE);
                 None
             }
             (Stage::Asking(slot), Event::NotReady { state }) => {
                 Some(self.stop(409, slot, &format!("is {state}")))
             }
-            (Stage::Waiting { slot, asked, .. }, Event::Ready { incarnation, result })
+            (Stage::Waiting { slot, asked }, Event::Died { slot: bereft, incarnation })
+                if bereft == slot && incarnation == asked =>
+            {
+                self.stage = Stage::Bereft { slot, died: incarnation };
+                None
+            }
+            (Stage::Bereft { slot, died }, Event::Ready { incarnation, result })
+                if result.slot == slot.0 && incarnation > died =>
+            {
+                self.lost += result.lost;
+                self.stage = Stage::Asking(slot);
+                Some(Action::Ask(slot))
+            }
+            (Stage::Waiting { slot, asked }, Event::Ready { incarnation, result })
                 if result.slot == slot.0 && incarnation > asked =>
             {
-                self.done.push(result);
+                self.done.push(RestartedSlot { lost: self.lost + result.lost, ..result });
                 Some(self.next())
             }
-            (Stage::Waiting { slot, asked, .. }, Event::Refused { slot: refusing, incarnation, reason })
+            (Stage::Waiting { slot, asked }, Event::Refused { slot: refusing, incarnation, reason })
                 if refusing == slot && incarnation == asked =>
             {
                 Some(self.stop(503, slot, &format!("goes on with the worker it has: {reason}")))
@@ -131,17 +157,21 @@ impl Roll {
             {
                 Some(self.stop(503, slot, &format!("goes on with the program it had: {reason}")))
             }
-            (Stage::Waiting { slot, deadline, .. }, Event::Tick) if now >= deadline => {
+            (Stage::Waiting { slot, .. } | Stage::Bereft { slot, .. }, Event::Tick)
+                if self.deadline.is_some_and(|deadline| now >= deadline) =>
+            {
                 Some(self.stop(504, slot, &format!("was not back within {PATIENCE:?}; the log says why")))
             }
-            (Stage::Asking(slot) | Stage::Waiting { slot, .. }, Event::Ending) => {
-                Some(self.stop(409, slot, "was in progress when the service began to shut down"))
-            }
-            (Stage::Asking(_) | Stage::Waiting { .. }, _) => None,
+            (
+                Stage::Asking(slot) | Stage::Waiting { slot, .. } | Stage::Bereft { slot, .. },
+                Event::Ending,
+            ) => Some(self.stop(409, slot, "was in progress when the service began to shut down")),
+            (Stage::Asking(_) | Stage::Waiting { .. } | Stage::Bereft { .. }, _) => None,
         }
     }
 
     fn next(&mut self) -> Action {
+        (self.deadline, self.lost) = (None, 0);
         match self.to_do.pop_front() {
             Some(slot) => {
                 self.stage = Stage::Asking(slot);
@@ -155,7 +185,7 @@ impl Roll {
     }
 
     fn stop(&mut self, status: u16, slot: SlotId, what: &str) -> Action {
-        self.stage = Stage::Over;
+        (self.stage, self.deadline) = (Stage::Over, None);
         let list = |slots: Vec<String>| if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
         let done = list(self.done.iter().map(|done| done.slot.to_string()).collect());
         let left = list(self.to_do.iter().map(SlotId::to_string).collect());
@@ -184,6 +214,10 @@ mod tests {
         Event::Refused { slot, incarnation, reason: "no memory".to_owned() }
     }
 
+    fn died(slot: u16, incarnation: u32) -> Event {
+        Event::Died { slot: SlotId(slot), incarnation: Incarnation(incarnation) }
+    }
+
     fn failure(action: Option<Action>) -> (u16, String) {
         match action {
             Some(Action::Stop(failure)) => (failure.status, failure.error),
@@ -208,6 +242,40 @@ mod tests {
             [(0, 5), (1, 5)]
         );
         assert_eq!(roll.step(Event::Ending, NOW), None);
+    }
+
+    #[test]
+    fn who_dies_before_handing_over_has_a_successor_who_is_asked_in_turn() {
+        let (mut roll, _) = Roll::new([SlotId(0), SlotId(1)]);
+        let _ = roll.step(asked(3), NOW);
+        // Old news, and news of others.
+        assert_eq!(roll.step(died(0, 2), NOW), None);
+        assert_eq!(roll.step(died(1, 3), NOW), None);
+        assert_eq!(roll.step(died(0, 3), NOW), None);
+        let lossy = RestartedSlot { slot: 0, kept: 4, lost: 1, ..RestartedSlot::default() };
+        let ready_4 = Event::Ready { incarnation: Incarnation(4), result: lossy };
+        assert_eq!(roll.step(ready_4, NOW), Some(Action::Ask(SlotId(0))));
+        let later = NOW + Duration::from_secs(1);
+        assert_eq!(roll.step(asked(4), later), None);
+        assert_eq!(roll.deadline(), Some(NOW + PATIENCE));
+        assert_eq!(roll.step(ready(0, 5), later), Some(Action::Ask(SlotId(1))));
+        assert_eq!(roll.done(), [RestartedSlot { slot: 0, kept: 5, lost: 1, ..RestartedSlot::default() }]);
+        // The next slot starts with nothing against it.
+        assert_eq!(roll.step(asked(1), later), None);
+        assert_eq!(roll.deadline(), Some(later + PATIENCE));
+    }
+
+    #[test]
+    fn workers_that_die_whenever_they_are_asked_stop_the_roll_in_time() {
+        let (mut roll, _) = Roll::new([SlotId(0)]);
+        for incarnation in 1..100 {
+            let _ = roll.step(asked(incarnation), NOW);
+            let _ = roll.step(died(0, incarnation), NOW);
+            assert_eq!(roll.step(ready(0, incarnation + 1), NOW), Some(Action::Ask(SlotId(0))));
+        }
+        let _ = roll.step(asked(100), NOW);
+        let _ = roll.step(died(0, 100), NOW);
+        assert_eq!(failure(roll.step(Event::Tick, NOW + PATIENCE)).0, 504);
     }
 
     #[test]
