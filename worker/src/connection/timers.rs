@@ -69,12 +69,11 @@ impl Connections {
         let rows: Vec<u32> = self.occupied_rows(0).collect();
         for row in rows {
             let Some(key) = self.key_at(row) else { continue };
-            let latest_ms = self.now_ms.saturating_add(self.ping_interval_ms());
-            let spread_ms = self.now_ms.saturating_add(self.random_ping_delay_ms());
+            let (now_ms, interval_ms, delay_ms) =
+                (self.now_ms, self.ping_interval_ms(), self.random_ping_delay_ms());
             let Some(record) = self.get_mut(key) else { continue };
-            let is_due_later = record.ping_due_ms > latest_ms;
-            if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) && is_due_later {
-                record.ping_due_ms = spread_ms;
+            if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) {
+                record.ping_due_ms = ping_due_within(interval_ms, record.ping_due_ms, now_ms, delay_ms);
             }
             self.arm_open(key);
         }
@@ -177,4 +176,41 @@ impl Connections {
 
 fn or_never(duration: Duration) -> u64 {
     if duration.is_zero() { u64::MAX / 2 } else { milliseconds(duration) }
+}
+
+/// When a ping is due that was due at `due_ms`, now that the interval is `interval_ms`. Only what would come too
+/// late is drawn anew: the earlier of two random times, reload after reload, would bring all pings together.
+fn ping_due_within(interval_ms: u64, due_ms: u64, now_ms: u64, random_delay_ms: u64) -> u64 {
+    if due_ms > now_ms.saturating_add(interval_ms) { now_ms.saturating_add(random_delay_ms) } else { due_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_000_000;
+
+    /// The mean time until a ping after so many reloads, of connections whose pings were spread over
+    /// `before_ms`.
+    fn mean_after(reloads: usize, before_ms: u64, interval_ms: u64) -> u64 {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut dues: Vec<_> = (0..10_000).map(|_| NOW_MS + random.u64(1..=before_ms)).collect();
+        for _ in 0..reloads {
+            for due_ms in &mut dues {
+                *due_ms = ping_due_within(interval_ms, *due_ms, NOW_MS, random.u64(1..=interval_ms));
+                assert!((NOW_MS..=NOW_MS + interval_ms).contains(due_ms));
+            }
+        }
+        dues.iter().map(|due_ms| due_ms - NOW_MS).sum::<u64>() / dues.len() as u64
+    }
+
+    #[test]
+    fn reloads_leave_pings_spread_over_the_interval() {
+        for (before_ms, interval_ms) in [(30_000, 30_000), (600_000, 30_000)] {
+            let mean_ms = mean_after(50, before_ms, interval_ms);
+            assert!((13_500..16_500).contains(&mean_ms), "{mean_ms} ms");
+        }
+        let longer_ms = mean_after(50, 30_000, 600_000);
+        assert!((13_500..16_500).contains(&longer_ms), "{longer_ms} ms");
+    }
 }
