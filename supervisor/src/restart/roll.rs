@@ -137,14 +137,14 @@ impl Roll {
             (Stage::Bereft { slot, died }, Event::Ready { incarnation, result })
                 if result.slot == slot.0 && incarnation > died =>
             {
-                self.lost += result.lost;
+                self.lost = self.lost.saturating_add(result.lost);
                 self.stage = Stage::Asking(slot);
                 Some(Action::Ask(slot))
             }
             (Stage::Waiting { slot, asked }, Event::Ready { incarnation, result })
                 if result.slot == slot.0 && incarnation > asked =>
             {
-                self.done.push(RestartedSlot { lost: self.lost + result.lost, ..result });
+                self.done.push(RestartedSlot { lost: self.lost.saturating_add(result.lost), ..result });
                 Some(self.next())
             }
             (Stage::Waiting { slot, asked }, Event::Refused { slot: refusing, incarnation, reason })
@@ -263,6 +263,21 @@ mod tests {
         // The next slot starts with nothing against it.
         assert_eq!(roll.step(asked(1), later), None);
         assert_eq!(roll.deadline(), Some(later + PATIENCE));
+    }
+
+    #[test]
+    fn a_worker_may_say_any_number_of_losses() {
+        let (mut roll, _) = Roll::new([SlotId(0)]);
+        let absurd = RestartedSlot { slot: 0, lost: u32::MAX, ..RestartedSlot::default() };
+        for incarnation in [1, 2] {
+            let _ = roll.step(asked(incarnation), NOW);
+            let _ = roll.step(died(0, incarnation), NOW);
+            let ready = Event::Ready { incarnation: Incarnation(incarnation + 1), result: absurd.clone() };
+            assert_eq!(roll.step(ready, NOW), Some(Action::Ask(SlotId(0))));
+        }
+        let _ = roll.step(asked(3), NOW);
+        let ready = Event::Ready { incarnation: Incarnation(4), result: absurd.clone() };
+        assert_eq!(roll.step(ready, NOW), Some(Action::Finish(RestartReport { slots: vec![absurd] })));
     }
 
     #[test]
