@@ -62,7 +62,7 @@ stop_server() {
         port_answers || return 0
         sleep 0.05
     done
-    echo "bench.sh: a server still listens on port $port after its end: $(pgrep -af "$bin|$peer_dir")" >&2
+    echo "bench.sh: a server still listens on port $port after its end: $(pgrep -af "holdfast|$peer_dir")" >&2
     exit 1
 }
 trap 'stop_server; rm -rf "$run_dir"' EXIT
