@@ -7,6 +7,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use holdfast_shared::ipc::rendezvous::{self, MAX_RUN_DIR_BYTES};
 use nix::sys::stat::fstat;
@@ -17,6 +19,11 @@ use crate::control::remove_control;
 const SYSTEM: &str = "/run/holdfast";
 const PID_FILE: &str = "holdfast.pid";
 const SLOTS_LOCK: &str = "slots.lock";
+
+/// A supervisor that was killed has its lock until the kernel has closed what it had open, which may be after the
+/// next one is started: so often, with such pauses, it is tried again before somebody is said to be alive.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +213,7 @@ impl RunDir {
         if let Some(lock) = inherited.filter(|lock| is_same_file(lock, &supervisor)) {
             supervisor = File::from(lock);
         }
-        if is_held(&path, &supervisor)? {
+        if stays_held(&path, &supervisor)? {
             let mut pid = String::new();
             let _ = supervisor.read_to_string(&mut pid);
             return Err(RunDirError::Alive { path, pid: pid.trim().to_owned() });
@@ -239,6 +246,17 @@ fn is_held(path: &Path, file: &File) -> Result<bool, RunDirError> {
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(source)) => Err(RunDirError::Write { path: path.to_path_buf(), source }),
     }
+}
+
+/// Locks the file as `is_held` does, and waits a little for whoever is about to let go of it.
+fn stays_held(path: &Path, file: &File) -> Result<bool, RunDirError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        if !is_held(path, file)? {
+            return Ok(false);
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    is_held(path, file)
 }
 
 fn is_same_file(one: &impl AsFd, other: &impl AsFd) -> bool {
@@ -311,6 +329,8 @@ fn holders(file: &Path) -> Vec<Pid> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -322,6 +342,30 @@ mod tests {
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop(first);
         RunDir::acquire(Some(&path)).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_about_to_end_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("run");
+        let first = RunDir::acquire(Some(&path)).unwrap();
+        let file = path.join(PID_FILE);
+        let opened = || {
+            let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            descriptors.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == file)).count()
+        };
+        let answered = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while opened() < 2 && !answered.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
+                drop(first);
+            });
+            let second = RunDir::acquire(Some(&path));
+            answered.store(true, Ordering::Relaxed);
+            second.unwrap();
+        });
     }
 
     #[test]
