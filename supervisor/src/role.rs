@@ -7,9 +7,14 @@ use holdfast_shared::config;
 use holdfast_worker::Program;
 use holdfast_worker::keeper;
 
-use crate::cli::{self, Command, CtlArguments, KeeperArguments, RunArguments};
-use crate::control::SOCKET_NAME;
-use crate::{check, ctl, logging, probe, run_dir, start, upgrade};
+use crate::host::run_dir;
+use crate::logging;
+use crate::operations::upgrade;
+use crate::operator::check;
+use crate::operator::cli::{self, Command, CtlArguments, KeeperArguments, RunArguments};
+use crate::operator::ctl;
+use crate::operator::probe;
+use crate::start;
 
 /// Bad usage or configuration.
 const BAD_CONFIGURATION: u8 = 2;
@@ -28,32 +33,32 @@ pub fn main(program: Program) -> ExitCode {
 
 fn run(program: Program, arguments: &RunArguments) -> ExitCode {
     logging::start("supervisor");
-    let (launch, mut heritage) = upgrade::receive();
+    let (launch, mut handoff) = upgrade::receive();
     let inputs = cli::inputs(arguments);
-    let go_back = |heritage: Option<upgrade::Heritage>, reason: &str| {
-        if let Some(heritage) = heritage {
-            upgrade::go_back(&launch, heritage, program.version, reason.to_owned());
+    let go_back = |handoff: Option<upgrade::ReceivedHandoff>, reason: &str| {
+        if let Some(handoff) = handoff {
+            upgrade::go_back(&launch, handoff, program.version, reason.to_owned());
         }
     };
     let effective = match config::load(&inputs) {
         Ok(effective) => effective,
         Err(errors) => {
             eprintln!("{errors}");
-            go_back(heritage, &errors.to_string());
+            go_back(handoff, &errors.to_string());
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    let supervisor = match start::prepare(program, inputs, effective, launch.clone(), heritage.as_mut()) {
+    let supervisor = match start::prepare(program, inputs, effective, launch.clone(), handoff.as_mut()) {
         Ok(supervisor) => supervisor,
         Err(error) => {
             let reason = start::explain(&error);
             log::error!("{reason}");
-            go_back(heritage, &reason);
+            go_back(handoff, &reason);
             return ExitCode::FAILURE;
         }
     };
     // From here on there is no way back to an earlier program.
-    drop(heritage);
+    drop(handoff);
     match supervisor.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -75,7 +80,7 @@ fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
 }
 
 fn ask(arguments: &CtlArguments) -> ExitCode {
-    let found = || run_dir::find(SOCKET_NAME);
+    let found = || run_dir::find(run_dir::CONTROL_SOCKET);
     let place = arguments.run_dir.clone().unwrap_or_else(found);
     let place: &Path = &place;
     match ctl::run(place, arguments.json, arguments.request) {

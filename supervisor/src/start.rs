@@ -8,17 +8,21 @@ use holdfast_shared::config::{Effective, Inputs, Workers};
 use holdfast_worker::Program;
 use nix::sys::prctl;
 
-use crate::control::Inherited;
-use crate::listeners::Listeners;
-use crate::run_dir::RunDir;
-use crate::signals::Signals;
-use crate::state::State;
+use crate::cluster::listeners::Listeners;
+use crate::cluster::state::State;
+use crate::host::capacity;
+use crate::host::kernel;
+use crate::host::launch::Launch;
+use crate::host::run_dir::RunDir;
+use crate::host::signals::Signals;
+use crate::operations::adoption;
+use crate::operations::reload;
+use crate::operations::upgrade::{ReceivedHandoff, Upgrade};
+use crate::operator::control::Inherited;
 use crate::supervisor::{Foundation, Supervisor, SupervisorError};
-use crate::upgrade::{Heritage, Launch, Upgrade};
-use crate::{adopt, capacity, host, reload};
 
 /// Prepares the service of `program` that `effective` describes; `inputs` is where it came from, to be read again on
-/// reload, `launch` how the process was started, and `heritage` what an earlier program in it has left.
+/// reload, `launch` how the process was started, and `handoff` what an earlier program in it has left.
 ///
 /// # Errors
 /// See [`SupervisorError`]; nothing stays behind.
@@ -27,29 +31,29 @@ pub(crate) fn prepare(
     inputs: Inputs,
     effective: Effective,
     launch: Launch,
-    heritage: Option<&mut Heritage>,
+    handoff: Option<&mut ReceivedHandoff>,
 ) -> Result<Supervisor, SupervisorError> {
     let config = &effective.config;
     let slots = workers(config.workers);
-    let descriptors = host::raise_descriptor_limit().map_err(|error| SupervisorError::Kernel {
+    let descriptors = kernel::raise_descriptor_limit().map_err(|error| SupervisorError::Kernel {
         doing: "raise the descriptor limit",
         source: error.into(),
     })?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
     let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
-    let (mut run_dir, upgrade, sockets, door) = match heritage {
-        Some(heritage) => {
-            let run_dir = RunDir::inherit(&heritage.run_dir, heritage.lock.take())?;
-            let upgrade = Upgrade::inherited(heritage, program.version);
-            (run_dir, Some(upgrade), std::mem::take(&mut heritage.sockets), heritage.door.take())
+    let (mut run_dir, upgrade, sockets, door) = match handoff {
+        Some(handoff) => {
+            let run_dir = RunDir::inherit(&handoff.run_dir, handoff.lock.take())?;
+            let upgrade = Upgrade::inherited(handoff, program.version);
+            (run_dir, Some(upgrade), std::mem::take(&mut handoff.sockets), handoff.door.take())
         }
         None => (RunDir::acquire(config.run_dir.as_deref())?, None, Inherited::default(), None),
     };
     // From here on a signal waits for the loop.
     let signals = Signals::install()
         .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
-    let adopted = if run_dir.is_inhabited() { adopt::gather(&mut run_dir, door)? } else { Vec::new() };
-    let slots = adopt::slots(slots, &adopted);
+    let adopted = if run_dir.is_inhabited() { adoption::gather(&mut run_dir, door)? } else { Vec::new() };
+    let slots = adoption::slots(slots, &adopted);
     let capacity = if adopted.is_empty() {
         capacity
     } else {
@@ -60,7 +64,7 @@ pub(crate) fn prepare(
     let listeners = if adopted.is_empty() {
         Listeners::bind(&config.listen, slots, config.backlog)?
     } else {
-        adopt::listeners(config, slots, &mut adopted, &state)?
+        adoption::listeners(config, slots, &mut adopted, &state)?
     };
     state.set_places(listeners.places());
     // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors

@@ -19,26 +19,34 @@ use holdfast_worker::Program;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::adopt::{AdoptError, Adopted, Gate, STEPCHILDREN, Stepchildren};
-use crate::capacity::{Capacity, Unreachable};
-use crate::control::histogram::Histogram;
-use crate::control::{self, Control, Inherited, Request, Sockets};
-use crate::drain::Drain;
-use crate::ledger::Ledger;
-use crate::level::LevelEdges;
-use crate::listeners::{ListenError, Listeners};
-use crate::moving::Moving;
-use crate::reload::PendingReload;
-use crate::restart::Restart;
-use crate::run_dir::{RunDir, RunDirError};
-use crate::scale::Scale;
-use crate::seat::Seat;
-use crate::signals::Signals;
-use crate::state::{State, StateError};
-use crate::steering::Steering;
-use crate::totals::Gather;
-use crate::upgrade::{ANSWER, Launch, Upgrade};
-use crate::{notify, settings, slot, start};
+use crate::api::Request;
+use crate::api::histogram::Histogram;
+use crate::cluster::admission_hold::AdmissionHold;
+use crate::cluster::adopted::AdoptedProcesses;
+use crate::cluster::ledger::Ledger;
+use crate::cluster::level::LevelEdges;
+use crate::cluster::lifecycle;
+use crate::cluster::listeners::{ListenError, Listeners};
+use crate::cluster::settings;
+use crate::cluster::slot::Slot;
+use crate::cluster::state::{State, StateError};
+use crate::cluster::steering::Steering;
+use crate::cluster::take_over::ADOPTED_PROCESSES;
+use crate::cluster::totals::Gather;
+use crate::host::capacity::{Capacity, Unreachable};
+use crate::host::launch::Launch;
+use crate::host::notify;
+use crate::host::run_dir::{RunDir, RunDirError};
+use crate::host::signals::Signals;
+use crate::operations::adoption::{AdoptError, Adopted};
+use crate::operations::drain::Drain;
+use crate::operations::rebalance::Moving;
+use crate::operations::reload::PendingReload;
+use crate::operations::resize::Scale;
+use crate::operations::restart::Restart;
+use crate::operations::upgrade::{ANSWER, Upgrade};
+use crate::operator::control::{self, Control, Inherited, Sockets};
+use crate::start;
 
 const SIGNALS: Token = Token(usize::MAX);
 const REQUESTS: Token = Token(usize::MAX - 1);
@@ -79,7 +87,7 @@ pub enum SupervisorError {
         /// How often it was tried.
         attempts: u32,
         /// How the last attempt ended.
-        cause: slot::Cause,
+        cause: lifecycle::Cause,
     },
     /// Something the loop cannot do without.
     #[error("cannot {doing}: {source}")]
@@ -98,7 +106,7 @@ enum Event {
     /// The control thread has requests.
     Requests,
     /// A process ended that is ours to look after and no child of ours.
-    Stepchildren,
+    AdoptedProcesses,
     /// A program that was asked whether it could take our place says something, or has ended.
     Candidate,
     /// A slot said something, or reads again.
@@ -163,17 +171,17 @@ pub struct Supervisor {
     pub(crate) state: State,
     pub(crate) listeners: Listeners,
     /// Until it opens, nobody is let in.
-    pub(crate) gate: Gate,
-    pub(crate) stepchildren: Stepchildren,
+    pub(crate) admission_hold: AdmissionHold,
+    pub(crate) adopted_processes: AdoptedProcesses,
     /// Some slots are older than this supervisor.
     pub(crate) has_adopted: bool,
     pub(crate) steering: Steering,
     pub(crate) ledger: Ledger,
     pub(crate) edges: LevelEdges,
     pub(crate) level: Level,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) slots: Vec<Slot>,
     /// Slots that were closed, the lowest last: what they have counted stays in the totals.
-    pub(crate) retired: Vec<Seat>,
+    pub(crate) retired: Vec<Slot>,
     pub(crate) scale: Scale,
     pub(crate) moving: Moving,
     pub(crate) stage: Stage,
@@ -234,10 +242,10 @@ impl Supervisor {
             run_dir,
             steering: Steering::default(),
             listeners,
-            gate: Gate::new(adopted.iter().map(|adopted| usize::from(adopted.slot.0))),
-            stepchildren: Stepchildren::default(),
+            admission_hold: AdmissionHold::new(adopted.iter().map(|adopted| usize::from(adopted.slot.0))),
+            adopted_processes: AdoptedProcesses::default(),
             has_adopted: !adopted.is_empty(),
-            seats: (0..slots).map(|slot| Seat::new(SlotId(slot))).collect(),
+            slots: (0..slots).map(|slot| Slot::new(SlotId(slot))).collect(),
             retired: Vec::new(),
             moving: Moving::default(),
             stage: Stage::Starting,
@@ -256,7 +264,7 @@ impl Supervisor {
             listened_until: now,
             failure: None,
         };
-        supervisor.fill_seats(adopted);
+        supervisor.take_over_slots(adopted);
         Ok(supervisor)
     }
 
@@ -283,7 +291,7 @@ impl Supervisor {
                 match self.name(event.token()) {
                     Event::Signals => self.on_signals(),
                     Event::Requests => self.on_requests(),
-                    Event::Stepchildren => self.look_for_dead = true,
+                    Event::AdoptedProcesses => self.look_for_dead = true,
                     // Read after the batch.
                     Event::Candidate => {}
                     Event::Link(position) => self.on_link(position),
@@ -294,14 +302,14 @@ impl Supervisor {
 
     /// Watches a slot's link.
     pub(crate) fn watch_link(&self, position: usize) -> io::Result<()> {
-        let Some(link) = self.seats.get(position).and_then(|seat| seat.link.as_ref()) else { return Ok(()) };
+        let Some(link) = self.slots.get(position).and_then(|seat| seat.link.as_ref()) else { return Ok(()) };
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut SourceFd(&link.as_raw_fd()), Token(position), interest)
     }
 
     /// Tells every worker that listens.
     pub(crate) fn tell_all(&mut self, message: &ToWorker) {
-        for position in 0..self.seats.len() {
+        for position in 0..self.slots.len() {
             self.tell(position, message);
         }
     }
@@ -315,12 +323,12 @@ impl Supervisor {
         notify::stopping("stopping");
         self.stage = Stage::Stopping { until: self.now + STOP_GRACE };
         self.ledger.set_draining(true);
-        for position in 0..self.seats.len() {
-            if matches!(self.seats[position].machine.state(), slot::State::Draining(_)) {
+        for position in 0..self.slots.len() {
+            if matches!(self.slots[position].machine.state(), lifecycle::State::Draining(_)) {
                 self.tell(position, &ToWorker::Leave);
             } else {
                 // The slot asks for its worker to be told, now or as soon as there is one.
-                self.step(position, slot::Event::Drain);
+                self.step(position, lifecycle::Event::Drain);
             }
         }
     }
@@ -329,8 +337,8 @@ impl Supervisor {
     pub(crate) fn abort(&mut self) {
         self.stage = Stage::Stopping { until: Duration::MAX };
         self.ledger.set_draining(true);
-        for position in 0..self.seats.len() {
-            self.step(position, slot::Event::Stop);
+        for position in 0..self.slots.len() {
+            self.step(position, lifecycle::Event::Stop);
         }
     }
 
@@ -346,7 +354,7 @@ impl Supervisor {
         match token {
             SIGNALS => Event::Signals,
             REQUESTS => Event::Requests,
-            STEPCHILDREN => Event::Stepchildren,
+            ADOPTED_PROCESSES => Event::AdoptedProcesses,
             ANSWER => Event::Candidate,
             Token(position) => Event::Link(position),
         }
@@ -358,8 +366,8 @@ impl Supervisor {
             self.reap();
         }
         self.watch_heartbeats();
-        for position in 0..self.seats.len() {
-            self.step(position, slot::Event::Tick);
+        for position in 0..self.slots.len() {
+            self.step(position, lifecycle::Event::Tick);
         }
         self.enforce_deadlines();
         self.continue_restart();
@@ -374,8 +382,8 @@ impl Supervisor {
     }
 
     fn announce_ready(&mut self) {
-        let is_settled = |seat: &Seat| seat.ready_since.is_some() || seat.is_given_up;
-        if self.stage == Stage::Starting && self.seats.iter().all(is_settled) {
+        let is_settled = |seat: &Slot| seat.ready_since.is_some() || seat.is_given_up;
+        if self.stage == Stage::Starting && self.slots.iter().all(is_settled) {
             self.stage = Stage::Running;
             let listen: Vec<String> = self.listeners.addresses().iter().map(ToString::to_string).collect();
             let admin =
@@ -383,7 +391,7 @@ impl Supervisor {
             log::info!(
                 "ready listen={} admin={admin} workers={} max_connections={} run_dir={}",
                 listen.join(","),
-                self.seats.len(),
+                self.slots.len(),
                 self.capacity.max_connections,
                 self.run_dir.path().display()
             );
@@ -393,7 +401,7 @@ impl Supervisor {
 
     fn watch_level(&mut self) {
         // Until the adopted slots have reported, the count is below the truth, and the last level holds.
-        if !self.gate.is_open() {
+        if !self.admission_hold.is_open() {
             return;
         }
         let connections = self.ledger.connections();
@@ -417,12 +425,12 @@ impl Supervisor {
         if !self.unread_links.is_empty() {
             return Duration::ZERO;
         }
-        let slots = self.seats.iter().filter_map(|seat| seat.machine.wakeup());
+        let slots = self.slots.iter().filter_map(|seat| seat.machine.wakeup());
         let gathers = self.gathers.iter().map(|gather| gather.deadline);
         let reloads = self.reloads.iter().map(|reload| reload.deadline);
         let restart = self.restart.as_ref().and_then(Restart::deadline);
         let stage = match self.stage {
-            Stage::Draining(drain) => Some(drain.wakeup(self.farewell())),
+            Stage::Draining(drain) => Some(drain.wakeup(self.grace())),
             Stage::Stopping { until } => Some(until),
             Stage::Starting | Stage::Running => None,
         };
@@ -439,7 +447,7 @@ impl Supervisor {
     }
 
     fn has_ended(&self) -> bool {
-        self.seats.iter().all(|seat| matches!(seat.machine.state(), slot::State::Left))
+        self.slots.iter().all(|seat| matches!(seat.machine.state(), lifecycle::State::Left))
     }
 
     fn end(self) -> Result<(), SupervisorError> {

@@ -19,7 +19,7 @@ use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory;
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table};
-use holdfast_supervisor::listeners::Listeners;
+use holdfast_supervisor::cluster::listeners::Listeners;
 use holdfast_worker::keeper::Handover;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};

@@ -1,0 +1,294 @@
+//! The supervisor's end of the links: one exhaustive match over what slots say. Admission happens here,
+//! message by message.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use holdfast_shared::id::{Incarnation, Ticket};
+use holdfast_shared::ipc::link::LinkError;
+use holdfast_shared::ipc::message::{DeathCause, Report, ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::level::Level;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::api::RestartedSlot;
+use crate::cluster::ledger::Admission;
+use crate::cluster::lifecycle::{Cause, Event, Worker};
+use crate::cluster::settings;
+use crate::operations::restart;
+use crate::supervisor::Supervisor;
+
+/// Messages of one slot in one turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// How far a link was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkEnd {
+    /// Nothing more for now.
+    Open,
+    /// There may be more.
+    Unread,
+    /// Nobody holds the other end.
+    Closed,
+}
+
+impl Supervisor {
+    /// Reads what a slot has said.
+    pub(crate) fn on_link(&mut self, position: usize) {
+        let end = self.read_link(position);
+        self.note_link_end(position, end);
+    }
+
+    /// Reads what a slot has said, but no more than so much in one turn: others wait for verdicts. Says how
+    /// that ended.
+    pub(crate) fn read_link(&mut self, position: usize) -> LinkEnd {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(link) = self.slots.get_mut(position).and_then(|seat| seat.link.as_mut()) else {
+                return LinkEnd::Open;
+            };
+            match link.flush().and_then(|()| link.receive()) {
+                Ok(Some(message)) => self.on_message(position, message),
+                Ok(None) => return LinkEnd::Open,
+                Err(LinkError::Closed) => return LinkEnd::Closed,
+                Err(error) => {
+                    log::error!("slot {}: {error}; the message is ignored", self.slots[position].id);
+                }
+            }
+        }
+        LinkEnd::Unread
+    }
+
+    /// Does what reading a link to this end asks for.
+    pub(crate) fn note_link_end(&mut self, position: usize, end: LinkEnd) {
+        match end {
+            LinkEnd::Open => {}
+            LinkEnd::Unread => self.unread_links.push(position),
+            LinkEnd::Closed => {
+                self.slots[position].link = None;
+                self.step(position, Event::LinkClosed);
+            }
+        }
+    }
+
+    /// Goes on with the links that had more to say than one turn allows.
+    pub(crate) fn continue_links(&mut self) {
+        for position in std::mem::take(&mut self.unread_links) {
+            self.on_link(position);
+        }
+    }
+
+    /// Says something to a slot's worker. One that has stopped reading is killed: the next one takes over its
+    /// connections, and asks again for what it was not told.
+    pub(crate) fn tell(&mut self, position: usize, message: &ToWorker) {
+        self.tell_with(position, message, &[]);
+    }
+
+    /// As `tell`, with copies of `descriptors`.
+    pub(crate) fn tell_with(&mut self, position: usize, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
+        let Some(seat) = self.slots.get_mut(position) else { return };
+        let Some(link) = &mut seat.link else { return };
+        match link.send_with(message, descriptors) {
+            Ok(()) => {}
+            Err(LinkError::Full) => {
+                log::error!(
+                    "slot {}: worker {} does not read its link, killing it",
+                    seat.id,
+                    seat.worker.pid
+                );
+                let worker = seat.worker;
+                if seat.machine.state().worker() == Some(worker) {
+                    self.signal(position, worker.pid, Signal::SIGKILL);
+                }
+            }
+            // Its end of file is read in due course, after what came before it.
+            Err(LinkError::Closed) => {}
+            Err(error) => log::error!("slot {}: {error}", seat.id),
+        }
+    }
+
+    fn on_message(&mut self, position: usize, message: ToSupervisor) {
+        let slot = self.slots[position].id;
+        if message.is_of_worker() {
+            self.hear(position);
+        }
+        match message {
+            ToSupervisor::Started { incarnation, pid } => {
+                let worker = Worker { pid: Pid::from_raw(pid), incarnation };
+                self.on_worker(position, worker);
+                self.step(position, Event::WorkerStarted(worker));
+            }
+            ToSupervisor::Died { incarnation, cause, lived, pause } => {
+                log::debug!("slot {slot}: worker {incarnation} lived {lived:?}");
+                if self.is_current(position, incarnation) {
+                    self.step(position, Event::WorkerDied { cause: cause.into(), pause });
+                }
+                self.on_restart(restart::Event::Died { slot, incarnation });
+            }
+            ToSupervisor::Left { incarnation } => {
+                log::debug!("slot {slot}: worker {incarnation} has left");
+                if self.is_current(position, incarnation) {
+                    self.step(position, Event::WorkerLeft);
+                }
+            }
+            ToSupervisor::HandedOver { incarnation } => {
+                log::debug!("slot {slot}: worker {incarnation} has handed over");
+                if self.is_current(position, incarnation) {
+                    self.slots[position].worker_handed_over(self.now);
+                    self.step(position, Event::WorkerLeft);
+                }
+            }
+            ToSupervisor::RestartRefused { incarnation, reason } => {
+                self.on_restart(restart::Event::Refused { slot, incarnation, reason });
+            }
+            ToSupervisor::ProgramRefused { reason, .. } => {
+                let reason = format!("the new one cannot be executed: {reason}");
+                self.on_restart(restart::Event::KeptProgram { slot, reason });
+            }
+            ToSupervisor::WentBack { reason, .. } => {
+                log::error!("slot {slot}: went back to the program before: {reason}");
+                self.on_restart(restart::Event::KeptProgram { slot, reason });
+            }
+            ToSupervisor::Keeper { incarnation, pid } => {
+                self.on_keeper(position, Worker { pid: Pid::from_raw(pid), incarnation });
+            }
+            ToSupervisor::Hello { incarnation, pid } => self.on_hello(position, incarnation, pid),
+            ToSupervisor::Holdings { incarnation, addresses } => {
+                for (address, count) in addresses {
+                    self.ledger.resync_add(slot, incarnation, address, count);
+                }
+            }
+            ToSupervisor::Ready { incarnation, resumed, lost, took, counters } => {
+                log::debug!("slot {slot}: worker {incarnation} resumed {resumed}, lost {lost}, in {took:?}");
+                self.slots[position].reconcile(&counters);
+                self.on_ready(position, incarnation);
+                let pause_ms = took.as_secs_f64() * 1000.0;
+                let result = RestartedSlot { slot: slot.0, kept: resumed, lost, pause_ms };
+                self.on_restart(restart::Event::Ready { incarnation, result });
+                self.remember(position);
+                self.note_reported(position);
+            }
+            ToSupervisor::Admit { incarnation, tickets } => self.on_admit(position, incarnation, tickets),
+            ToSupervisor::Release { incarnation, closed } => {
+                for (address, reason) in closed {
+                    if self.ledger.release(slot, incarnation, address) {
+                        self.slots[position].count_close(reason);
+                    }
+                }
+                self.remember(position);
+            }
+            ToSupervisor::Report { request, report, .. } => self.on_report(position, request, *report),
+            ToSupervisor::Version { incarnation, version } => {
+                if self.is_current(position, incarnation) {
+                    self.slots[position].version = version;
+                }
+            }
+            ToSupervisor::Draining { told, untold, .. } => {
+                self.slots[position].note_drain(told, untold);
+            }
+            ToSupervisor::Adopt { .. } => log::error!("slot {slot}: gives itself to us, and is ours"),
+            ToSupervisor::Giving { incarnation, transfer, addresses } => {
+                self.on_giving(position, incarnation, transfer, addresses);
+            }
+            ToSupervisor::Kept { incarnation, transfer, addresses } => {
+                self.on_kept(position, incarnation, transfer, addresses);
+            }
+            ToSupervisor::Took { incarnation, addresses, .. } => {
+                self.on_arrived(position, incarnation, addresses);
+            }
+            ToSupervisor::GiveEnded { transfer, moved, stopped, .. } => {
+                self.on_give_ended(transfer, moved, stopped);
+            }
+            ToSupervisor::TakeEnded { transfer, .. } => self.on_take_ended(transfer),
+            ToSupervisor::Applied { generation, .. } => self.slots[position].applied_generation = generation,
+        }
+    }
+
+    /// News of a worker. If it is a newer one than the one we know, that one is dead, whether or not its
+    /// keeper could tell us.
+    pub(crate) fn on_worker(&mut self, position: usize, worker: Worker) {
+        let known = self.slots[position].machine.state().worker();
+        if known.is_some_and(|known| known.incarnation < worker.incarnation) {
+            let pause = Duration::ZERO;
+            self.step(position, Event::WorkerDied { cause: Cause::Unknown, pause });
+        }
+        self.slots[position].worker = worker;
+        self.watch_worker(position, worker);
+    }
+
+    /// Is this about the worker we know, or from a keeper that was late to tell?
+    fn is_current(&self, position: usize, incarnation: Incarnation) -> bool {
+        self.slots[position].machine.state().worker().is_none_or(|known| known.incarnation == incarnation)
+    }
+
+    /// A worker is there: from now on its word counts, and it is told what holds.
+    fn on_hello(&mut self, position: usize, incarnation: Incarnation, pid: i32) {
+        self.on_worker(position, Worker { pid: Pid::from_raw(pid), incarnation });
+        let seat = &mut self.slots[position];
+        seat.unanswered.clear();
+        let slot = seat.id;
+        self.ledger.resync_begin(slot, incarnation);
+        let settings = Box::new(settings::for_worker(&self.effective.config, &self.capacity));
+        self.tell(position, &ToWorker::Configure { generation: self.generation, settings });
+        self.tell(position, &ToWorker::State { full: self.level == Level::Full });
+        if self.stage.is_ending() {
+            // Before it serves anybody: /health has to say so from the first moment.
+            self.tell(position, &ToWorker::HoldDrain);
+        }
+    }
+
+    fn on_ready(&mut self, position: usize, incarnation: Incarnation) {
+        let (now, slot) = (self.now, self.slots[position].id);
+        self.ledger.resync_finish(slot, incarnation);
+        let seat = &mut self.slots[position];
+        seat.ready_since = Some(now);
+        if let Some(died_at) = seat.died_at.take() {
+            self.resume_seconds.observe(now.saturating_sub(died_at).as_secs_f64());
+        }
+        let worker = seat.worker;
+        self.step(position, Event::Ready(worker));
+    }
+
+    pub(crate) fn on_admit(
+        &mut self,
+        position: usize,
+        incarnation: Incarnation,
+        tickets: Vec<(Ticket, IpAddr)>,
+    ) {
+        if !self.admission_hold.is_open() {
+            return self.hold(position, incarnation, tickets);
+        }
+        let slot = self.slots[position].id;
+        let verdict = |(ticket, address)| match self.ledger.admit(slot, incarnation, address) {
+            Admission::Granted => Some((ticket, Verdict::Granted)),
+            Admission::Refused(reason) => Some((ticket, Verdict::Refused(reason))),
+            Admission::Stale => None,
+        };
+        let verdicts: Vec<_> = tickets.into_iter().filter_map(verdict).collect();
+        let granted = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Granted).count();
+        self.slots[position].admitted.accepted += granted as u64;
+        // Before anybody hears of it: whoever adopts must not count fewer than were let in.
+        self.remember(position);
+        if !verdicts.is_empty() {
+            self.tell(position, &ToWorker::Verdicts { incarnation, verdicts });
+        }
+    }
+
+    fn on_report(&mut self, position: usize, request: Option<u64>, report: Report) {
+        let seat = &mut self.slots[position];
+        seat.report = report;
+        if let Some(request) = request {
+            seat.unanswered.remove(&request);
+        }
+        self.remember(position);
+    }
+}
+
+impl From<DeathCause> for Cause {
+    fn from(cause: DeathCause) -> Self {
+        match cause {
+            DeathCause::Exit(status) => Self::Exit(status),
+            DeathCause::Signal(signal) => Self::Signal(signal),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! From the configuration to what each part of the cluster enforces. Pure.
+
+use holdfast_shared::config::{Config, ResolvedLimits};
+use holdfast_shared::ipc::settings::Settings;
+
+use crate::cluster::ledger::LedgerLimits;
+use crate::cluster::level::LevelEdges;
+use crate::host::capacity::Capacity;
+
+/// What a worker is told.
+#[must_use]
+pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
+    Settings {
+        rows: capacity.rows,
+        max_pending_handshakes: capacity.pending_per_worker,
+        max_message_size: config.limits.max_message_size as u64,
+        max_queued_output: config.limits.max_queued_output as u64,
+        retry_after: config.limits.retry_after,
+        handshake_timeout: config.timeouts.handshake,
+        ping_interval: config.timeouts.ping_interval.unwrap_or_default(),
+        pong_timeout: config.timeouts.pong,
+        idle_timeout: config.timeouts.idle.unwrap_or_default(),
+        close_timeout: config.timeouts.close,
+        path: config.security.path.clone(),
+        allowed_origins: config.security.allowed_origins.clone(),
+        trusted_proxies: config.proxy.trusted.clone(),
+    }
+}
+
+/// What the ledger enforces.
+#[must_use]
+pub fn for_ledger(config: &Config, capacity: &Capacity) -> LedgerLimits {
+    LedgerLimits {
+        max_connections: capacity.max_connections.into(),
+        max_connections_per_address: config.limits.max_connections_per_address.map_or(0, Into::into),
+        ipv6_prefix: config.limits.ipv6_prefix,
+        exempt: config.limits.exempt_addresses.clone(),
+    }
+}
+
+/// The counts at which levels begin.
+#[must_use]
+pub fn for_levels(limits: &ResolvedLimits) -> LevelEdges {
+    LevelEdges {
+        warning: limits.warning.into(),
+        soft: limits.soft.into(),
+        max: limits.max.into(),
+        margin: limits.hysteresis.into(),
+    }
+}

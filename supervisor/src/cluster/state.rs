@@ -1,0 +1,346 @@
+//! What must not begin at zero again when a supervisor dies, and is in no table: RUN_DIR/state, a small mapped
+//! file. It is written as things happen, so there is no moment of saving; the next supervisor reads it if it
+//! adopts, and begins an empty one if there is nobody to adopt.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytemuck::{Pod, Zeroable};
+use holdfast_shared::clock::milliseconds;
+use holdfast_shared::counters::Counters;
+use holdfast_shared::id::Incarnation;
+use holdfast_shared::level::Level;
+use holdfast_shared::sys::mapping::Mapping;
+use nix::fcntl::posix_fallocate;
+use nix::unistd::ftruncate;
+
+use crate::cluster::slot::Slot;
+
+/// Slots there can be: as many as the configuration allows workers.
+pub(crate) const MAX_SLOTS: usize = 1024;
+
+const NAME: &str = "state";
+const MAGIC: u64 = u64::from_le_bytes(*b"hf-state");
+/// Raised whenever `Head` or `SlotState` change their meaning or their layout.
+const VERSION: u32 = 2;
+const HEAD_SIZE: usize = 4096;
+/// Causes of ends that are counted apart; what does not fit is counted as the last of them.
+const CAUSES: usize = 24;
+const CAUSE_LENGTH: usize = 24;
+
+/// Why it cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}: {source}; run_dir (--run-dir) must be writable and have room for it", path.display())]
+pub struct StateError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// What belongs to the service rather than to one slot.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Head {
+    magic: u64,
+    version: u32,
+    slot_size: u32,
+    unused: u32,
+    level: u32,
+    generation: u64,
+    started_ms: u64,
+    /// How many places of `places` are known; 0 is none.
+    places: u32,
+    reserved: u32,
+    /// The slot of each place in the groups of listeners.
+    slot_of_place: [u16; MAX_SLOTS],
+}
+
+/// What belongs to a slot.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SlotState {
+    /// What was counted under earlier keepers, whose tables are gone.
+    pub(crate) base: Counters,
+    /// What the table had counted when that was last reported.
+    pub(crate) reported: Counters,
+    /// Connections let in, as the ledger saw it.
+    pub(crate) accepted: u64,
+    /// Connections ended, by reason, as the ledger saw it.
+    pub(crate) closed: [u64; 32],
+    /// The incarnation up to which ends are counted in `restarts`: a worker with a higher one has had
+    /// predecessors that ended unseen.
+    pub(crate) expected: u32,
+    /// The newest incarnation heard of.
+    pub(crate) newest: u32,
+    /// Connections that went to other slots, less those that came from there: neither let in nor ended here.
+    pub(crate) moved_away: i64,
+    restarts: [Restarts; CAUSES],
+}
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Restarts {
+    /// The cause in words, padded with zeros; one without is unused.
+    cause: [u8; CAUSE_LENGTH],
+    count: u64,
+}
+
+type Memory = Mapping<Head, SlotState, HEAD_SIZE>;
+
+/// The file, mapped.
+#[derive(Debug)]
+pub(crate) struct State {
+    memory: Memory,
+    path: PathBuf,
+}
+
+impl State {
+    /// The state in `run_dir` for `slots`; what is there is kept if `adopting`, and is of this layout.
+    ///
+    /// # Errors
+    /// When there is no room for it, or no right.
+    pub(crate) fn open(run_dir: &Path, slots: usize, adopting: bool) -> Result<Self, StateError> {
+        let path = run_dir.join(NAME);
+        match map(&path, slots, adopting) {
+            Ok(memory) => {
+                let mut state = Self { memory, path };
+                if !state.is_ours() {
+                    if adopting {
+                        log::warn!("{}: of another layout; totals begin at zero", state.path.display());
+                    }
+                    state.begin(slots);
+                }
+                Ok(state)
+            }
+            Err(source) => Err(StateError { path, source }),
+        }
+    }
+
+    /// When the service was started, by the monotonic clock; `now` if it is starting.
+    pub(crate) fn started(&mut self, now: Duration) -> Duration {
+        let head = self.memory.head_mut();
+        if head.started_ms == 0 {
+            head.started_ms = milliseconds(now);
+        }
+        Duration::from_millis(head.started_ms)
+    }
+
+    /// How full the cluster was.
+    pub(crate) fn level(&self) -> Level {
+        let level = usize::try_from(self.memory.head().level).unwrap_or_default();
+        Level::ALL.get(level).copied().unwrap_or_default()
+    }
+
+    /// How full the cluster is.
+    pub(crate) fn set_level(&mut self, level: Level) {
+        self.memory.head_mut().level = level as u32;
+    }
+
+    /// The generation of settings that was last pushed; 0 for none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.memory.head().generation
+    }
+
+    /// Settings of this generation are pushed.
+    pub(crate) fn set_generation(&mut self, generation: u64) {
+        self.memory.head_mut().generation = generation;
+    }
+
+    /// Which slot each place in the groups of listeners belonged to, if that was known.
+    pub(crate) fn places(&self) -> Option<Vec<usize>> {
+        let head = self.memory.head();
+        let known = usize::try_from(head.places).ok().filter(|&places| places > 0)?;
+        Some(head.slot_of_place.get(..known)?.iter().copied().map(usize::from).collect())
+    }
+
+    /// Which slot each place belongs to now.
+    pub(crate) fn set_places(&mut self, slots: Option<&[usize]>) {
+        let slots = slots.unwrap_or_default();
+        let head = self.memory.head_mut();
+        head.places = u32::try_from(slots.len()).unwrap_or_default();
+        for (place, &slot) in head.slot_of_place.iter_mut().zip(slots) {
+            *place = u16::try_from(slot).unwrap_or_default();
+        }
+    }
+
+    /// What was remembered of a slot; nothing if it is new.
+    pub(crate) fn slot(&self, position: usize) -> SlotState {
+        self.memory.items().get(position).copied().unwrap_or_else(SlotState::zeroed)
+    }
+
+    /// Remembers a slot as it is now, with so many connections.
+    pub(crate) fn remember(&mut self, position: usize, seat: &Slot, held: u64) {
+        if let Some(slot) = self.memory.items_mut().get_mut(position) {
+            *slot = SlotState::of(seat, held);
+        }
+    }
+
+    /// Makes room for so many slots; what is remembered stays.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn make_room(&mut self, slots: usize) -> Result<(), StateError> {
+        if slots > self.known() {
+            let memory = map(&self.path, slots, true);
+            self.memory = memory.map_err(|source| StateError { path: self.path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// How many slots there is anything to remember of, those that are gone among them.
+    pub(crate) fn known(&self) -> usize {
+        self.memory.items().len()
+    }
+
+    /// The service has ended: there is nothing to go on with.
+    pub(crate) fn remove(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::debug!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        let head = self.memory.head();
+        let slot_size = usize::try_from(head.slot_size);
+        head.magic == MAGIC && head.version == VERSION && slot_size == Ok(size_of::<SlotState>())
+    }
+
+    fn begin(&mut self, slots: usize) {
+        self.memory.items_mut().fill(SlotState::zeroed());
+        let identity: Vec<usize> = (0..slots).collect();
+        *self.memory.head_mut() = Head {
+            magic: MAGIC,
+            version: VERSION,
+            slot_size: u32::try_from(size_of::<SlotState>()).unwrap_or_default(),
+            ..Head::zeroed()
+        };
+        self.set_places(Some(&identity));
+    }
+}
+
+impl SlotState {
+    fn of(seat: &Slot, held: u64) -> Self {
+        let newest = seat.worker.incarnation.0;
+        let is_between = seat.machine.state().worker().is_none();
+        let mut restarts = [Restarts::zeroed(); CAUSES];
+        for (position, (cause, &count)) in seat.restarts.iter().enumerate() {
+            let entry = &mut restarts[position.min(CAUSES - 1)];
+            if entry.count == 0 {
+                for (byte, letter) in entry.cause.iter_mut().zip(cause.bytes()) {
+                    *byte = letter;
+                }
+            }
+            entry.count += count;
+        }
+        Self {
+            base: seat.base,
+            reported: seat.report.counters,
+            accepted: seat.admitted.accepted,
+            closed: seat.admitted.closed,
+            expected: newest + u32::from(is_between),
+            newest,
+            moved_away: seat.admitted.open().saturating_sub_unsigned(held),
+            restarts,
+        }
+    }
+
+    /// The newest incarnation heard of.
+    pub(crate) fn newest(&self) -> Incarnation {
+        Incarnation(self.newest)
+    }
+
+    /// Ends counted, by cause.
+    pub(crate) fn restarts(&self) -> impl Iterator<Item = (String, u64)> {
+        self.restarts.iter().filter(|entry| entry.cause[0] != 0).map(|entry| {
+            let length = entry.cause.iter().position(|&byte| byte == 0).unwrap_or(CAUSE_LENGTH);
+            (String::from_utf8_lossy(&entry.cause[..length]).into_owned(), entry.count)
+        })
+    }
+}
+
+fn map(path: &Path, slots: usize, adopting: bool) -> io::Result<Memory> {
+    let file = open(path)?;
+    if !adopting {
+        // Another supervisor's mapping of it went with that supervisor.
+        ftruncate(&file, 0)?;
+    }
+    // Slots that are gone have left something to count.
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let there = length.saturating_sub(HEAD_SIZE) / size_of::<SlotState>();
+    let slots = slots.max(there.min(MAX_SLOTS));
+    let length = i64::try_from(Memory::size(slots)).map_err(io::Error::other)?;
+    // Room that is not there would be missed at the first write, by a SIGBUS.
+    posix_fallocate(&file, 0, length)?;
+    Memory::new(file.as_fd(), slots)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let no_link = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(no_link)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::id::SlotId;
+
+    use super::*;
+
+    #[test]
+    fn it_is_found_by_who_adopts_and_by_nobody_else() {
+        let place = tempfile::tempdir().unwrap();
+        let mut seat = Slot::new(SlotId(1));
+        seat.admitted.accepted = 7;
+        seat.worker.incarnation = Incarnation(3);
+        seat.restarts.insert("SIGKILL".to_owned(), 2);
+        seat.base.lost = 5;
+        let started = {
+            let mut state = State::open(place.path(), 2, false).unwrap();
+            state.remember(1, &seat, 5);
+            state.set_level(Level::Degraded);
+            state.set_generation(4);
+            state.set_places(Some(&[1, 0]));
+            state.started(Duration::from_secs(100))
+        };
+        let mut state = State::open(place.path(), 3, true).unwrap();
+        let slot = state.slot(1);
+        assert_eq!((slot.accepted, slot.newest(), slot.expected, slot.base.lost), (7, Incarnation(3), 4, 5));
+        assert!(slot.restarts().any(|(cause, count)| cause == "SIGKILL" && count == 2));
+        assert_eq!((state.level(), state.generation()), (Level::Degraded, 4));
+        assert_eq!(state.places(), Some(vec![1, 0]));
+        assert_eq!(state.started(Duration::from_secs(200)), started);
+        assert_eq!((state.slot(1).moved_away, state.slot(2).accepted, state.known()), (2, 0, 3));
+        state.make_room(5).unwrap();
+        assert_eq!((state.slot(1).accepted, state.known()), (7, 5));
+
+        let state = State::open(place.path(), 2, false).unwrap();
+        assert_eq!((state.slot(1).accepted, state.generation()), (0, 0));
+        assert_eq!(state.places(), Some(vec![0, 1]));
+        state.remove();
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn another_layout_is_not_misread() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join(NAME), [0xff; 10_000]).unwrap();
+        let state = State::open(place.path(), 2, true).unwrap();
+        assert_eq!((state.slot(0).accepted, state.level()), (0, Level::Normal));
+    }
+
+    #[test]
+    fn more_causes_than_there_is_room_for_are_still_counted() {
+        let mut seat = Slot::new(SlotId(0));
+        seat.restarts = (0..100).map(|status| (format!("exit status {status}"), 1)).collect();
+        assert_eq!(SlotState::of(&seat, 0).restarts().map(|(_, count)| count).sum::<u64>(), 100);
+    }
+}

@@ -1,0 +1,129 @@
+//! Starting keepers: fork and exec of the running binary, with what the slot needs handed over by descriptor
+//! number. A child that execs starts clean, however late and from however many threads.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};
+use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
+use holdfast_shared::sys::{descriptor, mapping};
+use holdfast_shared::table::{self, Table, TableError};
+use holdfast_worker::keeper::{Handover, PROCESS_NAME};
+use nix::unistd::Pid;
+
+use crate::host::launch::{HANDOFF_VARIABLE, OURSELVES};
+
+/// Why a keeper could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No memory for the connection table.
+    #[error("cannot make a connection table of {rows} rows: {source}")]
+    Memory {
+        /// Its rows.
+        rows: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The connection table could not be written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The settings could not be written down.
+    #[error(transparent)]
+    Settings(#[from] SettingsMemoryError),
+    /// No link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A descriptor could not be made to survive exec.
+    #[error("cannot hand a descriptor over to the keeper: {0}")]
+    Handover(#[source] io::Error),
+    /// No process.
+    #[error("cannot start a keeper process: {0}")]
+    Process(#[source] io::Error),
+}
+
+/// A keeper that runs, and our ends of what it was given.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process.
+    pub keeper: Pid,
+    /// Our end of the slot's link.
+    pub link: SupervisorEnd,
+    /// The slot's connection table: read when the keeper is dead, to count what died with it.
+    pub table: OwnedFd,
+}
+
+/// What a keeper is started with.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// The place it keeps.
+    pub slot: SlotId,
+    /// The last worker the slot had.
+    pub last: Incarnation,
+    /// What its workers enforce, should there be no supervisor to tell them.
+    pub settings: Settings,
+    /// Counts up with each change of the settings.
+    pub generation: u64,
+    /// The slot's listening sockets.
+    pub listeners: Vec<BorrowedFd<'a>>,
+    /// The lock of the run directory's slots.
+    pub lock: BorrowedFd<'a>,
+    /// Where the next supervisor is met.
+    pub rendezvous: PathBuf,
+}
+
+/// Starts a keeper with a new link and an empty table.
+///
+/// # Errors
+/// See [`SpawnError`]; nothing stays behind.
+pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
+    let rows = order.settings.rows;
+    let table = mapping::create("holdfast-table", table::size(rows))
+        .map_err(|source| SpawnError::Memory { rows, source })?;
+    Table::format(table.as_fd(), order.slot, rows)?;
+    let settings = settings_memory::create(order.generation, &order.settings)?;
+    let (link, slot_end) = link::pair()?;
+
+    let handover = Handover {
+        slot: order.slot,
+        last_incarnation: order.last,
+        link: slot_end.as_raw_fd(),
+        table: table.as_raw_fd(),
+        settings: settings.as_raw_fd(),
+        lock: order.lock.as_raw_fd(),
+        rendezvous: order.rendezvous.clone(),
+        listeners: order.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
+        previous: None,
+        went_back: None,
+    };
+    let mut inherited = vec![slot_end.as_fd(), table.as_fd(), settings.as_fd(), order.lock];
+    inherited.extend(&order.listeners);
+    let mut command = Command::new(OURSELVES);
+    command.arg0(PROCESS_NAME).args(handover.arguments()).env_remove(HANDOFF_VARIABLE);
+    // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to
+    // die of.
+    command.process_group(0).stdin(Stdio::null());
+    let child = with_inherited(&inherited, || command.spawn().map_err(SpawnError::Process))?;
+    let keeper = Pid::from_raw(
+        i32::try_from(child.id()).map_err(|error| SpawnError::Process(io::Error::other(error)))?,
+    );
+    Ok(Spawned { keeper, link, table })
+}
+
+/// Lets `descriptors` survive an exec for as long as `action` takes. Only the supervisor's own thread starts
+/// processes, so nothing else execs meanwhile.
+fn with_inherited<T>(
+    descriptors: &[BorrowedFd<'_>],
+    action: impl FnOnce() -> Result<T, SpawnError>,
+) -> Result<T, SpawnError> {
+    let set = |inherited| {
+        descriptors.iter().try_for_each(|&descriptor| descriptor::set_inherited(descriptor, inherited))
+    };
+    let result = set(true).map_err(SpawnError::Handover).and_then(|()| action());
+    set(false).map_err(SpawnError::Handover)?;
+    result
+}

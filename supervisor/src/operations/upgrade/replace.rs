@@ -1,0 +1,195 @@
+//! Executing another program in this process: same pid, same children, same arguments. exec closes what is not to
+//! be inherited only when it succeeds, so up to that moment everything can go on as it was; what must stay open
+//! across it (sockets that clients and slots come to, the run directory's lock) is left by number.
+
+use std::env;
+use std::ffi::{CString, NulError, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use holdfast_shared::clock::{self, milliseconds};
+use holdfast_shared::ipc::rendezvous::{Door, RendezvousError};
+use holdfast_shared::sys::descriptor;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::unistd::fexecve;
+
+use super::handoff::{Failed, Handoff, ReceivedHandoff};
+use super::record::Record;
+use crate::api::Failure;
+use crate::host::launch::{HANDOFF_VARIABLE, Launch, OURSELVES};
+use crate::host::notify;
+use crate::host::signals;
+use crate::supervisor::Supervisor;
+
+/// Why another program was not executed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecuteError {
+    /// The slots would have nowhere to come to.
+    #[error(transparent)]
+    Door(#[from] RendezvousError),
+    /// The service is to end, rather than to go on with another program.
+    #[error("the service began to shut down")]
+    Ending,
+    /// Signals, descriptors.
+    #[error("cannot {doing}: {source}")]
+    Prepare { doing: &'static str, source: io::Error },
+    /// A path or a variable with a zero byte in it.
+    #[error("what it is given has a zero byte in it")]
+    Zero(#[from] NulError),
+    /// The handoff cannot be written.
+    #[error("cannot write what it is left: {0}")]
+    Handoff(#[from] serde_json::Error),
+    /// The kernel does not.
+    #[error(transparent)]
+    Exec(#[from] Errno),
+}
+
+/// What an earlier program in this process has left, and how the process was started. To be called before
+/// anything is opened.
+pub(crate) fn receive() -> (Launch, Option<ReceivedHandoff>) {
+    let handoff = env::var_os(HANDOFF_VARIABLE).and_then(|value| Handoff::read(&value));
+    let launch = Launch::find(handoff.as_ref().map(|handoff| handoff.path.as_path()));
+    if handoff.is_some() {
+        // exec of a descriptor names the process after its number.
+        let name = launch.path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
+        let _ = name.map(|name| prctl::set_name(&name));
+    }
+    let handoff = handoff.as_ref().map(Handoff::receive);
+    (launch, handoff)
+}
+
+/// Lets the program that this one, of `version`, was executed in place of come back, since this one cannot start.
+/// Returns if it cannot either.
+pub(crate) fn go_back(launch: &Launch, handoff: ReceivedHandoff, version: &str, reason: String) {
+    let ReceivedHandoff { from, run_dir, started_at, began, left, previous, .. } = handoff;
+    let Some(previous) = previous else { return };
+    log::error!("going back to version {from}: {reason}");
+    let handoff = Handoff {
+        from,
+        path: launch.path.clone(),
+        run_dir,
+        started_at,
+        began_ms: milliseconds(began),
+        left_ms: milliseconds(left),
+        failed: Some(Failed { to: version.to_owned(), reason }),
+        ..Handoff::default()
+    };
+    let error = execute(&previous, launch, &handoff);
+    log::error!("cannot go back to the program before: {error}");
+}
+
+impl Supervisor {
+    /// Executes `program` in this process. Returns only if that cannot be done; everything is as it was then.
+    pub(super) fn execute(&mut self, program: &File, record: &Record) -> ExecuteError {
+        self.turn_away_the_waiting();
+        // The last answers are read, or a second has passed.
+        self.control.halt();
+        notify::reloading();
+        let error = self.try_execute(program, record);
+        match self.control.start_again(Arc::clone(&self.waker), self.program.version) {
+            Ok(requests) => self.requests = requests,
+            Err(error) => log::error!("the control socket is gone: {error}"),
+        }
+        notify::ready("the upgrade failed; serving as before");
+        error
+    }
+
+    fn try_execute(&mut self, program: &File, record: &Record) -> ExecuteError {
+        let doing = "keep signals back";
+        if let Err(source) = signals::block() {
+            return ExecuteError::Prepare { doing, source };
+        }
+        // Those that come from here on are the new program's. Those that came before are ours.
+        self.on_signals();
+        let error = match self.prepare(record) {
+            _ if self.stage.is_ending() => ExecuteError::Ending,
+            Ok((handoff, _door, _ourselves)) => execute(program, &self.launch, &handoff),
+            Err(error) => error,
+        };
+        if let Err(source) = signals::unblock() {
+            log::error!("cannot take signals any more: {source}");
+        }
+        error
+    }
+
+    /// What is left to the next program, and what of it is held open here.
+    fn prepare(&self, record: &Record) -> Result<(Handoff, Door, File), ExecuteError> {
+        // Slots find it at the very moment they lose us.
+        let door = Door::open(self.run_dir.path())?;
+        let doing = "open the program that runs";
+        let ourselves = File::open(OURSELVES).map_err(|source| ExecuteError::Prepare { doing, source })?;
+        let (control, admin) = self.control.sockets().descriptors();
+        let handoff = Handoff {
+            from: record.from.clone(),
+            path: self.launch.path.clone(),
+            run_dir: self.run_dir.path().to_owned(),
+            started_at: record.started_at,
+            began_ms: milliseconds(record.began),
+            left_ms: milliseconds(clock::now()),
+            failed: None,
+            control: Some(control.as_raw_fd()),
+            admin: admin.map(|admin| admin.as_raw_fd()),
+            door: Some(door.as_fd().as_raw_fd()),
+            lock: Some(self.run_dir.supervisor_lock().as_raw_fd()),
+            previous: Some(ourselves.as_raw_fd()),
+        };
+        Ok((handoff, door, ourselves))
+    }
+
+    /// Nobody gets an answer from a program that is gone.
+    fn turn_away_the_waiting(&mut self) {
+        let waiting = self.gathers.drain(..).map(|gather| gather.into_reply());
+        let reloading = self.reloads.drain(..).filter_map(|reload| reload.into_reply());
+        let unheard = self.requests.try_iter().map(|request| request.reply);
+        for reply in waiting.chain(reloading).chain(unheard) {
+            reply.send(Err(Failure::new(503, "the supervisor is being replaced; ask again")));
+        }
+        // Who asks from here on hears the same from the control thread.
+        self.requests = crossbeam_channel::never();
+    }
+}
+
+/// Executes `program` with our arguments and `handoff`.
+fn execute(program: &File, launch: &Launch, handoff: &Handoff) -> ExecuteError {
+    match arguments(launch).and_then(|arguments| Ok((arguments, environment(handoff)?))) {
+        Ok((arguments, environment)) => {
+            let inherit = |inherited| {
+                handoff
+                    .descriptors()
+                    .try_for_each(|descriptor| descriptor::set_inherited(descriptor, inherited))
+            };
+            let doing = "leave descriptors open";
+            if let Err(source) = inherit(true) {
+                return ExecuteError::Prepare { doing, source };
+            }
+            let error = match fexecve(program, &arguments, &environment) {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            match inherit(false) {
+                Ok(()) => error.into(),
+                Err(source) => ExecuteError::Prepare { doing, source },
+            }
+        }
+        Err(error) => error,
+    }
+}
+
+fn arguments(launch: &Launch) -> Result<Vec<CString>, ExecuteError> {
+    let name = launch.path.as_os_str();
+    let all = std::iter::once(name).chain(launch.arguments.iter().map(OsString::as_os_str));
+    Ok(all.map(|argument| CString::new(argument.as_bytes())).collect::<Result<_, _>>()?)
+}
+
+fn environment(handoff: &Handoff) -> Result<Vec<CString>, ExecuteError> {
+    let others = env::vars_os().filter(|(name, _)| name != HANDOFF_VARIABLE);
+    let handoff = (OsString::from(HANDOFF_VARIABLE), OsString::from(serde_json::to_string(handoff)?));
+    let entry = |(name, value): (OsString, OsString)| {
+        CString::new([name.into_vec(), OsStr::new("=").as_bytes().to_vec(), value.into_vec()].concat())
+    };
+    Ok(others.chain([handoff]).map(entry).collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,173 @@
+//! One HTTP/1.1 connection: who the client is, how much and how slowly it may send, when it ends.
+//! What a request means is the business of `routes`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
+use tower::Service;
+
+use super::deadline::WriteDeadline;
+use super::server::Deadlines;
+use crate::api::Failure;
+
+/// Longest request line and headers, in bytes; more is answered 431.
+pub const HEAD_LIMIT: usize = 16 * 1024;
+
+/// Longest request body, in bytes; more is answered 413.
+pub const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long one that was accepted just before the end has for its first request, which may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_millis(50);
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everything: the superuser, or the user the supervisor runs as.
+    Everything {
+        /// The peer's user.
+        uid: u32,
+        /// The peer's process, where the kernel knows it.
+        pid: Option<i32>,
+    },
+    /// What the routes of the admin address offer.
+    Reads,
+    /// Nothing: it hears 403.
+    Nothing,
+}
+
+impl Access {
+    /// The access of a peer of the control socket. Its mode 0600 says the same, but a mode is easily widened
+    /// by hand.
+    pub fn of_peer(uid: u32, pid: Option<i32>, own_uid: u32) -> Self {
+        if uid == 0 || uid == own_uid { Self::Everything { uid, pid } } else { Self::Nothing }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything { uid, pid: Some(pid) } => write!(f, "uid {uid}, pid {pid}"),
+            Self::Everything { uid, pid: None } => write!(f, "uid {uid}"),
+            Self::Reads => f.write_str("a reader"),
+            Self::Nothing => f.write_str("a stranger"),
+        }
+    }
+}
+
+/// Serves `stream` until the client closes it, breaks a rule or a deadline, or the server is `stopping`.
+pub async fn serve<S>(
+    stream: S,
+    access: Access,
+    routes: Router,
+    deadlines: Deadlines,
+    mut stopping: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = TokioIo::new(WriteDeadline::new(stream, deadlines.write));
+    let asked = Arc::new(Notify::new());
+    let first = Arc::clone(&asked);
+    let service = service_fn(move |request| {
+        asked.notify_one();
+        answer(request, access, routes.clone(), deadlines)
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(deadlines.head)
+            .max_buf_size(HEAD_LIMIT)
+            .serve_connection(stream, service)
+    );
+    let mut told_to_stop = pin!(async move {
+        // An error says that whoever could tell is gone.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        let _ = tokio::time::timeout(FIRST_REQUEST, first.notified()).await;
+    });
+    let mut is_stopping = false;
+    let end = poll_fn(|context| {
+        if !is_stopping && told_to_stop.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(context)
+    });
+    if let Err(error) = end.await {
+        log::debug!("control: a connection ended badly: {error}");
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    access: Access,
+    mut routes: Router,
+    deadlines: Deadlines,
+) -> Result<Response, Infallible> {
+    if access == Access::Nothing {
+        let refusal =
+            Failure::new(403, "only root and the user of the supervisor may use the control socket");
+        return Ok(last(refusal.into_response()));
+    }
+    let (mut parts, body) = request.into_parts();
+    let body = match tokio::time::timeout(deadlines.body, read(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(failure)) => return Ok(last(failure.into_response())),
+        Err(_) => {
+            return Ok(last(Failure::new(408, "the request body did not come in time").into_response()));
+        }
+    };
+    parts.extensions.insert(access);
+    routes.call(Request::from_parts(parts, Body::from(body))).await
+}
+
+/// The whole body, so that no handler has to think of slow or endless ones.
+async fn read(body: Incoming) -> Result<Bytes, Failure> {
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Failure::new(413, format!("the request body is longer than {BODY_LIMIT} bytes")))
+        }
+        Err(error) => Err(Failure::new(400, format!("cannot read the request body: {error}"))),
+    }
+}
+
+/// Makes `response` the last one of its connection.
+fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, axum::Json(self)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_own_user_may_command() {
+        let everything = |uid| Access::Everything { uid, pid: Some(7) };
+        assert_eq!(Access::of_peer(0, Some(7), 1000), everything(0));
+        assert_eq!(Access::of_peer(1000, Some(7), 1000), everything(1000));
+        assert_eq!(Access::of_peer(1001, Some(7), 1000), Access::Nothing);
+        assert_eq!(Access::of_peer(1001, Some(7), 0), Access::Nothing);
+    }
+}

@@ -1,0 +1,220 @@
+//! The HTTP side of the supervisor: the control socket (everything, for the operator) and the admin address
+//! (reads, for monitoring). One thread with its own runtime; it holds no state that matters and decides
+//! nothing.
+//!
+//! ```text
+//! client -> connection -> routes -> Request -> bounded channel + Waker -> the supervisor's loop
+//! client <- connection <- routes <- oneshot <----------------- Reply::send -----------'
+//! ```
+//!
+//! Whatever clients do here (stall, flood, send garbage, go away) costs this thread at most
+//! [`MAX_CONNECTIONS`] connections per listener and the loop at most [`QUEUE`] requests.
+
+mod bind;
+mod connection;
+mod deadline;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
+
+pub use bind::{Inherited, Sockets, socket_path};
+
+use holdfast_shared::ipc::rendezvous::MAX_RUN_DIR_BYTES;
+
+use crate::api::Request;
+use bind::bind_admin;
+use routes::Loop;
+use server::{Deadlines, Message, Server};
+
+/// Requests that may wait for the loop; the next one is answered 503.
+pub const QUEUE: usize = 64;
+
+/// Why the HTTP side could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The control socket could not be made.
+    #[error(
+        "cannot make the control socket {}: {source}; run_dir must be writable and its path short (at most {MAX_RUN_DIR_BYTES} bytes)",
+        path.display()
+    )]
+    BindControl {
+        /// Where it should have been.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The admin address could not be bound.
+    #[error(
+        "cannot listen on the admin address {address}: {source}; set admin.listen to a free address, or to \"\" for none"
+    )]
+    BindAdmin {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The thread or its runtime could not be made.
+    #[error("cannot start the control thread: {0}")]
+    Start(#[source] io::Error),
+    /// The thread did not take the new admin listener.
+    #[error("the control thread cannot change the admin address: {0}")]
+    Rebind(#[source] io::Error),
+}
+
+/// The supervisor's handle on the HTTP side. Dropping it ends the thread without waiting; [`Control::stop`]
+/// waits.
+#[derive(Debug)]
+pub struct Control {
+    sockets: Sockets,
+    messages: tokio::sync::mpsc::UnboundedSender<Message>,
+    thread: Option<JoinHandle<()>>,
+    /// As bound.
+    admin: Option<SocketAddr>,
+}
+
+impl Control {
+    /// Starts serving `sockets`. Requests arrive at the receiver; after each one `waker` wakes the loop that
+    /// reads it. `version` is what visitors are told.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        sockets: Sockets,
+        waker: Arc<Waker>,
+        version: &'static str,
+    ) -> Result<(Self, Receiver<Request>), Error> {
+        let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+        Ok((Self::start_with(sockets, sender, waker, version, Deadlines::default())?, receiver))
+    }
+
+    fn start_with(
+        sockets: Sockets,
+        requests: Sender<Request>,
+        waker: Arc<Waker>,
+        version: &'static str,
+        deadlines: Deadlines,
+    ) -> Result<Self, Error> {
+        let (control, listener) = sockets.copies().map_err(Error::Start)?;
+        let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Start)?;
+        let (messages, inbox) = tokio::sync::mpsc::unbounded_channel();
+        let supervisor = Loop::new(requests, waker, version, deadlines.answer);
+        let server = Server::new(control, listener, &supervisor, deadlines).map_err(Error::Start)?;
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || server.run(inbox))
+            .map_err(Error::Start)?;
+        Ok(Self { sockets, messages, thread: Some(thread), admin: bound })
+    }
+
+    /// Starts again after [`Control::halt`]; clients who came meanwhile are served.
+    ///
+    /// # Errors
+    /// The thread cannot be started; nobody is served then.
+    pub fn start_again(
+        &mut self,
+        waker: Arc<Waker>,
+        version: &'static str,
+    ) -> Result<Receiver<Request>, Error> {
+        let (control, admin) = self.sockets.copies().map_err(Error::Start)?;
+        let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
+        let sockets = Sockets::of(control, admin, self.sockets.wanted());
+        *self = Self::start_with(sockets, sender, waker, version, Deadlines::default())?;
+        Ok(receiver)
+    }
+
+    /// The listening sockets.
+    #[must_use]
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// Where the admin side listens, with the real port.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Moves the admin side to another address, or turns it off. Returns where it listens now.
+    /// The new listener is bound before the old one closes, except where both want the same port and so
+    /// exclude each other (127.0.0.1:8404 to 0.0.0.0:8404); then the old one closes first and comes back
+    /// if the new one fails.
+    ///
+    /// # Errors
+    /// The new address cannot be bound; the old one stays.
+    pub fn rebind(&mut self, wanted: Option<SocketAddr>) -> Result<Option<SocketAddr>, Error> {
+        if wanted == self.sockets.wanted() {
+            return Ok(self.admin);
+        }
+        let listener = match wanted {
+            None => None,
+            Some(address) => match bind_admin(address) {
+                Err(Error::BindAdmin { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse && self.holds_port(address.port()) =>
+                {
+                    Some(self.bind_instead(address)?)
+                }
+                bound => Some(bound?),
+            },
+        };
+        self.hand_over(listener)?;
+        self.sockets.set_wanted(wanted);
+        Ok(self.admin)
+    }
+
+    /// Ends the thread and closes the sockets. Answers on their way get a second to be read; nothing new is
+    /// taken. Requests still in the channel must have been answered or dropped before, or they use up that
+    /// second.
+    pub fn stop(mut self) {
+        self.halt();
+    }
+
+    /// As [`Control::stop`], but the sockets go on listening: whoever comes waits.
+    pub fn halt(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if self.messages.send(Message::Stop).is_err() {
+            log::warn!("the control thread had already ended");
+        }
+        if thread.join().is_err() {
+            log::warn!("the control thread had panicked");
+        }
+    }
+
+    fn holds_port(&self, port: u16) -> bool {
+        self.admin.is_some_and(|old| old.port() == port)
+    }
+
+    fn bind_instead(&mut self, address: SocketAddr) -> Result<TcpListener, Error> {
+        let old = self.admin;
+        self.hand_over(None)?;
+        bind_admin(address).inspect_err(|_| {
+            let restored = old.map(bind_admin).transpose().and_then(|listener| self.hand_over(listener));
+            if let Err(error) = restored {
+                log::error!("the old admin address is lost too: {error}");
+            }
+        })
+    }
+
+    /// Makes the thread serve `listener` instead of its present one, and waits until that one is closed.
+    fn hand_over(&mut self, listener: Option<TcpListener>) -> Result<(), Error> {
+        let gone = || Error::Rebind(io::ErrorKind::BrokenPipe.into());
+        let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Rebind)?;
+        let ours = listener.as_ref().map(TcpListener::try_clone).transpose().map_err(Error::Rebind)?;
+        self.sockets.set_admin(ours);
+        let (done, outcome) = crossbeam_channel::bounded(1);
+        self.messages.send(Message::Admin(listener, done)).map_err(|_| gone())?;
+        // The thread never blocks, so this takes microseconds; an error means that it has ended.
+        outcome.recv().map_err(|_| gone())?.map_err(Error::Rebind)?;
+        self.admin = bound;
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! The HTTP side with real sockets and a loop that gives canned answers.
+
+mod abuse;
+mod admin;
+mod answers;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+
+use super::bind::bind_control;
+use super::*;
+use crate::api::Command;
+use crate::api::{
+    Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, RebalanceReport, RebalancedSlot, Report,
+    RestartReport, RestartedSlot, Totals, UpgradeReport, UpgradeState, WorkerRow,
+};
+
+/// So that a test that waits for what never comes fails instead of hanging.
+const HANG: Duration = Duration::from_secs(60);
+
+/// A started HTTP side; the loop's end is the test's to read, or a [`FakeLoop`]'s.
+struct Rig {
+    dir: tempfile::TempDir,
+    control: Option<Control>,
+    waker: Arc<Waker>,
+    inbox: Option<(Poll, Receiver<Request>)>,
+    fake: Option<FakeLoop>,
+}
+
+struct FakeLoop {
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Rig {
+    fn new(queue: usize, deadlines: Deadlines) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let (sender, receiver) = crossbeam_channel::bounded(queue);
+        let admin = Some("127.0.0.1:0".parse().unwrap());
+        let sockets = Sockets::bind(dir.path(), admin, Inherited::default()).unwrap();
+        let control = Control::start_with(sockets, sender, Arc::clone(&waker), "1.2.3", deadlines).unwrap();
+        Self { dir, control: Some(control), waker, inbox: Some((poll, receiver)), fake: None }
+    }
+
+    /// With the deadlines of a real one and a loop that answers every request with [`canned`].
+    fn answering() -> Self {
+        Self::new(QUEUE, Deadlines::default()).with_loop(canned)
+    }
+
+    /// Starts a loop that does nothing until it is woken, then answers everything waiting.
+    fn with_loop(mut self, answer: impl Fn(Command) -> Result<Answer, Failure> + Send + 'static) -> Self {
+        let (mut poll, requests) = self.inbox.take().unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::clone(&done);
+        let thread = std::thread::spawn(move || {
+            let mut events = Events::with_capacity(8);
+            while !is_done.load(Ordering::SeqCst) {
+                poll.poll(&mut events, None).unwrap();
+                for request in requests.try_iter() {
+                    request.reply.send(answer(request.command));
+                }
+            }
+        });
+        self.fake = Some(FakeLoop { done, thread });
+        self
+    }
+
+    /// The next request, for a test that is the loop itself.
+    fn take(&self) -> Request {
+        self.inbox.as_ref().unwrap().1.recv_timeout(HANG).unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        socket_path(self.dir.path())
+    }
+
+    fn control(&mut self) -> &mut Control {
+        self.control.as_mut().unwrap()
+    }
+
+    fn client(&self) -> Client<UnixStream> {
+        let stream = UnixStream::connect(self.path()).unwrap();
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        stream.set_write_timeout(Some(HANG)).unwrap();
+        Client(stream)
+    }
+
+    fn admin_client(&mut self) -> Client<TcpStream> {
+        let address = self.control().admin_address().unwrap();
+        tcp(address)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.stop();
+        }
+        if let Some(FakeLoop { done, thread }) = self.fake.take() {
+            done.store(true, Ordering::SeqCst);
+            self.waker.wake().unwrap();
+            thread.join().unwrap();
+        }
+    }
+}
+
+fn tcp(address: SocketAddr) -> Client<TcpStream> {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    Client(stream)
+}
+
+/// A keep-alive HTTP client that shows everything it gets.
+struct Client<S>(S);
+
+#[derive(Debug, PartialEq)]
+struct Reply {
+    status: u16,
+    /// In lower case.
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn error(&self) -> String {
+        serde_json::from_str::<Failure>(&self.body).unwrap().error
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    fn ask(&mut self, method: &str, path: &str) -> Reply {
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        self.reply()
+    }
+
+    fn reply(&mut self) -> Reply {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+        let mut body = vec![0; length.parse().unwrap()];
+        self.0.read_exact(&mut body).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head, body: String::from_utf8(body).unwrap() }
+    }
+
+    /// Waits for the server to close; what came before that.
+    fn rest(mut self) -> String {
+        let mut bytes = Vec::new();
+        // An error is a close too: of a connection with unread input.
+        let _ = self.0.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn canned(command: Command) -> Result<Answer, Failure> {
+    Ok(match command {
+        Command::Totals => {
+            Answer::Totals(Box::new(Totals { connections: 7, silent_workers: vec![3], ..Totals::default() }))
+        }
+        Command::Workers => {
+            Answer::Workers(vec![WorkerRow { slot: 1, pid: Some(9), ..WorkerRow::default() }])
+        }
+        Command::Config => {
+            Answer::Config(vec![ConfigEntry { key: "workers".to_owned(), ..ConfigEntry::default() }])
+        }
+        Command::Limits => Answer::Limits(LimitsView { max_connections: 500, ..LimitsView::default() }),
+        Command::Health => Answer::Health(Health { status: HealthStatus::Full, ..Health::default() }),
+        Command::Metrics => Answer::Metrics(Box::default()),
+        Command::Reload => return Err(Failure::new(422, "holdfast.toml:3: one\nholdfast.toml:4: two")),
+        Command::Restart { slot } => {
+            let slots = vec![RestartedSlot { slot: slot.unwrap_or(1), kept: 12, ..RestartedSlot::default() }];
+            Answer::Restart(RestartReport { slots })
+        }
+        Command::Upgrade { status: false } => Answer::UpgradeBegun(Box::default()),
+        Command::Upgrade { status: true } => {
+            Answer::Upgrade(Box::new(UpgradeReport { state: UpgradeState::Done, ..UpgradeReport::default() }))
+        }
+        Command::Rebalance => {
+            let slots = vec![RebalancedSlot { slot: 3, connections: 40 }];
+            Answer::Rebalance(RebalanceReport { moved: 60, slots })
+        }
+        Command::Drain(_) => {
+            Answer::Done(Report { message: "draining".to_owned(), connections: 7, drain: None })
+        }
+        Command::Stop => Answer::Done(Report { message: "stopping".to_owned(), connections: 7, drain: None }),
+    })
+}

@@ -1,0 +1,158 @@
+//! `holdfast ctl`: asks a running supervisor over its control socket and prints the answer.
+//! Blocking, one request (but for an upgrade, which is watched), no state; knows nothing the socket does not say.
+
+mod client;
+mod human;
+mod tables;
+mod upgrade;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use client::Response;
+
+use crate::api::{Failure, Health, HealthStatus};
+use crate::operator::control::socket_path;
+
+/// What `holdfast ctl` can ask: the commands of the control socket.
+pub use crate::api::Command as CtlCommand;
+
+/// Why `holdfast ctl` has no good answer. All of them are exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum CtlError {
+    /// Nobody answers at the socket.
+    #[error("cannot connect to {}: {source}; {}", path.display(), remedy(source))]
+    Connect {
+        /// The control socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The exchange broke off.
+    #[error("lost the supervisor at {} while waiting for its answer: {source}; see its log", path.display())]
+    Talk {
+        /// The control socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The answer is not what this version expects.
+    #[error("cannot understand the answer at {}: {reason}; is it a supervisor of this version?", path.display())]
+    Understand {
+        /// The control socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The supervisor refused or failed; nothing has changed.
+    #[error("{error}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The supervisor's words, several lines if there are several errors.
+        error: String,
+    },
+    /// The health check was answered, and the answer (already printed) is no.
+    #[error("the service does not want clients now: it is {}", .0.name())]
+    Unhealthy(HealthStatus),
+    /// The upgrade was begun, and stopped; how far it came was printed.
+    #[error("upgrade failed: {0}")]
+    UpgradeFailed(String),
+    /// The answer could not be printed.
+    #[error("cannot write to standard output: {0}")]
+    Print(#[source] io::Error),
+}
+
+/// Asks the supervisor of `run_dir` and prints its answer to standard output: tables for people or, with
+/// `json`, the body as it was received (metrics are Prometheus text either way).
+///
+/// # Errors
+/// See [`CtlError`]; its text is for standard error.
+pub fn run(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
+    if command == (CtlCommand::Upgrade { status: false }) {
+        return upgrade::run(run_dir, json);
+    }
+    let (text, health) = ask(run_dir, json, command)?;
+    print(&text)?;
+    match health {
+        HealthStatus::Ok => Ok(()),
+        HealthStatus::Draining | HealthStatus::Full => Err(CtlError::Unhealthy(health)),
+    }
+}
+
+/// What [`run`] prints, and whether a health check said no.
+pub(crate) fn ask(
+    run_dir: &Path,
+    json: bool,
+    command: CtlCommand,
+) -> Result<(String, HealthStatus), CtlError> {
+    let path = socket_path(run_dir);
+    let response = client::exchange(&path, command)?;
+    let health = match judge(command, &response) {
+        Verdict::Answer => HealthStatus::Ok,
+        Verdict::Health(status) => status,
+        Verdict::Failure(error) => return Err(CtlError::Refused { status: response.status, error }),
+    };
+    let text = if json {
+        response.body
+    } else {
+        tables::render(command, &response.body)
+            .map_err(|error| CtlError::Understand { path, reason: error.to_string() })?
+    };
+    Ok((text, health))
+}
+
+/// What kind of answer a response is.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// What was asked for.
+    Answer,
+    /// The answer to a health check, which may be no.
+    Health(HealthStatus),
+    /// No answer; why.
+    Failure(String),
+}
+
+fn judge(command: CtlCommand, response: &Response) -> Verdict {
+    if let Ok(failure) = serde_json::from_str::<Failure>(&response.body) {
+        return Verdict::Failure(failure.error);
+    }
+    match (command, response.status) {
+        (CtlCommand::Health, 200 | 503) => match serde_json::from_str::<Health>(&response.body) {
+            Ok(health) => Verdict::Health(health.status),
+            Err(_) => Verdict::Failure(bare(response)),
+        },
+        (_, 200..=299) => Verdict::Answer,
+        _ => Verdict::Failure(bare(response)),
+    }
+}
+
+/// A failure whose body is not ours, such as one of the HTTP library.
+fn bare(response: &Response) -> String {
+    format!("the supervisor answered {} {}", response.status, response.body).trim_end().to_owned()
+}
+
+fn print(text: &str) -> Result<(), CtlError> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        // `holdfast ctl workers | head -1` is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CtlError::Print(error)),
+        _ => Ok(()),
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "is holdfast running? If its run directory is another one, name it with --run-dir"
+        }
+        io::ErrorKind::ConnectionRefused => {
+            "the supervisor that made this socket is gone; start holdfast again"
+        }
+        io::ErrorKind::PermissionDenied => "run this as root or as the user holdfast runs as",
+        _ => "is --run-dir the run directory of a running holdfast?",
+    }
+}
+
+#[cfg(test)]
+mod tests;
