@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::Command;
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, kill_slot, pid_of};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
@@ -77,32 +77,35 @@ fn stop_all(last: Holdfast, earlier: &[&Starting]) {
 #[test]
 fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
     let first = Holdfast::with(CONFIG);
-    let mut herd = Herd::new(first.address());
-    let idle = herd.add(Group::new(250, Role::Idle).from((0..4).map(loopback)));
-    let echo = herd.add(Group::new(50, Role::Echo { in_flight: 1, size: 512 }).from([loopback(0)]));
-    herd.run_until("the server is full", |herd| herd.stats(idle).open + herd.stats(echo).open == 300);
+    let mut clients = Clients::new(first.address());
+    let idle = clients.add(Group::new(250, Role::Idle).from((0..4).map(loopback)));
+    let echo = clients.add(Group::new(50, Role::Echo { in_flight: 1, size: 512 }).from([loopback(0)]));
+    clients.run_until("the server is full", |clients| {
+        clients.stats(idle).open + clients.stats(echo).open == 300
+    });
     let victim = first.worker_pids()[1];
     kill(victim, Signal::SIGKILL).unwrap();
     first.wait_until("a restart is counted", |totals| totals.number("restarts_total") == 1);
-    let lost = herd_lost(&mut herd, echo);
+    let lost = lost_of_fifty(&mut clients, echo);
     let before = first.wait_until("all have reported", |totals| {
         totals.number("connections") == 300 - u64::try_from(lost).unwrap()
             && totals.number("workers_ready") == 2
     });
     let missing = lost;
-    let fill = herd.add(Group::new(missing, Role::Idle).from([loopback(1)]));
-    herd.run_until("it is full again", |herd| herd.stats(fill).open == missing);
+    let fill = clients.add(Group::new(missing, Role::Idle).from([loopback(1)]));
+    clients.run_until("it is full again", |clients| clients.stats(fill).open == missing);
 
     behead(&first);
-    let reached = herd.stats(echo).echoes + 5_000;
-    let newcomer = herd.add(Group::new(1, Role::Idle));
-    herd.run_until("echoing goes on without a supervisor", |herd| herd.stats(echo).echoes > reached);
-    assert_eq!(herd.stats(newcomer).undecided(), 1, "nobody can have been let in or refused");
+    let reached = clients.stats(echo).echoes + 5_000;
+    let newcomer = clients.add(Group::new(1, Role::Idle));
+    clients.run_until("echoing goes on without a supervisor", |clients| clients.stats(echo).echoes > reached);
+    assert_eq!(clients.stats(newcomer).undecided(), 1, "nobody can have been let in or refused");
 
     let second = successor(&first, CONFIG).ready();
     assert_eq!(second.address(), first.address());
-    herd.run_until("the one that waited has its answer", |herd| herd.stats(newcomer).undecided() == 0);
-    assert_eq!(herd.stats(newcomer).refused(503), 1, "{:?}", herd.stats(newcomer));
+    clients
+        .run_until("the one that waited has its answer", |clients| clients.stats(newcomer).undecided() == 0);
+    assert_eq!(clients.stats(newcomer).refused(503), 1, "{:?}", clients.stats(newcomer));
     let after = second.wait_until("all are counted", |totals| totals.number("connections") == 300);
     let levels: Vec<String> =
         second.process().lines().into_iter().filter(|line| line.contains(" level ")).collect();
@@ -110,12 +113,12 @@ fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
     assert_not_backwards(&before, &after);
     assert!(after.0["uptime_seconds"].as_f64() >= before.0["uptime_seconds"].as_f64());
 
-    herd.leave(idle, 10);
-    herd.run_until("ten leave", |herd| herd.stats(idle).left == 10);
+    clients.leave(idle, 10);
+    clients.run_until("ten leave", |clients| clients.stats(idle).left == 10);
     second.wait_until("ten places are free", |totals| totals.number("connections") == 290);
-    let next = herd.add(Group::new(30, Role::Idle).from([loopback(2)]));
-    herd.run_until("newcomers have their answers", |herd| herd.stats(next).undecided() == 0);
-    assert_eq!((herd.stats(next).open, herd.stats(next).refused(503)), (10, 20));
+    let next = clients.add(Group::new(30, Role::Idle).from([loopback(2)]));
+    clients.run_until("newcomers have their answers", |clients| clients.stats(next).undecided() == 0);
+    assert_eq!((clients.stats(next).open, clients.stats(next).refused(503)), (10, 20));
 
     let worker = second.worker_pids()[0];
     kill(worker, Signal::SIGKILL).unwrap();
@@ -123,17 +126,17 @@ fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
     second.wait_until("a worker dies and comes back under its adoptive supervisor", |totals| {
         totals.number("restarts_total") == total && totals.number("workers_ready") == 2
     });
-    let reached = herd.stats(echo).echoes + 5_000;
-    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > reached);
-    assert_eq!(herd.stats(idle).open, 240, "{:?}", herd.stats(idle));
+    let reached = clients.stats(echo).echoes + 5_000;
+    clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > reached);
+    assert_eq!(clients.stats(idle).open, 240, "{:?}", clients.stats(idle));
     stop_all(second, &[&first]);
 }
 
 /// How many echoing clients a killed worker was busy with.
-fn herd_lost(herd: &mut Herd, echo: holdfast_tests::herd::GroupId) -> usize {
-    let reached = herd.stats(echo).echoes + 2_000;
-    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > reached);
-    50 - herd.stats(echo).open
+fn lost_of_fifty(clients: &mut Clients, echo: holdfast_tests::clients::GroupId) -> usize {
+    let reached = clients.stats(echo).echoes + 2_000;
+    clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > reached);
+    50 - clients.stats(echo).open
 }
 
 #[test]
@@ -236,15 +239,15 @@ fn a_slot_that_died_with_nobody_watching_is_started_anew_and_steering_still_find
     let config = "workers = 4\nbalance = \"least-connections\"\nlimits.max_connections = 2000\n\
                   limits.max_connections_per_address = 0\ntimeouts.idle = \"0s\"";
     let first = Holdfast::with(config);
-    let mut herd = Herd::new(first.address());
-    let crowd = herd.add(Group::new(400, Role::Idle).from((0..4).map(loopback)));
-    herd.run_until("all are in", |herd| herd.stats(crowd).open == 400);
+    let mut clients = Clients::new(first.address());
+    let crowd = clients.add(Group::new(400, Role::Idle).from((0..4).map(loopback)));
+    clients.run_until("all are in", |clients| clients.stats(crowd).open == 400);
     let workers = first.wait_for_workers("all have reported", |workers| connections(workers, 0..4) == 400);
     let died = workers[1].number("connections");
     behead(&first);
     kill_slot(&workers[1]);
     let gone = usize::try_from(died).unwrap();
-    herd.run_until("its clients are cut off", |herd| herd.stats(crowd).ended() == gone);
+    clients.run_until("its clients are cut off", |clients| clients.stats(crowd).ended() == gone);
 
     let second = successor(&first, config).ready();
     let after = second.totals();
@@ -253,8 +256,8 @@ fn a_slot_that_died_with_nobody_watching_is_started_anew_and_steering_still_find
     assert_eq!(after.number("closed_total.worker_lost"), died);
     assert_eq!(after.number("accepted_total"), 400);
     // The empty slot gets all that is missing: a place mistaken for another would fill up somebody else.
-    let newcomers = herd.add(Group::new(gone, Role::Idle).from((0..4).map(loopback)));
-    herd.run_until("newcomers are in", |herd| herd.stats(newcomers).open == gone);
+    let newcomers = clients.add(Group::new(gone, Role::Idle).from((0..4).map(loopback)));
+    clients.run_until("newcomers are in", |clients| clients.stats(newcomers).open == gone);
     let spread = second.wait_for_workers("all are counted", |workers| connections(workers, 0..4) == 400);
     let counts: Vec<u64> = spread.iter().map(|worker| worker.number("connections")).collect();
     eprintln!("{counts:?} after slot 1 with {died} had died");
@@ -266,7 +269,7 @@ fn connections(workers: &[Totals], slots: std::ops::Range<usize>) -> u64 {
     workers[slots].iter().map(|worker| worker.number("connections")).sum()
 }
 
-/// Connects to the rendezvous socket, which must be there.
+/// Connects to the reconnect socket, which must be there.
 fn stranger(run_dir: &Path) -> OwnedFd {
     let stranger = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None).unwrap();
     connect(stranger.as_raw_fd(), &UnixAddr::new(&run_dir.join("supervisor.sock")).unwrap()).unwrap();

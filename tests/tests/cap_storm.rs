@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use holdfast_tests::client::loopback;
-use holdfast_tests::herd::{End, Group, GroupId, Herd, Role};
+use holdfast_tests::clients::{Clients, End, Group, GroupId, Role};
 use holdfast_tests::holdfast::{Holdfast, pid_of};
 use holdfast_tests::sampler::never_above;
 use nix::sys::signal::{Signal, kill};
@@ -33,25 +33,27 @@ fn exactly_the_cap_gets_in() {
     // Mistake 1: caps kept per worker. Mistake 3: checked before the handshake, counted after it.
     // Mistake 6: cap / workers as a static quota.
     let server = Holdfast::with(CONFIG);
-    let mut herd = Herd::of(&server);
+    let mut clients = Clients::of(&server);
     let (storm, reported, established) = never_above(&server, 500, || {
-        let storm = herd.add(crowd(CROWD));
-        herd.run_until("everybody has an answer", |herd| herd.stats(storm).undecided() == 0);
-        assert_eq!(herd.stats(storm).open, CAP);
-        assert_eq!(herd.stats(storm).refused(503), CROWD - CAP, "{:?}", herd.stats(storm));
+        let storm = clients.add(crowd(CROWD));
+        clients.run_until("everybody has an answer", |clients| clients.stats(storm).undecided() == 0);
+        assert_eq!(clients.stats(storm).open, CAP);
+        assert_eq!(clients.stats(storm).refused(503), CROWD - CAP, "{:?}", clients.stats(storm));
         for round in 1..=ROUNDS {
-            herd.leave(storm, 100);
-            herd.run_until("a hundred leave", |herd| herd.stats(storm).left == 100 * round);
+            clients.leave(storm, 100);
+            clients.run_until("a hundred leave", |clients| clients.stats(storm).left == 100 * round);
             server.wait_until("a hundred slots are free", |totals| totals.number("connections") == 400);
-            let newcomers = herd.add(crowd(300));
-            herd.run_until("the newcomers have an answer", |herd| herd.stats(newcomers).undecided() == 0);
-            assert_eq!((herd.stats(newcomers).open, herd.stats(newcomers).refused(503)), (100, 200));
+            let newcomers = clients.add(crowd(300));
+            clients.run_until("the newcomers have an answer", |clients| {
+                clients.stats(newcomers).undecided() == 0
+            });
+            assert_eq!((clients.stats(newcomers).open, clients.stats(newcomers).refused(503)), (100, 200));
         }
         storm
     });
     eprintln!("reported {reported:?}, established {established:?}");
     assert_eq!((reported.most, established.most), (500, 500));
-    check_refusals(&herd, storm);
+    check_refusals(&clients, storm);
     let refused = u64::try_from(CROWD - CAP + 200 * ROUNDS).unwrap();
     let totals = server.wait_until("all are counted", |totals| totals.sum("rejected_total") == refused);
     assert_eq!(totals.number("rejected_total.max_connections"), refused);
@@ -59,9 +61,9 @@ fn exactly_the_cap_gets_in() {
     server.stop();
 }
 
-fn check_refusals(herd: &Herd, group: GroupId) {
+fn check_refusals(clients: &Clients, group: GroupId) {
     let mut waits = Vec::new();
-    for refusal in herd.refusals(group) {
+    for refusal in clients.refusals(group) {
         refusal.assert_refusal(503, "max_connections");
         waits.push(refusal.header("retry-after").unwrap().parse::<u32>().unwrap());
     }
@@ -78,36 +80,39 @@ fn never_above_the_cap_while_workers_are_killed_and_every_slot_comes_back() {
     let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let server = Holdfast::with(CONFIG);
-    let mut herd = Herd::of(&server);
+    let mut clients = Clients::of(&server);
     let ((storm, kills), reported, established) = never_above(&server, 500, || {
-        let storm = herd.add(crowd(CROWD));
+        let storm = clients.add(crowd(CROWD));
         let kills = std::thread::scope(|scope| {
             let killer = scope.spawn(|| kill_at_random(&server, seed));
             while !killer.is_finished() {
-                herd.turn(Duration::from_millis(5));
-                herd.retry(storm, |end| matches!(end, End::Failed | End::Refused(_)));
+                clients.turn(Duration::from_millis(5));
+                clients.retry(storm, |end| matches!(end, End::Failed | End::Refused(_)));
             }
             killer.join().unwrap()
         });
-        settle(&mut herd, storm);
+        settle(&mut clients, storm);
         (storm, kills)
     });
-    eprintln!("{kills} kills, reported {reported:?}, established {established:?}, {:?}", herd.stats(storm));
-    let in_now = herd.stats(storm).open;
+    eprintln!(
+        "{kills} kills, reported {reported:?}, established {established:?}, {:?}",
+        clients.stats(storm)
+    );
+    let in_now = clients.stats(storm).open;
     let totals = server.wait_until("the count is the clients' own", |totals| {
         totals.number("connections") == u64::try_from(in_now).unwrap()
     });
     assert_eq!(totals.number("restarts_total"), kills);
-    herd.leave(storm, in_now);
-    herd.run_until("all have left", |herd| herd.stats(storm).left == in_now);
+    clients.leave(storm, in_now);
+    clients.run_until("all have left", |clients| clients.stats(storm).left == in_now);
     server.wait_until("every slot has come back", |totals| totals.number("connections") == 0);
-    let after = herd.add(crowd(600));
-    herd.run_until("a new crowd has its answers", |herd| herd.stats(after).undecided() == 0);
+    let after = clients.add(crowd(600));
+    clients.run_until("a new crowd has its answers", |clients| clients.stats(after).undecided() == 0);
     assert_eq!(
-        (herd.stats(after).open, herd.stats(after).refused(503)),
+        (clients.stats(after).open, clients.stats(after).refused(503)),
         (CAP, 100),
         "{:?}",
-        herd.stats(after)
+        clients.stats(after)
     );
     server.stop();
 }
@@ -131,10 +136,10 @@ fn kill_at_random(server: &Holdfast, seed: u64) -> u64 {
 }
 
 /// Clients cut off before an answer come again, until everybody has one.
-fn settle(herd: &mut Herd, group: GroupId) {
+fn settle(clients: &mut Clients, group: GroupId) {
     loop {
-        herd.run_until("everybody has an answer", |herd| herd.stats(group).undecided() == 0);
-        if herd.retry(group, |end| end == End::Failed) == 0 {
+        clients.run_until("everybody has an answer", |clients| clients.stats(group).undecided() == 0);
+        if clients.retry(group, |end| end == End::Failed) == 0 {
             return;
         }
     }

@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::control::read_response;
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, run};
 use nix::sys::signal::{Signal, kill};
 
@@ -106,12 +106,12 @@ fn totals_are_one_consistent_picture_under_load() {
     // Mistake 5: totals reset before the replies arrive, and a slow worker silently missing.
     let server =
         Holdfast::with("workers = 4\nlimits.max_connections = 300\nlimits.max_connections_per_address = 0");
-    let mut herd = Herd::of(&server);
+    let mut clients = Clients::of(&server);
     let (mut accepted, mut messages) = (0, 0);
     for round in 0..20 {
-        let guests = herd.add(Group::new(100, Role::Idle).from([loopback(0)]));
-        let talkers = herd.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }).from([loopback(1)]));
-        herd.run_until("all are in", |herd| {
+        let guests = clients.add(Group::new(100, Role::Idle).from([loopback(0)]));
+        let talkers = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }).from([loopback(1)]));
+        clients.run_until("all are in", |clients| {
             let totals = server.totals();
             let inside = totals.number("accepted_total") - totals.sum("closed_total");
             assert_eq!(totals.number("connections"), inside, "old and new counts are mixed: {totals:?}");
@@ -122,19 +122,19 @@ fn totals_are_one_consistent_picture_under_load() {
             );
             accepted = totals.number("accepted_total");
             messages = totals.number("messages_sent_total");
-            herd.stats(guests).open == 100
-                && herd.stats(talkers).open == 20
-                && herd.stats(talkers).echoes > 100
+            clients.stats(guests).open == 100
+                && clients.stats(talkers).open == 20
+                && clients.stats(talkers).echoes > 100
         });
         if round % 2 == 0 {
-            herd.leave(guests, 100);
-            herd.leave(talkers, 20);
-            herd.run_until("all have left", |herd| {
-                herd.stats(guests).left == 100 && herd.stats(talkers).left == 20
+            clients.leave(guests, 100);
+            clients.leave(talkers, 20);
+            clients.run_until("all have left", |clients| {
+                clients.stats(guests).left == 100 && clients.stats(talkers).left == 20
             });
         } else {
-            herd.vanish(guests, 100);
-            herd.vanish(talkers, 20);
+            clients.vanish(guests, 100);
+            clients.vanish(talkers, 20);
         }
         server.wait_until("all are counted out", |totals| totals.number("connections") == 0);
     }
@@ -147,9 +147,9 @@ fn totals_are_one_consistent_picture_under_load() {
 #[test]
 fn a_worker_that_does_not_answer_is_named_and_its_connections_stay_counted() {
     let server = Holdfast::with("workers = 2\nlimits.max_connections_per_address = 0");
-    let mut herd = Herd::of(&server);
-    let crowd = herd.add(Group::new(40, Role::Idle));
-    herd.run_until("all are in", |herd| herd.stats(crowd).open == 40);
+    let mut clients = Clients::of(&server);
+    let crowd = clients.add(Group::new(40, Role::Idle));
+    clients.run_until("all are in", |clients| clients.stats(crowd).open == 40);
     let worker = server.worker_pids()[1];
     kill(worker, Signal::SIGSTOP).unwrap();
     let totals = server.wait_until("the silent one is named", |totals| {

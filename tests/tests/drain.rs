@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::RawClient;
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{CLOSE, FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, run};
 use nix::sys::signal::{Signal, kill};
 
@@ -61,25 +61,25 @@ fn the_longest_idle_go_first() {
 fn they_go_one_by_one_and_not_as_a_crowd() {
     let server =
         Holdfast::with("workers = 2\ntimeouts.close = \"1h\"\nlimits.max_connections_per_address = 0");
-    let mut herd = Herd::new(server.address());
-    let idle = herd.add(Group::new(400, Role::Idle));
-    herd.run_until("all are in", |herd| herd.stats(idle).open == 400);
+    let mut clients = Clients::new(server.address());
+    let idle = clients.add(Group::new(400, Role::Idle));
+    clients.run_until("all are in", |clients| clients.stats(idle).open == 400);
     assert_eq!(server.control().post("/drain?duration=4s").status, 200);
     let mut seen = Vec::new();
-    herd.run_until("half are told", |herd| {
+    clients.run_until("half are told", |clients| {
         let totals = server.totals();
         let (told, left) = (totals.number("drain.told"), totals.number("drain.remaining"));
         assert_eq!(told + left, 400);
         seen.push((told, (4.0 - totals.value("drain.eta_seconds").as_f64().unwrap()) * 100.0));
-        herd.stats(idle).ended() >= 200
+        clients.stats(idle).ended() >= 200
     });
-    herd.run_until("all are told", |herd| herd.stats(idle).ended() == 400);
+    clients.run_until("all are told", |clients| clients.stats(idle).ended() == 400);
     // Never ahead of the time; how far behind is the machine's business.
     for (told, due) in &seen {
         assert!(*told as f64 <= due + 3.0, "{told} told when {due} were due");
     }
     assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0), "told is never taken back: {seen:?}");
-    assert_eq!(herd.stats(idle).closed(1001), 400);
+    assert_eq!(clients.stats(idle).closed(1001), 400);
     assert_eq!(server.process().wait_for_exit().code(), Some(0));
     assert_eq!(server.processes(), []);
 }

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, End, Group, Role};
 use holdfast_tests::frame::{self, FIN, PING, PONG};
-use holdfast_tests::herd::{End, Group, Herd, Role};
 use holdfast_tests::kernel;
 use holdfast_tests::watch::Watched;
 use tungstenite::Message;
@@ -38,20 +38,21 @@ fn reference_server() -> SocketAddr {
 }
 
 #[test]
-fn a_herd_counts_what_happens_to_its_clients() {
+fn it_is_counted_what_happens_to_many_clients() {
     let server = reference_server();
-    let mut herd = Herd::new(server);
-    let idle = herd.add(Group::new(40, Role::Idle).from((0..4).map(loopback)).at_once());
-    let echo = herd.add(Group::new(10, Role::Echo { in_flight: 3, size: 1000 }));
-    herd.run_until("all are in", |herd| herd.stats(idle).open == 40 && herd.stats(echo).open == 10);
-    herd.run_until("every byte comes back", |herd| herd.stats(echo).echoes > 1000);
-    herd.leave(idle, 7);
-    herd.run_until("some leave", |herd| herd.stats(idle).left == 7);
-    herd.vanish(idle, 3);
-    assert_eq!((herd.stats(idle).open, herd.stats(idle).left), (30, 10));
-    assert_eq!(herd.retry(idle, |end| end == End::Left), 10);
-    herd.run_until("they come again", |herd| herd.stats(idle).open == 40);
-    assert_eq!(herd.stats(echo).lost + herd.stats(idle).lost + herd.stats(idle).failed, 0);
+    let mut clients = Clients::new(server);
+    let idle = clients.add(Group::new(40, Role::Idle).from((0..4).map(loopback)).at_once());
+    let echo = clients.add(Group::new(10, Role::Echo { in_flight: 3, size: 1000 }));
+    clients
+        .run_until("all are in", |clients| clients.stats(idle).open == 40 && clients.stats(echo).open == 10);
+    clients.run_until("every byte comes back", |clients| clients.stats(echo).echoes > 1000);
+    clients.leave(idle, 7);
+    clients.run_until("some leave", |clients| clients.stats(idle).left == 7);
+    clients.vanish(idle, 3);
+    assert_eq!((clients.stats(idle).open, clients.stats(idle).left), (30, 10));
+    assert_eq!(clients.retry(idle, |end| end == End::Left), 10);
+    clients.run_until("they come again", |clients| clients.stats(idle).open == 40);
+    assert_eq!(clients.stats(echo).lost + clients.stats(idle).lost + clients.stats(idle).failed, 0);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use holdfast_tests::PATIENCE;
 use holdfast_tests::client::{RawClient, loopback, upgrade_request};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -48,10 +48,11 @@ fn assert_nobody_lost(server: &Holdfast) {
 #[test]
 fn nobody_is_lost_and_everything_goes_on() {
     let server = Holdfast::with(CONFIG);
-    let mut herd = Herd::of(&server);
-    let idle = herd.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
-    let echo = herd.add(Group::new(40, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(9)]));
-    herd.run_until("all are in", |herd| herd.stats(idle).open == 200 && herd.stats(echo).open == 40);
+    let mut clients = Clients::of(&server);
+    let idle = clients.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
+    let echo = clients.add(Group::new(40, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(9)]));
+    clients
+        .run_until("all are in", |clients| clients.stats(idle).open == 200 && clients.stats(echo).open == 40);
     let long = masked(FIN | BINARY, &[7; 50_000]);
     let mut halves: Vec<RawClient> = (0..8).map(|_| RawClient::open(server.address())).collect();
     let mut greeting = RawClient::connect(server.address());
@@ -62,12 +63,12 @@ fn nobody_is_lost_and_everything_goes_on() {
     for slot in [0, 1, 1, 0] {
         thread::scope(|scope| {
             let killing = scope.spawn(|| kill_keeper(&server, slot));
-            herd.run_until("it is over", |_| killing.is_finished());
+            clients.run_until("it is over", |_| killing.is_finished());
         });
-        let reached = herd.stats(echo).echoes + 1_000;
-        herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > reached);
+        let reached = clients.stats(echo).echoes + 1_000;
+        clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > reached);
     }
-    eprintln!("longest stall: {:?}", herd.longest_stall(echo));
+    eprintln!("longest stall: {:?}", clients.longest_stall(echo));
     for client in &mut halves {
         client.send(&long[20_000..]).unwrap();
         assert!(client.message() == [7; 50_000], "the bytes have changed");
@@ -80,12 +81,12 @@ fn nobody_is_lost_and_everything_goes_on() {
     assert!(totals.number("resumed_total") >= 2 * 240, "{totals:?}");
 
     // The cap, which the dead keepers' slots count against as before.
-    let newcomers = herd.add(Group::new(80, Role::Idle).from([loopback(5)]));
-    herd.run_until("newcomers have their answers", |herd| herd.stats(newcomers).undecided() == 0);
-    assert_eq!((herd.stats(newcomers).open, herd.stats(newcomers).refused(503)), (51, 29));
+    let newcomers = clients.add(Group::new(80, Role::Idle).from([loopback(5)]));
+    clients.run_until("newcomers have their answers", |clients| clients.stats(newcomers).undecided() == 0);
+    assert_eq!((clients.stats(newcomers).open, clients.stats(newcomers).refused(503)), (51, 29));
 
-    herd.leave(echo, 40);
-    herd.run_until("the echoing ones leave", |herd| herd.stats(echo).left == 40);
+    clients.leave(echo, 40);
+    clients.run_until("the echoing ones leave", |clients| clients.stats(echo).left == 40);
     for pid in server.worker_pids() {
         kill(pid, Signal::SIGKILL).unwrap();
     }
@@ -97,7 +98,7 @@ fn nobody_is_lost_and_everything_goes_on() {
     for client in halves.iter_mut().chain([&mut greeting]) {
         echoes(client, "and on");
     }
-    assert_eq!((herd.stats(idle).open, herd.stats(newcomers).open), (200, 51));
+    assert_eq!((clients.stats(idle).open, clients.stats(newcomers).open), (200, 51));
     assert_eq!(server.totals().number("lost_total"), 0);
     server.stop();
 }

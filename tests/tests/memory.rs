@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::loopback;
-use holdfast_tests::herd::{Group, Herd, Role};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting};
 use holdfast_tests::process;
 use nix::sys::signal::{Signal, kill};
@@ -26,30 +26,32 @@ fn a_burst_of_messages_leaves_nothing_behind() {
     const BUFFERS: u64 = 2 * 2 * 64 * KIB;
     let burst = (CLIENTS * MESSAGE) as u64;
     let server = Holdfast::with(CONFIG);
-    let mut herd = Herd::of(&server);
-    let few = herd.add(Group::new(50, Role::InParts { size: 1024 }));
-    let many = herd.add(Group::new(CLIENTS, Role::InParts { size: MESSAGE }).from((0..10).map(loopback)));
-    herd.run_until("all are in", |herd| herd.stats(few).open == 50 && herd.stats(many).open == CLIENTS);
-    herd.begin_messages(few);
-    herd.finish_messages(few);
-    herd.run_until("the few are answered", |herd| herd.stats(few).echoes == 50);
+    let mut clients = Clients::of(&server);
+    let few = clients.add(Group::new(50, Role::InParts { size: 1024 }));
+    let many = clients.add(Group::new(CLIENTS, Role::InParts { size: MESSAGE }).from((0..10).map(loopback)));
+    clients.run_until("all are in", |clients| {
+        clients.stats(few).open == 50 && clients.stats(many).open == CLIENTS
+    });
+    clients.begin_messages(few);
+    clients.finish_messages(few);
+    clients.run_until("the few are answered", |clients| clients.stats(few).echoes == 50);
     let before = server.data_memory();
 
-    herd.begin_messages(many);
-    herd.run_until("the server holds most of every message", |_| {
+    clients.begin_messages(many);
+    clients.run_until("the server holds most of every message", |_| {
         server.data_memory() >= before + burst / 10 * 9
     });
-    herd.finish_messages(many);
-    herd.run_until("all are answered", |herd| herd.stats(many).echoes == CLIENTS as u64);
+    clients.finish_messages(many);
+    clients.run_until("all are answered", |clients| clients.stats(many).echoes == CLIENTS as u64);
     let bound = before + before / 10 + BUFFERS;
-    herd.run_until("memory is back within a tenth", |_| server.data_memory() <= bound);
+    clients.run_until("memory is back within a tenth", |_| server.data_memory() <= bound);
     eprintln!("{} KiB before, {} KiB after {} MiB", before / KIB, server.data_memory() / KIB, burst / MIB);
 
     // Those who stayed still can.
-    herd.begin_messages(few);
-    herd.finish_messages(few);
-    herd.run_until("the few are answered again", |herd| herd.stats(few).echoes == 100);
-    assert_eq!((herd.stats(few).open, herd.stats(many).open), (50, CLIENTS));
+    clients.begin_messages(few);
+    clients.finish_messages(few);
+    clients.run_until("the few are answered again", |clients| clients.stats(few).echoes == 100);
+    assert_eq!((clients.stats(few).open, clients.stats(many).open), (50, CLIENTS));
     server.stop();
 }
 
@@ -60,19 +62,19 @@ fn the_table_takes_memory_for_those_who_are_there() {
     const RECORD: u64 = 128;
     const PAGE: u64 = 4 * KIB;
     let server = Holdfast::with(CONFIG);
-    let mut herd = Herd::new(server.address());
-    let crowd = herd.add(Group::new(CLIENTS, Role::Idle).from((0..10).map(loopback)));
-    herd.run_until("all are in", |herd| herd.stats(crowd).open == CLIENTS);
+    let mut clients = Clients::new(server.address());
+    let crowd = clients.add(Group::new(CLIENTS, Role::Idle).from((0..10).map(loopback)));
+    clients.run_until("all are in", |clients| clients.stats(crowd).open == CLIENTS);
     let peak = tables(&server);
     assert!(peak >= CLIENTS as u64 * RECORD, "{peak} bytes for {CLIENTS} clients");
 
     // The first to come leave first: who stays has the highest descriptors.
-    herd.leave(crowd, CLIENTS - STAY);
-    herd.run_until("most have left", |herd| herd.stats(crowd).open == STAY);
+    clients.leave(crowd, CLIENTS - STAY);
+    clients.run_until("most have left", |clients| clients.stats(crowd).open == STAY);
     // At worst, each of those who stay keeps a page; two workers have a header each.
     let bound = (STAY as u64 + 2) * PAGE;
     assert!(bound < peak / 2);
-    herd.run_until("the table is as small as its clients are few", |_| tables(&server) <= bound);
+    clients.run_until("the table is as small as its clients are few", |_| tables(&server) <= bound);
 
     // The next worker looks at every record, also at those that are not there.
     kill(server.worker_pids()[0], Signal::SIGKILL).unwrap();
@@ -80,8 +82,8 @@ fn the_table_takes_memory_for_those_who_are_there() {
     server.wait_for_workers("it is ready", |workers| {
         workers.iter().all(|worker| worker.text("state") == "ready")
     });
-    herd.run_until("the table is small again", |_| tables(&server) <= bound);
-    assert_eq!(herd.stats(crowd).open, STAY);
+    clients.run_until("the table is small again", |_| tables(&server) <= bound);
+    assert_eq!(clients.stats(crowd).open, STAY);
 
     // Meeting the next supervisor names everybody who is there, and looks at nobody else.
     let first = server;
@@ -89,13 +91,13 @@ fn the_table_takes_memory_for_those_who_are_there() {
     let _ = first.process().wait_for_exit();
     let server = Starting::new(&Options::config(CONFIG).run_dir(first.run_dir())).ready();
     assert_eq!(server.totals().number("connections"), STAY as u64);
-    herd.run_until("the table has stayed small", |_| tables(&server) <= bound);
+    clients.run_until("the table has stayed small", |_| tables(&server) <= bound);
 
-    let newcomers = herd.add(Group::new(CLIENTS / 2, Role::Idle).from((0..10).map(loopback)));
-    herd.run_until("others come", |herd| herd.stats(newcomers).open == CLIENTS / 2);
-    herd.leave(crowd, STAY);
-    herd.leave(newcomers, CLIENTS / 2);
-    herd.run_until("the headers are left", |_| tables(&server) <= 2 * PAGE);
+    let newcomers = clients.add(Group::new(CLIENTS / 2, Role::Idle).from((0..10).map(loopback)));
+    clients.run_until("others come", |clients| clients.stats(newcomers).open == CLIENTS / 2);
+    clients.leave(crowd, STAY);
+    clients.leave(newcomers, CLIENTS / 2);
+    clients.run_until("the headers are left", |_| tables(&server) <= 2 * PAGE);
     let totals = server.totals();
     assert_eq!((totals.number("connections"), totals.number("lost_total")), (0, 0), "{totals:?}");
     server.stop();

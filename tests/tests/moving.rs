@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use holdfast_tests::client::{RawClient, loopback, upgrade_request};
+use holdfast_tests::clients::{Clients, Group, GroupId, Role};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, GroupId, Herd, Role};
 use holdfast_tests::holdfast::{self, Holdfast, Options, Starting};
 use nix::sys::signal::{Signal, kill};
 
@@ -55,9 +55,9 @@ fn totals_so_far(totals: &Totals) -> [u64; 5] {
 }
 
 /// Waits until there are just these workers, and no process of another.
-fn settle(server: &Holdfast, herd: &mut Herd, workers: usize) {
+fn settle(server: &Holdfast, clients: &mut Clients, workers: usize) {
     let mut before = totals_so_far(&server.totals());
-    herd.run_until("the workers are as many as wanted", |_| {
+    clients.run_until("the workers are as many as wanted", |_| {
         let totals = server.totals();
         let now = totals_so_far(&totals);
         assert!(now.iter().zip(before).all(|(now, before)| *now >= before), "{now:?} after {before:?}");
@@ -73,18 +73,18 @@ fn settle(server: &Holdfast, herd: &mut Herd, workers: usize) {
     );
 }
 
-/// Makes it other workers by a reload, and waits for them while the herd goes on.
-fn scale(server: &Holdfast, herd: &mut Herd, workers: usize, cap: usize) {
+/// Makes it other workers by a reload, and waits for them while the clients go on.
+fn scale(server: &Holdfast, clients: &mut Clients, workers: usize, cap: usize) {
     let answer = server.reload(&config(workers, cap));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    settle(server, herd, workers);
+    settle(server, clients, workers);
 }
 
-fn check_full(server: &Holdfast, herd: &mut Herd, cap: usize) -> GroupId {
+fn check_full(server: &Holdfast, clients: &mut Clients, cap: usize) -> GroupId {
     let open = usize::try_from(server.totals().number("connections")).unwrap();
-    let filling = herd.add(Group::new(cap - open + 50, Role::Idle).from((0..4).map(loopback)));
-    herd.run_until("all have an answer", |herd| herd.stats(filling).undecided() == 0);
-    assert_eq!((herd.stats(filling).open, herd.stats(filling).refused(503)), (cap - open, 50));
+    let filling = clients.add(Group::new(cap - open + 50, Role::Idle).from((0..4).map(loopback)));
+    clients.run_until("all have an answer", |clients| clients.stats(filling).undecided() == 0);
+    assert_eq!((clients.stats(filling).open, clients.stats(filling).refused(503)), (cap - open, 50));
     assert_eq!(server.totals().number("connections"), cap as u64);
     filling
 }
@@ -95,12 +95,14 @@ fn two_become_four_and_three_and_one_and_nobody_notices() {
     const IDLE: usize = 600;
     const ECHOING: usize = 60;
     let server = Holdfast::with(&config(2, CAP));
-    let mut herd = Herd::of(&server);
-    let idle = herd.add(Group::new(IDLE, Role::Idle).from((0..8).map(loopback)));
-    let parts = herd.add(Group::new(20, Role::InParts { size: 50_000 }).from([loopback(9)]));
-    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(10)]));
-    herd.run_until("all are in and echo", |herd| {
-        herd.stats(idle).open == IDLE && herd.stats(parts).open == 20 && herd.stats(echo).echoes > 1_000
+    let mut clients = Clients::of(&server);
+    let idle = clients.add(Group::new(IDLE, Role::Idle).from((0..8).map(loopback)));
+    let parts = clients.add(Group::new(20, Role::InParts { size: 50_000 }).from([loopback(9)]));
+    let echo = clients.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(10)]));
+    clients.run_until("all are in and echo", |clients| {
+        clients.stats(idle).open == IDLE
+            && clients.stats(parts).open == 20
+            && clients.stats(echo).echoes > 1_000
     });
     let mut slow = RawClient::open(server.address());
     for n in 0..SLOW_MESSAGES {
@@ -108,15 +110,15 @@ fn two_become_four_and_three_and_one_and_nobody_notices() {
     }
     let mut read = 0;
     for workers in [4, 3, 1] {
-        herd.begin_messages(parts);
-        scale(&server, &mut herd, workers, CAP);
+        clients.begin_messages(parts);
+        scale(&server, &mut clients, workers, CAP);
         if workers > 2 {
             let rows = server.wait_for_workers("the new ones have filled", |rows| are_even(&counts(rows)));
             assert_eq!(rows.len(), workers);
         }
-        let echoes = herd.stats(echo).echoes;
-        herd.finish_messages(parts);
-        herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 1_000);
+        let echoes = clients.stats(echo).echoes;
+        clients.finish_messages(parts);
+        clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > echoes + 1_000);
         for _ in 0..5 {
             assert!(slow.message() == pattern(SLOW_SIZE, read), "the slow reader's bytes have changed");
             read += 1;
@@ -125,14 +127,14 @@ fn two_become_four_and_three_and_one_and_nobody_notices() {
     for n in read..SLOW_MESSAGES {
         assert!(slow.message() == pattern(SLOW_SIZE, n), "the slow reader's bytes have changed");
     }
-    herd.run_until("every message is back", |herd| herd.stats(parts).echoes == 3 * 20);
-    for (group, clients) in [(idle, IDLE), (parts, 20), (echo, ECHOING)] {
-        assert_eq!(herd.stats(group).open, clients, "{:?}", herd.stats(group));
+    clients.run_until("every message is back", |clients| clients.stats(parts).echoes == 3 * 20);
+    for (group, count) in [(idle, IDLE), (parts, 20), (echo, ECHOING)] {
+        assert_eq!(clients.stats(group).open, count, "{:?}", clients.stats(group));
     }
     let totals = server.totals();
     assert_eq!((totals.sum("closed_total"), totals.number("lost_total")), (0, 0), "{totals:?}");
     assert_eq!(totals.number("connections"), totals.number("accepted_total"));
-    check_full(&server, &mut herd, CAP);
+    check_full(&server, &mut clients, CAP);
     assert_eq!(server.totals().number("anomalies_total"), 0);
     server.stop();
 }
@@ -161,7 +163,7 @@ fn who_waits_in_the_queue_of_a_slot_that_retires_is_let_in() {
         for client in &mut clients {
             assert_eq!(client.response().status, 101);
         }
-        settle(&server, &mut Herd::of(&server), 1);
+        settle(&server, &mut Clients::of(&server), 1);
         for client in &mut clients {
             client.send(&masked(FIN | TEXT, b"still here")).unwrap();
             assert_eq!(client.message(), b"still here");
@@ -177,19 +179,19 @@ fn who_waits_in_the_queue_of_a_slot_that_retires_is_let_in() {
 fn a_slot_that_was_filled_alone_is_evened_out_on_request() {
     const CLIENTS: usize = 400;
     let server = Holdfast::with(&format!("{}\nbalance = \"source-address\"", config(3, 1_000)));
-    let mut herd = Herd::of(&server);
+    let mut clients = Clients::of(&server);
     // One address is one slot's.
-    let group = herd.add(Group::new(CLIENTS - 20, Role::Idle).from([loopback(1)]));
-    let echo = herd.add(Group::new(20, Role::Echo { in_flight: 4, size: 100 }).from([loopback(1)]));
-    herd.run_until("all are in", |herd| {
-        herd.stats(group).open == CLIENTS - 20 && herd.stats(echo).echoes > 100
+    let group = clients.add(Group::new(CLIENTS - 20, Role::Idle).from([loopback(1)]));
+    let echo = clients.add(Group::new(20, Role::Echo { in_flight: 4, size: 100 }).from([loopback(1)]));
+    clients.run_until("all are in", |clients| {
+        clients.stats(group).open == CLIENTS - 20 && clients.stats(echo).echoes > 100
     });
     let before = counts(&server.control().workers());
     assert!(before.contains(&(CLIENTS as u64)), "{before:?}");
     let run_dir = server.run_dir().to_str().unwrap();
     thread::scope(|scope| {
         let asked = scope.spawn(|| holdfast::run(&["ctl", "--run-dir", run_dir, "--json", "rebalance"]));
-        herd.run_until("it is done", |_| asked.is_finished());
+        clients.run_until("it is done", |_| asked.is_finished());
         let (status, output, error) = asked.join().unwrap();
         assert!(status.success(), "{output}{error}");
         let report: serde_json::Value = serde_json::from_str(&output).unwrap();
@@ -197,9 +199,9 @@ fn a_slot_that_was_filled_alone_is_evened_out_on_request() {
     });
     let after = counts(&server.control().workers());
     assert!(are_even(&after), "{after:?}");
-    let echoes = herd.stats(echo).echoes;
-    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 500);
-    assert_eq!((herd.stats(group).open, herd.stats(echo).open), (CLIENTS - 20, 20));
+    let echoes = clients.stats(echo).echoes;
+    clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > echoes + 500);
+    assert_eq!((clients.stats(group).open, clients.stats(echo).open), (CLIENTS - 20, 20));
     let totals = server.totals();
     assert_eq!((totals.sum("closed_total"), totals.number("anomalies_total")), (0, 0), "{totals:?}");
 
@@ -221,13 +223,15 @@ fn whoever_is_killed_in_the_middle_of_it_nobody_is_served_twice_and_all_are_coun
     let mut random = fastrand::Rng::with_seed(seed);
     let text = format!("{}\nbalance = \"source-address\"", config(2, CAP));
     let server = Holdfast::with(&text);
-    let mut herd = Herd::of(&server);
-    let idle = herd.add(Group::new(IDLE, Role::Idle).from([loopback(1)]));
-    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 2000 }).from([loopback(1)]));
-    herd.run_until("all are in", |herd| herd.stats(idle).open == IDLE && herd.stats(echo).echoes > 100);
+    let mut clients = Clients::of(&server);
+    let idle = clients.add(Group::new(IDLE, Role::Idle).from([loopback(1)]));
+    let echo = clients.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 2000 }).from([loopback(1)]));
+    clients.run_until("all are in", |clients| {
+        clients.stats(idle).open == IDLE && clients.stats(echo).echoes > 100
+    });
     assert_eq!(server.control().post("/rebalance").status, 200);
     for _ in 0..ROUNDS {
-        herd.run_until("both have their share", |_| are_even(&counts(&server.control().workers())));
+        clients.run_until("both have their share", |_| are_even(&counts(&server.control().workers())));
         let restarts = server.totals().number("restarts_total");
         let victim = server.worker_pids()[random.usize(0..2)];
         server.write_config(&text.replace("workers = 2", "workers = 1"));
@@ -237,12 +241,12 @@ fn whoever_is_killed_in_the_middle_of_it_nobody_is_served_twice_and_all_are_coun
             std::hint::spin_loop();
         }
         kill(victim, Signal::SIGKILL).unwrap();
-        herd.run_until("it is replaced", |_| server.totals().number("restarts_total") > restarts);
-        settle(&server, &mut herd, 1);
+        clients.run_until("it is replaced", |_| server.totals().number("restarts_total") > restarts);
+        settle(&server, &mut clients, 1);
         assert_eq!(server.reload(&text).status, 200);
-        settle(&server, &mut herd, 2);
+        settle(&server, &mut clients, 2);
     }
-    let open = herd.stats(idle).open + herd.stats(echo).open;
+    let open = clients.stats(idle).open + clients.stats(echo).open;
     let lost = IDLE + ECHOING - open;
     let lines = server.process().lines();
     let cut = |line: &&String| {
@@ -258,7 +262,7 @@ fn whoever_is_killed_in_the_middle_of_it_nobody_is_served_twice_and_all_are_coun
     let gone = totals.sum("closed_total");
     assert_eq!(totals.number("accepted_total") - gone, open as u64, "{totals:?}");
     assert_eq!((gone, totals.number("anomalies_total")), (lost as u64, 0), "{totals:?}");
-    check_full(&server, &mut herd, CAP);
+    check_full(&server, &mut clients, CAP);
     server.stop();
 }
 
@@ -271,9 +275,10 @@ fn a_supervisor_that_dies_in_the_middle_of_it_leaves_every_connection_with_one_w
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..3 {
         let first = Holdfast::with(&text);
-        let mut herd = Herd::new(first.address());
-        let echo = herd.add(Group::new(CLIENTS, Role::Echo { in_flight: 1, size: 100 }).from([loopback(1)]));
-        herd.run_until("all are in", |herd| herd.stats(echo).open == CLIENTS);
+        let mut clients = Clients::new(first.address());
+        let echo =
+            clients.add(Group::new(CLIENTS, Role::Echo { in_flight: 1, size: 100 }).from([loopback(1)]));
+        clients.run_until("all are in", |clients| clients.stats(echo).open == CLIENTS);
         thread::scope(|scope| {
             scope.spawn(|| {
                 // Nobody answers when the supervisor dies first.
@@ -293,12 +298,12 @@ fn a_supervisor_that_dies_in_the_middle_of_it_leaves_every_connection_with_one_w
         let totals = second.wait_until("both have reported", |totals| totals.number("workers_ready") == 2);
         eprintln!("{:?}", counts(&second.control().workers()));
         assert_eq!(totals.number("connections"), CLIENTS as u64, "{totals:?}");
-        let echoes = herd.stats(echo).echoes;
-        herd.run_until("all echo on", |herd| herd.stats(echo).echoes > echoes + 3 * CLIENTS as u64);
+        let echoes = clients.stats(echo).echoes;
+        clients.run_until("all echo on", |clients| clients.stats(echo).echoes > echoes + 3 * CLIENTS as u64);
         assert_eq!(second.control().post("/rebalance").status, 200);
-        herd.run_until("they are even", |_| are_even(&counts(&second.control().workers())));
-        assert_eq!(herd.stats(echo).open, CLIENTS);
-        check_full(&second, &mut herd, CAP);
+        clients.run_until("they are even", |_| are_even(&counts(&second.control().workers())));
+        assert_eq!(clients.stats(echo).open, CLIENTS);
+        check_full(&second, &mut clients, CAP);
         let totals = second.totals();
         assert_eq!((totals.sum("closed_total"), totals.number("anomalies_total")), (0, 0), "{totals:?}");
         second.stop();

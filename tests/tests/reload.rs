@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options};
 use nix::sys::signal::Signal;
 
@@ -28,10 +28,12 @@ fn cap(server: &Holdfast) -> u64 {
 fn a_good_file_changes_limits_live_and_touches_nobody() {
     let server = Holdfast::with(BEFORE);
     let pids = server.worker_pids();
-    let mut herd = Herd::of(&server);
-    let echo = herd.add(Group::new(20, Role::Echo { in_flight: 2, size: 300 }).from([loopback(0)]));
-    let idle = herd.add(Group::new(30, Role::Idle).from([loopback(1)]));
-    herd.run_until("the server is full", |herd| herd.stats(idle).open == 30 && herd.stats(echo).open == 20);
+    let mut clients = Clients::of(&server);
+    let echo = clients.add(Group::new(20, Role::Echo { in_flight: 2, size: 300 }).from([loopback(0)]));
+    let idle = clients.add(Group::new(30, Role::Idle).from([loopback(1)]));
+    clients.run_until("the server is full", |clients| {
+        clients.stats(idle).open == 30 && clients.stats(echo).open == 20
+    });
     assert_eq!(RawClient::connect(server.address()).upgrade("").status, 503);
 
     server.write_config(&with_cap(52));
@@ -52,15 +54,15 @@ fn a_good_file_changes_limits_live_and_touches_nobody() {
     assert_eq!(server.totals().number("connections"), 52);
     assert_eq!(RawClient::connect(server.address()).upgrade("").status, 503);
     drop(more);
-    herd.leave(idle, 11);
-    herd.run_until("thirteen have left", |herd| herd.stats(idle).left == 11);
+    clients.leave(idle, 11);
+    clients.run_until("thirteen have left", |clients| clients.stats(idle).left == 11);
     server.wait_until("they are counted out", |totals| totals.number("connections") == 39);
     let mut last = RawClient::open(server.address());
     assert_eq!(RawClient::connect(server.address()).upgrade("").status, 503);
 
-    let echoes = herd.stats(echo).echoes;
-    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 1000);
-    assert_eq!((herd.stats(echo).open, herd.stats(idle).open), (20, 19));
+    let echoes = clients.stats(echo).echoes;
+    clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > echoes + 1000);
+    assert_eq!((clients.stats(echo).open, clients.stats(idle).open), (20, 19));
     last.send(&masked(FIN | TEXT, b"in")).unwrap();
     assert_eq!(last.message(), b"in");
     assert_eq!(server.worker_pids(), pids, "a reload restarts nobody");

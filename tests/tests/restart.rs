@@ -5,8 +5,8 @@
 use std::thread;
 
 use holdfast_tests::client::{RawClient, loopback, upgrade_request};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, close_payload, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{self, Holdfast};
 use nix::sys::signal::{Signal, kill};
 
@@ -183,27 +183,27 @@ fn thousands_stay_and_hundreds_echo_on() {
         limits.max_connections_per_address = 0
         timeouts.idle = \"0s\"",
     );
-    let mut herd = Herd::of(&server);
-    let idle = herd.add(Group::new(IDLE, Role::Idle).from((0..8).map(loopback)));
-    herd.run_until("the idle ones are in", |herd| herd.stats(idle).open == IDLE);
-    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(9)]));
-    herd.run_until("the others echo", |herd| herd.stats(echo).echoes > 2_000);
+    let mut clients = Clients::of(&server);
+    let idle = clients.add(Group::new(IDLE, Role::Idle).from((0..8).map(loopback)));
+    clients.run_until("the idle ones are in", |clients| clients.stats(idle).open == IDLE);
+    let echo = clients.add(Group::new(ECHOING, Role::Echo { in_flight: 4, size: 3000 }).from([loopback(9)]));
+    clients.run_until("the others echo", |clients| clients.stats(echo).echoes > 2_000);
     let mut newcomers = Vec::new();
     for round in 0..3 {
-        newcomers.push(herd.add(Group::new(NEW, Role::Idle).from([loopback(10)])));
+        newcomers.push(clients.add(Group::new(NEW, Role::Idle).from([loopback(10)])));
         thread::scope(|scope| {
             let restarting = scope.spawn(|| restart(&server, round));
-            herd.run_until("the restart is over", |_| restarting.is_finished());
+            clients.run_until("the restart is over", |_| restarting.is_finished());
         });
-        let echoes = herd.stats(echo).echoes;
-        herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 2_000);
+        let echoes = clients.stats(echo).echoes;
+        clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > echoes + 2_000);
     }
     for group in newcomers {
-        herd.run_until("who came meanwhile is in", |herd| herd.stats(group).open == NEW);
+        clients.run_until("who came meanwhile is in", |clients| clients.stats(group).open == NEW);
     }
-    eprintln!("longest stall: {:?}", herd.longest_stall(echo));
-    assert_eq!(herd.stats(idle).open, IDLE, "{:?}", herd.stats(idle));
-    assert_eq!(herd.stats(echo).open, ECHOING, "{:?}", herd.stats(echo));
+    eprintln!("longest stall: {:?}", clients.longest_stall(echo));
+    assert_eq!(clients.stats(idle).open, IDLE, "{:?}", clients.stats(idle));
+    assert_eq!(clients.stats(echo).open, ECHOING, "{:?}", clients.stats(echo));
     let totals = server.totals();
     assert_eq!(totals.number("connections"), (IDLE + ECHOING + 3 * NEW) as u64);
     assert_eq!((totals.number("lost_total"), totals.number("anomalies_total")), (0, 0));

@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::client_process::ClientProcess;
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
-use holdfast_tests::herd_process::HerdProcess;
 use holdfast_tests::holdfast::Holdfast;
 
-const HERD: &str = env!("CARGO_BIN_EXE_holdfast-herd");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-clients");
 const EACH: usize = 10_000;
 
 #[test]
@@ -22,11 +22,11 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
         timeouts.idle = \"0s\"",
     );
     let mut early = RawClient::open(server.address());
-    let mut herds: Vec<HerdProcess> =
-        (0..2).map(|n| HerdProcess::start(HERD, server.address(), EACH, "silent", n * 20, 20)).collect();
+    let mut processes: Vec<ClientProcess> =
+        (0..2).map(|n| ClientProcess::start(PROGRAM, server.address(), EACH, "silent", n * 20, 20)).collect();
     let mut served = 0;
     let mut over = 0;
-    while over < herds.len() {
+    while over < processes.len() {
         let totals = server.totals();
         assert!(totals.number("pending_handshakes") <= 1000, "more than the budget: {totals:?}");
         let mut client = RawClient::connect_from(loopback(100), server.address());
@@ -34,9 +34,9 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
         client.send(&masked(FIN | TEXT, b"real")).unwrap();
         assert_eq!(client.message(), b"real");
         served += 1;
-        over = herds
+        over = processes
             .iter_mut()
-            .filter_map(HerdProcess::latest)
+            .filter_map(ClientProcess::latest)
             .filter(|report| report.number("ended") == EACH as u64)
             .count();
     }
@@ -69,10 +69,16 @@ fn refused_clients_that_do_not_go_do_not_keep_real_clients_out() {
         .collect();
     server.wait_until("all are refused", |totals| totals.sum("rejected_total") == 100);
     let one = RawClient::open(server.address());
-    let mut herd = Herd::of(&server);
-    let burst = herd.add(Group::new(10, Role::Idle).at_once());
-    herd.run_until("the burst has its answers", |herd| herd.stats(burst).undecided() == 0);
-    assert_eq!(herd.stats(burst).open, 10, "{:?} {:?}", herd.stats(burst), herd.refusals(burst).next());
+    let mut clients = Clients::of(&server);
+    let burst = clients.add(Group::new(10, Role::Idle).at_once());
+    clients.run_until("the burst has its answers", |clients| clients.stats(burst).undecided() == 0);
+    assert_eq!(
+        clients.stats(burst).open,
+        10,
+        "{:?} {:?}",
+        clients.stats(burst),
+        clients.refusals(burst).next()
+    );
     drop((stubborn, one));
     server.stop();
 }

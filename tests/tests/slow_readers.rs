@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::Holdfast;
 
 const CLIENTS: usize = 5_000;
@@ -36,25 +36,25 @@ fn memory_stays_under_the_bound_that_the_config_sets() {
     );
     // A record of at most 256 bytes, and the volatile half.
     let bound = PROCESSES + CLIENTS as u64 * (QUEUED + HALF_MESSAGE + 256);
-    let mut herd = Herd::of(&server);
-    let bystanders = herd.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
-    herd.run_until("the bystanders echo", |herd| herd.stats(bystanders).echoes > 100);
-    let slow = herd.add(Group::new(CLIENTS, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
+    let mut clients = Clients::of(&server);
+    let bystanders = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
+    clients.run_until("the bystanders echo", |clients| clients.stats(bystanders).echoes > 100);
+    let slow = clients.add(Group::new(CLIENTS, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
     let mut peak = 0;
     let mut turns = 0_u32;
-    herd.run_until("all slow readers are closed", |herd| {
+    clients.run_until("all slow readers are closed", |clients| {
         turns += 1;
         if turns.is_multiple_of(16) {
             peak = peak.max(server.memory());
             assert!(peak <= bound, "{} MiB of at most {} MiB", peak / MIB, bound / MIB);
         }
-        herd.stats(slow).ended() == CLIENTS
+        clients.stats(slow).ended() == CLIENTS
     });
     eprintln!("peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
-    let echoes = herd.stats(bystanders).echoes;
-    herd.run_until("the bystanders go on", |herd| herd.stats(bystanders).echoes > echoes + 1000);
-    herd.leave(bystanders, 20);
-    herd.run_until("the bystanders have left", |herd| herd.stats(bystanders).left == 20);
+    let echoes = clients.stats(bystanders).echoes;
+    clients.run_until("the bystanders go on", |clients| clients.stats(bystanders).echoes > echoes + 1000);
+    clients.leave(bystanders, 20);
+    clients.run_until("the bystanders have left", |clients| clients.stats(bystanders).left == 20);
     let totals = server.wait_until("all are gone", |totals| totals.number("connections") == 0);
     assert_eq!(totals.number("closed_total.slow_reader"), CLIENTS as u64, "{totals:?}");
     assert_eq!((totals.number("closed_total.client"), totals.number("restarts_total")), (20, 0));

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::control::Totals;
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, kill_slot};
 use serde_json::Value;
 
@@ -52,11 +52,11 @@ fn force_back_off(server: &Holdfast, slot: usize) {
 
 /// `count` clients come, fifty at a time: what all send in the same instant is spread by the weights of that
 /// instant.
-fn arrive(herd: &mut Herd, mut count: usize) {
+fn arrive(clients: &mut Clients, mut count: usize) {
     while count > 0 {
         let next = count.min(50);
-        let group = herd.add(Group::new(next, Role::Idle).from((0..4).map(loopback)));
-        herd.run_until("newcomers are in", |herd| herd.stats(group).open == next);
+        let group = clients.add(Group::new(next, Role::Idle).from((0..4).map(loopback)));
+        clients.run_until("newcomers are in", |clients| clients.stats(group).open == next);
         count -= next;
     }
 }
@@ -64,8 +64,8 @@ fn arrive(herd: &mut Herd, mut count: usize) {
 /// Four workers are filled, and one of them loses all it has. Then as many clients come as it lost.
 fn fill_the_gap(balance: &str) -> Vec<u64> {
     let server = Holdfast::with(&config(balance));
-    let mut herd = Herd::of(&server);
-    arrive(&mut herd, CLIENTS);
+    let mut clients = Clients::of(&server);
+    arrive(&mut clients, CLIENTS);
     let before = spread(&server, CLIENTS);
 
     kill_slot(&server.control().workers()[1]);
@@ -73,7 +73,7 @@ fn fill_the_gap(balance: &str) -> Vec<u64> {
         workers[1].text("state") == "ready" && workers[1].number("connections") == 0
     });
     let gap = CLIENTS - usize::try_from(server.totals().number("connections")).unwrap();
-    arrive(&mut herd, gap);
+    arrive(&mut clients, gap);
     let counts = spread(&server, CLIENTS);
     eprintln!("{balance}: {before:?}; slot 1 emptied and {gap} new clients later: {counts:?}");
     server.stop();
@@ -98,18 +98,18 @@ fn an_emptied_worker_fills_up_with_least_connections_and_not_by_the_kernels_hash
 fn a_slot_in_back_off_gets_no_client_and_all_come_back_to_it_later() {
     for balance in ["least-connections", "source-address"] {
         let server = Holdfast::with(&config(balance));
-        let mut herd = Herd::of(&server);
+        let mut clients = Clients::of(&server);
         // A pause may be over before the clients are in; the next one is longer.
         let (down, counts) = loop {
             force_back_off(&server, 2);
             let before = server.control().workers();
             let open = usize::try_from(server.totals().number("connections")).unwrap();
-            let crowd = herd.add(Group::new(100, Role::Idle).from((0..50).map(loopback)));
-            herd.run_until("all are in", |herd| herd.stats(crowd).undecided() == 0);
+            let crowd = clients.add(Group::new(100, Role::Idle).from((0..50).map(loopback)));
+            clients.run_until("all are in", |clients| clients.stats(crowd).undecided() == 0);
             let after = server.control().workers();
             let still_down = |workers: &[Totals]| workers[2].text("state") == "backing_off";
             if still_down(&before) && still_down(&after) {
-                assert_eq!(herd.stats(crowd).open, 100, "{:?}", herd.stats(crowd));
+                assert_eq!(clients.stats(crowd).open, 100, "{:?}", clients.stats(crowd));
                 break (after, spread(&server, open + 100));
             }
         };
@@ -118,15 +118,15 @@ fn a_slot_in_back_off_gets_no_client_and_all_come_back_to_it_later() {
         assert!(counts.iter().enumerate().all(|(slot, &count)| (count == 0) == (slot == 2)), "{counts:?}");
 
         server.wait_for_workers("it has weight again", |workers| workers[2].number("weight") > 0);
-        let more = herd.add(Group::new(100, Role::Idle).from((0..50).map(loopback)));
-        herd.run_until("all are in", |herd| herd.stats(more).open == 100);
+        let more = clients.add(Group::new(100, Role::Idle).from((0..50).map(loopback)));
+        clients.run_until("all are in", |clients| clients.stats(more).open == 100);
         let open = server.totals().number("connections");
         assert!(spread(&server, usize::try_from(open).unwrap())[2] > 0);
         server.stop();
     }
 }
 
-/// The slot that five clients from `source` land on, all five.
+/// The slot that five clients from `source` come to, all five.
 fn landing(server: &Holdfast, source: IpAddr, address: std::net::SocketAddr) -> usize {
     let accepted = || numbers(&server.control().workers(), "accepted_total");
     let before = accepted();
@@ -139,7 +139,7 @@ fn landing(server: &Holdfast, source: IpAddr, address: std::net::SocketAddr) -> 
         .collect();
     let gained: Vec<u64> = accepted().iter().zip(before).map(|(after, before)| after - before).collect();
     drop(clients);
-    gained.iter().position(|&gained| gained == 5).unwrap_or_else(|| panic!("{source} landed on {gained:?}"))
+    gained.iter().position(|&gained| gained == 5).unwrap_or_else(|| panic!("{source} came to {gained:?}"))
 }
 
 #[test]
@@ -190,11 +190,11 @@ fn a_reload_changes_it_and_an_unknown_way_is_an_error_that_names_the_known() {
 #[test]
 fn crowds_that_come_at_once_are_not_all_sent_where_the_last_ones_are_still_on_their_way_in() {
     let server = Holdfast::with(&config("least-connections"));
-    let mut herd = Herd::of(&server);
+    let mut clients = Clients::of(&server);
     let mut before = vec![0; WORKERS];
     for crowd in 1..=4 {
-        let group = herd.add(Group::new(1_000, Role::Idle).from((0..4).map(loopback)));
-        herd.run_until("all are in", |herd| herd.stats(group).open == 1_000);
+        let group = clients.add(Group::new(1_000, Role::Idle).from((0..4).map(loopback)));
+        clients.run_until("all are in", |clients| clients.stats(group).open == 1_000);
         let counts = spread(&server, crowd * 1_000);
         eprintln!("after {crowd} crowds of 1,000: {counts:?}");
         // A whole crowd may come before the weights can be corrected, so how even it ends is chance; but they were

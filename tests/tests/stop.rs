@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::RawClient;
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::Holdfast;
 use nix::sys::signal::Signal;
 
@@ -12,15 +12,21 @@ use nix::sys::signal::Signal;
 fn sigterm_and_sigint_drain_with_1001_and_exit_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Holdfast::with("workers = 2\ndrain.duration = \"2s\"");
-        let mut herd = Herd::new(server.address());
-        let idle = herd.add(Group::new(60, Role::Idle));
-        let echo = herd.add(Group::new(10, Role::Echo { in_flight: 1, size: 100 }));
-        herd.run_until("all are in", |herd| herd.stats(idle).open == 60 && herd.stats(echo).echoes > 100);
-        server.signal(signal);
-        herd.run_until("all are told", |herd| {
-            herd.stats(idle).ended() == 60 && herd.stats(echo).ended() == 10
+        let mut clients = Clients::new(server.address());
+        let idle = clients.add(Group::new(60, Role::Idle));
+        let echo = clients.add(Group::new(10, Role::Echo { in_flight: 1, size: 100 }));
+        clients.run_until("all are in", |clients| {
+            clients.stats(idle).open == 60 && clients.stats(echo).echoes > 100
         });
-        assert_eq!((herd.stats(idle).closed(1001), herd.stats(echo).closed(1001)), (60, 10), "{signal}");
+        server.signal(signal);
+        clients.run_until("all are told", |clients| {
+            clients.stats(idle).ended() == 60 && clients.stats(echo).ended() == 10
+        });
+        assert_eq!(
+            (clients.stats(idle).closed(1001), clients.stats(echo).closed(1001)),
+            (60, 10),
+            "{signal}"
+        );
         let status = server.process().wait_for_exit();
         assert_eq!(status.code(), Some(0), "{signal}: {status}");
         assert_eq!(server.processes(), [], "{signal}");

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{BINARY, FIN, PING, PONG, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, kill_slot, pid_of};
 use holdfast_tests::kernel;
 use nix::sys::signal::{Signal, kill};
@@ -19,26 +19,26 @@ fn no_idle_client_is_lost_when_every_worker_is_killed_in_turn() {
     let server = Holdfast::with(
         "workers = 4\nlimits.max_connections = 11000\nlimits.max_connections_per_address = 0\ntimeouts.idle = \"0s\"",
     );
-    let mut herd = Herd::of(&server);
-    let idle = herd.add(Group::new(IDLE, Role::Idle).from((0..20).map(loopback)));
-    herd.run_until("the idle ones are in", |herd| herd.stats(idle).open == IDLE);
-    let echo = herd.add(Group::new(ECHOING, Role::Echo { in_flight: 1, size: 512 }).from([loopback(0)]));
-    herd.run_until("the others echo", |herd| herd.stats(echo).echoes > 10_000);
-    eprintln!("longest stall before: {:?}", herd.longest_stall(echo));
+    let mut clients = Clients::of(&server);
+    let idle = clients.add(Group::new(IDLE, Role::Idle).from((0..20).map(loopback)));
+    clients.run_until("the idle ones are in", |clients| clients.stats(idle).open == IDLE);
+    let echo = clients.add(Group::new(ECHOING, Role::Echo { in_flight: 1, size: 512 }).from([loopback(0)]));
+    clients.run_until("the others echo", |clients| clients.stats(echo).echoes > 10_000);
+    eprintln!("longest stall before: {:?}", clients.longest_stall(echo));
 
     for (slot, worker) in server.control().workers().iter().enumerate() {
-        let lost_before = herd.stats(echo).closed(1012);
+        let lost_before = clients.stats(echo).closed(1012);
         kill(pid_of(worker, "pid"), Signal::SIGKILL).unwrap();
-        let echoes = herd.stats(echo).echoes;
-        let queued = herd.add(Group::new(50, Role::Idle).from([loopback(1)]));
-        herd.run_until("newcomers are served", |herd| herd.stats(queued).open == 50);
-        herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > echoes + 10_000);
-        eprintln!("slot {slot}: {} closed with 1012", herd.stats(echo).closed(1012) - lost_before);
+        let echoes = clients.stats(echo).echoes;
+        let queued = clients.add(Group::new(50, Role::Idle).from([loopback(1)]));
+        clients.run_until("newcomers are served", |clients| clients.stats(queued).open == 50);
+        clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > echoes + 10_000);
+        eprintln!("slot {slot}: {} closed with 1012", clients.stats(echo).closed(1012) - lost_before);
     }
-    eprintln!("longest stall: {:?}", herd.longest_stall(echo));
+    eprintln!("longest stall: {:?}", clients.longest_stall(echo));
 
-    assert_eq!(herd.stats(idle).open, IDLE, "idle clients were lost: {:?}", herd.stats(idle));
-    let echoing = herd.stats(echo);
+    assert_eq!(clients.stats(idle).open, IDLE, "idle clients were lost: {:?}", clients.stats(idle));
+    let echoing = clients.stats(echo);
     let lost = echoing.closed(1012);
     assert_eq!(echoing.open + lost, ECHOING, "clients vanished without a word: {echoing:?}");
     assert!(lost <= 4 * MID_EVENT, "{lost} of {ECHOING} were mid-event");
@@ -61,20 +61,20 @@ fn whoever_queues_on_a_dead_workers_listener_is_served_by_the_next() {
     let server = Holdfast::with("workers = 2");
     let worker = server.worker_pids()[0];
     kill(worker, Signal::SIGSTOP).unwrap();
-    let mut herd = Herd::of(&server);
-    let crowd = herd.add(Group::new(60, Role::Idle));
-    herd.run_until("the other worker has served its share", |herd| {
-        let stats = herd.stats(crowd);
+    let mut clients = Clients::of(&server);
+    let crowd = clients.add(Group::new(60, Role::Idle));
+    clients.run_until("the other worker has served its share", |clients| {
+        let stats = clients.stats(crowd);
         let queued = kernel::accept_queue(server.address().port());
         stats.connecting + stats.waiting == 0
             && queued > 0
             && usize::try_from(queued).unwrap() == stats.upgrading
     });
-    let queued = herd.stats(crowd).upgrading;
+    let queued = clients.stats(crowd).upgrading;
     eprintln!("{queued} of 60 queue on the stopped worker's listener");
     kill(worker, Signal::SIGKILL).unwrap();
-    herd.run_until("all are in", |herd| herd.stats(crowd).open == 60);
-    assert_eq!(herd.stats(crowd).failed, 0);
+    clients.run_until("all are in", |clients| clients.stats(crowd).open == 60);
+    assert_eq!(clients.stats(crowd).failed, 0);
     server.wait_until("the death is counted", |totals| totals.number("restarts_total") == 1);
     server.stop();
 }
@@ -108,9 +108,9 @@ fn a_crash_by_any_signal_keeps_the_clients_and_their_half_messages_are_closed_wi
 fn a_dead_slots_connections_are_given_back_exactly_once_and_its_slot_is_rebuilt() {
     let server =
         Holdfast::with("workers = 4\nlimits.max_connections = 200\nlimits.max_connections_per_address = 0");
-    let mut herd = Herd::of(&server);
-    let crowd = herd.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
-    herd.run_until("the server is full", |herd| herd.stats(crowd).open == 200);
+    let mut clients = Clients::of(&server);
+    let crowd = clients.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
+    clients.run_until("the server is full", |clients| clients.stats(crowd).open == 200);
     let workers = server.wait_for_workers("all have reported", |workers| {
         workers.iter().map(|worker| worker.number("connections")).sum::<u64>() == 200
     });
@@ -119,7 +119,7 @@ fn a_dead_slots_connections_are_given_back_exactly_once_and_its_slot_is_rebuilt(
     let held_here = usize::try_from(held).unwrap();
 
     kill_slot(victim);
-    herd.run_until("its clients are cut off", |herd| herd.stats(crowd).ended() == held_here);
+    clients.run_until("its clients are cut off", |clients| clients.stats(crowd).ended() == held_here);
     server.wait_for_workers("the slot is rebuilt", |workers| {
         workers.iter().any(|worker| {
             worker.number("slot") == slot && worker.number("keeper_pid") != victim.number("keeper_pid")
@@ -138,10 +138,10 @@ fn a_dead_slots_connections_are_given_back_exactly_once_and_its_slot_is_rebuilt(
         workers.iter().all(|worker| worker.text("state") == "ready" && worker.0["pid"].is_u64())
     });
     let answered_before = answered(&rebuilt);
-    let next = herd.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
-    herd.run_until("newcomers have their answers", |herd| herd.stats(next).undecided() == 0);
-    assert_eq!(herd.stats(next).open, held_here, "{:?}", herd.stats(next));
-    assert_eq!(herd.stats(next).refused(503), 200 - held_here);
+    let next = clients.add(Group::new(200, Role::Idle).from((0..4).map(loopback)));
+    clients.run_until("newcomers have their answers", |clients| clients.stats(next).undecided() == 0);
+    assert_eq!(clients.stats(next).open, held_here, "{:?}", clients.stats(next));
+    assert_eq!(clients.stats(next).refused(503), 200 - held_here);
     server.wait_for_workers("newcomers queue for the rebuilt slot and are answered by it", |workers| {
         answered(workers) > answered_before
     });

@@ -11,9 +11,9 @@ use std::thread;
 
 use holdfast_tests::PATIENCE;
 use holdfast_tests::client::{RawClient, loopback};
+use holdfast_tests::clients::{Clients, Group, GroupId, Role};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{FIN, TEXT, masked};
-use holdfast_tests::herd::{Group, GroupId, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options};
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
@@ -65,15 +65,15 @@ impl Installed {
         fs::rename(new, self.path()).unwrap();
     }
 
-    fn put_next(&self, temper: &str) {
-        self.put(&next(temper), 0o755);
+    fn put_next(&self, behaviour: &str) {
+        self.put(&next(behaviour), 0o755);
     }
 }
 
-fn next(temper: &str) -> Vec<u8> {
+fn next(behaviour: &str) -> Vec<u8> {
     let mut program = fs::read(NEXT).unwrap();
-    if !temper.is_empty() {
-        program.extend_from_slice(format!("temper:{temper}").as_bytes());
+    if !behaviour.is_empty() {
+        program.extend_from_slice(format!("behaviour:{behaviour}").as_bytes());
     }
     program
 }
@@ -102,26 +102,26 @@ fn echoes(client: &mut RawClient, text: &str) {
 }
 
 /// Idle and echoing clients.
-fn crowd(server: &Holdfast, idle: usize, echoing: usize) -> (Herd, GroupId, GroupId) {
-    let mut herd = Herd::of(server);
-    let idle_ones = herd.add(Group::new(idle, Role::Idle).from((0..4).map(loopback)));
-    let echo = herd.add(Group::new(echoing, Role::Echo { in_flight: 4, size: 700 }).from([loopback(9)]));
-    herd.run_until("all are in", |herd| {
-        herd.stats(idle_ones).open == idle && herd.stats(echo).open == echoing
+fn crowd(server: &Holdfast, idle: usize, echoing: usize) -> (Clients, GroupId, GroupId) {
+    let mut clients = Clients::of(server);
+    let idle_ones = clients.add(Group::new(idle, Role::Idle).from((0..4).map(loopback)));
+    let echo = clients.add(Group::new(echoing, Role::Echo { in_flight: 4, size: 700 }).from([loopback(9)]));
+    clients.run_until("all are in", |clients| {
+        clients.stats(idle_ones).open == idle && clients.stats(echo).open == echoing
     });
-    (herd, idle_ones, echo)
+    (clients, idle_ones, echo)
 }
 
-fn goes_on_echoing(herd: &mut Herd, echo: GroupId) {
-    let reached = herd.stats(echo).echoes + 2_000;
-    herd.run_until("echoing goes on", |herd| herd.stats(echo).echoes > reached);
+fn goes_on_echoing(clients: &mut Clients, echo: GroupId) {
+    let reached = clients.stats(echo).echoes + 2_000;
+    clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > reached);
 }
 
-/// Upgrades by `holdfast ctl`, while the herd is kept going.
-fn upgrade_under(herd: &mut Herd, server: &Holdfast) -> (bool, String, String) {
+/// Upgrades by `holdfast ctl`, while the clients are kept going.
+fn upgrade_under(clients: &mut Clients, server: &Holdfast) -> (bool, String, String) {
     thread::scope(|scope| {
         let upgrading = scope.spawn(|| ctl_upgrade(server.run_dir()));
-        herd.run_until("the upgrade is over", |_| upgrading.is_finished());
+        clients.run_until("the upgrade is over", |_| upgrading.is_finished());
         upgrading.join().unwrap()
     })
 }
@@ -130,24 +130,24 @@ fn upgrade_under(herd: &mut Herd, server: &Holdfast) -> (bool, String, String) {
 fn nobody_notices_and_everything_is_new() {
     let installed = Installed::new();
     let server = installed.start(CONFIG);
-    let (mut herd, idle, echo) = crowd(&server, 300, 60);
+    let (mut clients, idle, echo) = crowd(&server, 300, 60);
     assert_eq!(versions(&server), [OLD_VERSION; 3]);
     assert_eq!(progress(&server).text("state"), "none");
     let before = server.totals();
 
     installed.put_next("");
-    let (success, said, complaint) = upgrade_under(&mut herd, &server);
+    let (success, said, complaint) = upgrade_under(&mut clients, &server);
     assert!(success, "{said}{complaint}");
     for words in [&format!("{OLD_VERSION} -> {NEXT_VERSION}: done"), "360 connections kept, 0 lost", "2 of 2"]
     {
         assert!(said.contains(words), "{words}: {said}");
     }
-    goes_on_echoing(&mut herd, echo);
+    goes_on_echoing(&mut clients, echo);
     assert_eq!(versions(&server), [NEXT_VERSION; 3]);
     let report = progress(&server);
     assert_eq!((report.text("state"), report.number("kept"), report.number("lost")), ("done", 360, 0));
     assert!(report.0["takeover_ms"].as_f64().unwrap() > 0.0, "{report:?}");
-    eprintln!("{said}longest stall of an echoing client: {:?}", herd.longest_stall(echo));
+    eprintln!("{said}longest stall of an echoing client: {:?}", clients.longest_stall(echo));
 
     let after = server.totals();
     for (name, expected) in
@@ -160,25 +160,25 @@ fn nobody_notices_and_everything_is_new() {
     assert_eq!((after.sum("closed_total"), after.sum("rejected_total")), (0, 0), "{after:?}");
 
     // The cap is exact.
-    let more = herd.add(Group::new(60, Role::Idle).from([loopback(5)]));
-    herd.run_until("newcomers have their answers", |herd| herd.stats(more).undecided() == 0);
-    assert_eq!((herd.stats(more).open, herd.stats(more).refused(503)), (40, 20));
+    let more = clients.add(Group::new(60, Role::Idle).from([loopback(5)]));
+    clients.run_until("newcomers have their answers", |clients| clients.stats(more).undecided() == 0);
+    assert_eq!((clients.stats(more).open, clients.stats(more).refused(503)), (40, 20));
 
     // A worker of the new program that dies is replaced by another.
     kill(server.worker_pids()[0], Signal::SIGKILL).unwrap();
     server.wait_for_workers("it is replaced", |workers| workers[0].text("state") == "ready");
-    goes_on_echoing(&mut herd, echo);
-    assert_eq!(herd.stats(idle).open, 300, "{:?}", herd.stats(idle));
+    goes_on_echoing(&mut clients, echo);
+    assert_eq!(clients.stats(idle).open, 300, "{:?}", clients.stats(idle));
 
     // And once more, to the same version, by signal.
     let restarts = server.totals().number("restarts_total");
     server.signal(Signal::SIGUSR2);
-    herd.run_until("it is done", |_| {
+    clients.run_until("it is done", |_| {
         restarts + 2 == server.totals().number("restarts_total") && progress(&server).text("state") == "done"
     });
     assert_eq!(progress(&server).text("from"), NEXT_VERSION);
-    goes_on_echoing(&mut herd, echo);
-    assert_eq!(herd.stats(idle).open, 300, "{:?}", herd.stats(idle));
+    goes_on_echoing(&mut clients, echo);
+    assert_eq!(clients.stats(idle).open, 300, "{:?}", clients.stats(idle));
     server.stop();
 }
 
@@ -186,13 +186,13 @@ fn nobody_notices_and_everything_is_new() {
 fn what_is_not_fit_is_refused_with_a_reason_and_nothing_changes() {
     let installed = Installed::new();
     let server = installed.start(CONFIG);
-    let (mut herd, idle, echo) = crowd(&server, 40, 10);
+    let (mut clients, idle, echo) = crowd(&server, 40, 10);
     let pids = server.worker_pids();
-    let program = |temper: &str| Some((next(temper), 0o755));
+    let program = |behaviour: &str| Some((next(behaviour), 0o755));
     let cases: [(Option<Content>, u16, &str); 9] = [
         (program("refuses"), 422, "refuses to start here (exit status 2): this program wants a full moon"),
         (program("layout"), 409, "has version 99 of the connection table layout"),
-        (program("babbles"), 422, "its answer to `holdfast probe` was \"hello\""),
+        (program("bad-answer"), 422, "its answer to `holdfast probe` was \"hello\""),
         (program("crashes"), 422, "crashed when it was asked (SIGABRT)"),
         (program("hangs"), 504, "did not answer `holdfast probe` within 10s"),
         (Some((next(""), 0o644)), 422, "is not executable"),
@@ -207,7 +207,7 @@ fn what_is_not_fit_is_refused_with_a_reason_and_nothing_changes() {
         }
         let answer = thread::scope(|scope| {
             let asking = scope.spawn(|| server.control().post("/upgrade"));
-            herd.run_until("there is an answer", |_| asking.is_finished());
+            clients.run_until("there is an answer", |_| asking.is_finished());
             asking.join().unwrap()
         });
         let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
@@ -217,13 +217,13 @@ fn what_is_not_fit_is_refused_with_a_reason_and_nothing_changes() {
         assert!(line.contains("upgrade refused, nothing has changed"), "{line}");
         let report = progress(&server);
         assert_eq!((report.text("state"), report.text("reason")), ("failed", error.as_str()));
-        goes_on_echoing(&mut herd, echo);
+        goes_on_echoing(&mut clients, echo);
     }
     let (success, _, complaint) = ctl_upgrade(server.run_dir());
     assert!(!success && complaint.contains("No such file"), "{complaint}");
     assert_eq!(server.worker_pids(), pids);
     assert_eq!(versions(&server), [OLD_VERSION; 3]);
-    assert_eq!((herd.stats(idle).open, herd.stats(echo).open), (40, 10));
+    assert_eq!((clients.stats(idle).open, clients.stats(echo).open), (40, 10));
 
     // A configuration that would not start.
     installed.put_next("");
@@ -240,26 +240,26 @@ fn what_is_not_fit_is_refused_with_a_reason_and_nothing_changes() {
 fn workers_that_crash_at_start_go_back_and_the_upgrade_is_said_to_have_failed() {
     let installed = Installed::new();
     let server = installed.start(CONFIG);
-    let (mut herd, idle, echo) = crowd(&server, 100, 20);
+    let (mut clients, idle, echo) = crowd(&server, 100, 20);
     installed.put_next("worker-crashes");
-    let (success, said, complaint) = upgrade_under(&mut herd, &server);
+    let (success, said, complaint) = upgrade_under(&mut clients, &server);
     assert!(!success, "{said}");
     assert!(complaint.contains("upgrade failed: slot 0 goes on with the program it had"), "{complaint}");
     server.wait_for_workers("both serve", |workers| {
         workers.iter().all(|worker| worker.text("state") == "ready")
     });
     assert_eq!(versions(&server), [NEXT_VERSION, OLD_VERSION, OLD_VERSION]);
-    goes_on_echoing(&mut herd, echo);
-    assert_eq!((herd.stats(idle).open, herd.stats(echo).open), (100, 20));
+    goes_on_echoing(&mut clients, echo);
+    assert_eq!((clients.stats(idle).open, clients.stats(echo).open), (100, 20));
     assert_eq!(server.totals().number("lost_total"), 0);
 
     // What went back can follow later.
     installed.put_next("");
-    let (success, said, complaint) = upgrade_under(&mut herd, &server);
+    let (success, said, complaint) = upgrade_under(&mut clients, &server);
     assert!(success, "{said}{complaint}");
     assert_eq!(versions(&server), [NEXT_VERSION; 3]);
-    goes_on_echoing(&mut herd, echo);
-    assert_eq!((herd.stats(idle).open, herd.stats(echo).open), (100, 20));
+    goes_on_echoing(&mut clients, echo);
+    assert_eq!((clients.stats(idle).open, clients.stats(echo).open), (100, 20));
     server.stop();
 }
 
@@ -320,14 +320,14 @@ fn those_who_ask_meanwhile_wait_and_are_answered() {
     const NEWCOMERS: usize = 200;
     let installed = Installed::new();
     let server = installed.start(CONFIG);
-    let mut herd = Herd::of(&server);
+    let mut clients = Clients::of(&server);
     installed.put_next("");
     for round in 0..3 {
         let done = round + 1;
         server.signal(Signal::SIGUSR2);
-        let group = herd.add(Group::new(NEWCOMERS / 2, Role::Idle).from((0..4).map(loopback)));
+        let group = clients.add(Group::new(NEWCOMERS / 2, Role::Idle).from((0..4).map(loopback)));
         // Over the control socket and the admin address, nobody is turned away for being early.
-        herd.run_until("it is done", |_| {
+        clients.run_until("it is done", |_| {
             let mut admin = RawClient::connect(server.admin());
             admin.send(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
             assert!(matches!(admin.response().status, 200 | 503));
@@ -335,9 +335,9 @@ fn those_who_ask_meanwhile_wait_and_are_answered() {
             assert!(matches!(answer.status, 200 | 503), "{}", answer.text());
             server.process().lines().iter().filter(|line| line.contains("upgrade done:")).count() == done
         });
-        herd.run_until("all are in", |herd| herd.stats(group).open == NEWCOMERS / 2);
-        herd.leave(group, NEWCOMERS / 2);
-        herd.run_until("all are out", |herd| herd.stats(group).left == NEWCOMERS / 2);
+        clients.run_until("all are in", |clients| clients.stats(group).open == NEWCOMERS / 2);
+        clients.leave(group, NEWCOMERS / 2);
+        clients.run_until("all are out", |clients| clients.stats(group).left == NEWCOMERS / 2);
     }
     server.wait_until("nobody is counted", |totals| totals.number("connections") == 0);
     assert_eq!(server.totals().number("anomalies_total"), 0);

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::RawClient;
+use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::control::Totals;
 use holdfast_tests::frame::{FIN, PING, PONG, TEXT, masked};
-use holdfast_tests::herd::{Group, Herd, Role};
 use holdfast_tests::holdfast::{Holdfast, Options, pid_of};
 use nix::sys::signal::{Signal, kill};
 
@@ -20,7 +20,7 @@ fn assert_echoes(client: &mut RawClient, message: &[u8]) {
     assert_eq!(client.message(), message);
 }
 
-/// The slot that the newest client of `server`, the only one that came meanwhile, landed on.
+/// The slot of the newest client of `server`, the only one that came meanwhile.
 fn slot_of_newest(server: &Holdfast, before: &[Totals]) -> usize {
     let workers =
         server.wait_for_workers("the newcomer is counted", |workers| accepted(workers) > accepted(before));
@@ -46,7 +46,7 @@ fn a_stopped_worker_gets_no_clients_and_all_it_had_go_on_with_the_next() {
         server.wait_for_workers("it is seen to be wedged", |workers| workers[slot].text("state") == "wedged");
     assert_eq!(wedged[slot].number("weight"), 0);
     assert_eq!(server.totals().number("workers_ready"), 1);
-    // All of these land on the other one, while that is so.
+    // All of these come to the other one, while that is so.
     let mut newcomers: Vec<RawClient> = (0..10).map(|_| RawClient::open(server.address())).collect();
 
     let next = server.wait_for_workers("another worker has taken over", |workers| {
@@ -67,9 +67,9 @@ fn a_stopped_worker_gets_no_clients_and_all_it_had_go_on_with_the_next() {
 #[test]
 fn the_client_whose_message_is_never_done_with_is_closed_with_1011_and_no_other() {
     let server = start("workers = 2\ntimeouts.idle = \"0s\"");
-    let mut herd = Herd::of(&server);
-    let crowd = herd.add(Group::new(60, Role::Idle));
-    herd.run_until("the crowd is in", |herd| herd.stats(crowd).open == 60);
+    let mut clients = Clients::of(&server);
+    let crowd = clients.add(Group::new(60, Role::Idle));
+    clients.run_until("the crowd is in", |clients| clients.stats(crowd).open == 60);
     let before = server.control().workers();
     let mut culprit = RawClient::open(server.address());
     let slot = slot_of_newest(&server, &before);
@@ -80,7 +80,7 @@ fn the_client_whose_message_is_never_done_with_is_closed_with_1011_and_no_other(
     assert_eq!(workers[slot].text("last_death"), "wedged");
     let totals = server.wait_until("the loss is counted", |totals| totals.number("connections") == 60);
     assert_eq!((totals.number("lost_total"), totals.number("closed_total.worker_lost")), (1, 1));
-    assert_eq!(herd.stats(crowd).open, 60);
+    assert_eq!(clients.stats(crowd).open, 60);
     server.stop();
 }
 

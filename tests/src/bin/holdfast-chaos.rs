@@ -1,4 +1,4 @@
-//! `holdfast-chaos`: a server of its own, clients of every temper, and faults without end; see the library's
+//! `holdfast-chaos`: a server of its own, clients of every behaviour, and faults without end; see the library's
 //! `chaos`.
 
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! The program that an upgrade leads to: echoes, and calls itself another version. A copy of it may have a temper,
-//! which are the bytes behind its last "temper:": what is wrong with it, and where.
+//! The program that an upgrade leads to: echoes, and calls itself another version. A copy of it may have a behaviour,
+//! which are the bytes behind its last "behaviour:": what is wrong with it, and where.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,27 +10,27 @@ use holdfast_worker::app::{App, Echo};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-next");
 
-const MARK: &[u8] = b"temper:";
+const MARK: &[u8] = b"behaviour:";
 
-/// More bytes than a temper has.
+/// More bytes than a behaviour has.
 const TAIL: i64 = 64;
 
 /// The end of our own file: programs may have more bytes than their headers speak of.
-fn temper() -> String {
+fn behaviour() -> String {
     let mut tail = Vec::new();
     if let Ok(mut file) = File::open("/proc/self/exe")
         && file.seek(SeekFrom::End(-TAIL)).is_ok()
     {
-        // What cannot be read is no temper.
+        // What cannot be read is no behaviour.
         let _ = file.read_to_end(&mut tail);
     }
     let place = tail.windows(MARK.len()).rposition(|window| window == MARK);
-    let temper = place.and_then(|place| tail.get(place + MARK.len()..)).unwrap_or_default();
-    String::from_utf8_lossy(temper).into_owned()
+    let behaviour = place.and_then(|place| tail.get(place + MARK.len()..)).unwrap_or_default();
+    String::from_utf8_lossy(behaviour).into_owned()
 }
 
 fn app() -> Box<dyn App> {
-    if temper() == "worker-crashes" {
+    if behaviour() == "worker-crashes" {
         std::process::abort();
     }
     Box::new(Echo)
@@ -38,9 +38,9 @@ fn app() -> Box<dyn App> {
 
 #[allow(clippy::print_stdout, reason = "a probe is answered on standard output")]
 fn main() -> ExitCode {
-    let temper = temper();
+    let behaviour = behaviour();
     let role = std::env::args().nth(1).unwrap_or_default();
-    match (role.as_str(), temper.as_str()) {
+    match (role.as_str(), behaviour.as_str()) {
         ("probe", "refuses") => {
             eprintln!("this program wants a full moon");
             ExitCode::from(2)
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             println!(r#"{{"version":"{VERSION}","protocol":1,"layout":99,"saved":1}}"#);
             ExitCode::SUCCESS
         }
-        ("probe", "babbles") => {
+        ("probe", "bad-answer") => {
             println!("hello");
             ExitCode::SUCCESS
         }

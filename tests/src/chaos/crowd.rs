@@ -1,4 +1,4 @@
-//! The clients, in a thread of their own: of every temper, at work until they are told to come to rest.
+//! The clients, in a thread of their own: of every behaviour, at work until they are told to come to rest.
 //! Whoever loses its connection is counted and connects anew.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use fastrand::Rng;
 
 use crate::PATIENCE;
 use crate::client::loopback;
-use crate::herd::{End, Group, GroupId, Herd, Role};
+use crate::clients::{Clients, End, Group, GroupId, Role};
 
 /// Longest wait of the event loop.
 const TURN: Duration = Duration::from_millis(5);
@@ -28,7 +28,7 @@ const SOURCES: u16 = 16;
 
 /// What kind of client it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Temper {
+pub enum Behaviour {
     /// Says nothing.
     Idle,
     /// Has several messages in flight and checks every byte.
@@ -41,7 +41,7 @@ pub enum Temper {
     Restless,
 }
 
-impl Temper {
+impl Behaviour {
     const ALL: [Self; 5] = [Self::Idle, Self::Echoing, Self::HalfFrame, Self::Slow, Self::Restless];
 
     /// How many of so many clients are of it.
@@ -98,7 +98,7 @@ impl Display for Loss {
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     /// Who was lost, and how.
-    pub losses: BTreeMap<(Temper, Loss), usize>,
+    pub losses: BTreeMap<(Behaviour, Loss), usize>,
     /// Clients whose connection is open now.
     pub open: usize,
     /// Messages that came back, since the beginning.
@@ -108,12 +108,12 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// How many open connections clients of this temper lost.
-    pub(super) fn lost(&self, temper: Temper) -> usize {
+    /// How many open connections clients of this behaviour lost.
+    pub(super) fn lost(&self, behaviour: Behaviour) -> usize {
         let lost = |loss: &Loss| matches!(loss, Loss::Closed(_) | Loss::Cut);
         self.losses
             .iter()
-            .filter(|((whose, loss), _)| *whose == temper && lost(loss))
+            .filter(|((whose, loss), _)| *whose == behaviour && lost(loss))
             .map(|(_, count)| count)
             .sum()
     }
@@ -203,8 +203,8 @@ impl Crowd {
 
 /// The crowd's side.
 struct Members {
-    herd: Herd,
-    groups: BTreeMap<Temper, GroupId>,
+    clients: Clients,
+    groups: BTreeMap<Behaviour, GroupId>,
     random: Rng,
     mood: Mood,
     tally: Tally,
@@ -216,14 +216,14 @@ struct Members {
 }
 
 impl Members {
-    fn new(server: SocketAddr, clients: usize, seed: u64) -> Self {
-        let mut herd = Herd::new(server);
-        let groups = Temper::ALL.map(|temper| {
-            let group = Group::new(temper.count(clients), temper.role()).from((0..SOURCES).map(loopback));
-            (temper, herd.add(group))
+    fn new(server: SocketAddr, count: usize, seed: u64) -> Self {
+        let mut clients = Clients::new(server);
+        let groups = Behaviour::ALL.map(|behaviour| {
+            let group = Group::new(behaviour.count(count), behaviour.role()).from((0..SOURCES).map(loopback));
+            (behaviour, clients.add(group))
         });
         Self {
-            herd,
+            clients,
             groups: groups.into_iter().collect(),
             random: Rng::with_seed(seed),
             mood: Mood::Working,
@@ -246,8 +246,9 @@ impl Members {
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
-            self.herd.turn(TURN);
-            self.herd.sip(self.groups[&Temper::Slow], if self.mood == Mood::Working { SIP } else { GULP });
+            self.clients.turn(TURN);
+            self.clients
+                .sip(self.groups[&Behaviour::Slow], if self.mood == Mood::Working { SIP } else { GULP });
             if self.last_habit.elapsed() >= HABIT {
                 self.last_habit = Instant::now();
                 self.note_losses();
@@ -269,7 +270,7 @@ impl Members {
             assert!(
                 self.mood == Mood::Working || since.elapsed() < PATIENCE,
                 "the clients do not come to rest: {:#?}",
-                self.by_temper(|herd, group| (herd.in_flight(group), herd.stats(group).clone())),
+                self.by_behaviour(|clients, group| (clients.in_flight(group), clients.stats(group).clone())),
             );
         }
     }
@@ -279,33 +280,33 @@ impl Members {
         self.turns_at_rest = 0;
         for group in self.groups.values().copied() {
             match mood {
-                Mood::Working => self.herd.release(group),
-                Mood::Resting => self.herd.hold(group),
-                Mood::Leaving => self.herd.leave(group, self.herd.stats(group).open),
+                Mood::Working => self.clients.release(group),
+                Mood::Resting => self.clients.hold(group),
+                Mood::Leaving => self.clients.leave(group, self.clients.stats(group).open),
             }
         }
         if mood == Mood::Resting && std::mem::take(&mut self.half_sent) {
-            self.herd.finish_messages(self.groups[&Temper::HalfFrame]);
+            self.clients.finish_messages(self.groups[&Behaviour::HalfFrame]);
         }
     }
 
     /// What the restless and the half frames do now and then.
     fn indulge(&mut self) {
-        let restless = self.groups[&Temper::Restless];
-        let open = self.herd.stats(restless).open;
-        self.herd.leave(restless, self.random.usize(..=open / 4));
-        let open = self.herd.stats(restless).open;
-        self.herd.vanish(restless, self.random.usize(..=open / 8));
-        self.herd.retry(restless, |end| end == End::Left);
+        let restless = self.groups[&Behaviour::Restless];
+        let open = self.clients.stats(restless).open;
+        self.clients.leave(restless, self.random.usize(..=open / 4));
+        let open = self.clients.stats(restless).open;
+        self.clients.vanish(restless, self.random.usize(..=open / 8));
+        self.clients.retry(restless, |end| end == End::Left);
 
-        let half = self.groups[&Temper::HalfFrame];
+        let half = self.groups[&Behaviour::HalfFrame];
         match self.until_half.checked_sub(1) {
             Some(left) => self.until_half = left,
             None => {
                 self.until_half = self.random.u32(1..LONGEST_HALF);
                 match self.half_sent {
-                    true => self.herd.finish_messages(half),
-                    false => self.herd.begin_messages(half),
+                    true => self.clients.finish_messages(half),
+                    false => self.clients.begin_messages(half),
                 }
                 self.half_sent = !self.half_sent;
             }
@@ -316,17 +317,17 @@ impl Members {
     /// work.
     fn note_losses(&mut self) {
         let working = self.mood == Mood::Working;
-        for (&temper, &group) in &self.groups {
-            let stats = self.herd.stats(group);
+        for (&behaviour, &group) in &self.groups {
+            let stats = self.clients.stats(group);
             let closed = stats.closed.iter().map(|(&code, &count)| (Loss::Closed(code), count));
             let refused = stats.refused.iter().map(|(&status, &count)| (Loss::Refused(status), count));
             let others = [(Loss::Cut, stats.lost), (Loss::Unanswered, stats.failed)];
             for (loss, count) in closed.chain(refused.filter(|_| working)).chain(others) {
                 if count > 0 {
-                    *self.tally.losses.entry((temper, loss)).or_default() += count;
+                    *self.tally.losses.entry((behaviour, loss)).or_default() += count;
                 }
             }
-            self.herd.retry(group, |end| match end {
+            self.clients.retry(group, |end| match end {
                 End::Left => false,
                 End::Refused(_) => working,
                 End::Failed | End::Closed(_) | End::Lost => true,
@@ -337,25 +338,25 @@ impl Members {
     /// Nothing is on its way, and has not been for as long as it takes to hear of every connection's end.
     fn has_come_to_rest(&mut self) -> bool {
         let still = self.groups.values().all(|&group| {
-            let stats = self.herd.stats(group);
+            let stats = self.clients.stats(group);
             let over = stats.closed.values().sum::<usize>() + stats.lost + stats.failed;
-            stats.undecided() + stats.leaving + over == 0 && self.herd.in_flight(group) == 0
+            stats.undecided() + stats.leaving + over == 0 && self.clients.in_flight(group) == 0
         });
         self.turns_at_rest = if still { self.turns_at_rest + 1 } else { 0 };
-        let clients: usize = self.groups.values().map(|&group| self.herd.stats(group).open).sum();
-        self.turns_at_rest > clients / 1024 + 3
+        let open: usize = self.groups.values().map(|&group| self.clients.stats(group).open).sum();
+        self.turns_at_rest > open / 1024 + 3
     }
 
     fn take_tally(&mut self) -> Tally {
         let mut tally = std::mem::take(&mut self.tally);
         let groups: Vec<GroupId> = self.groups.values().copied().collect();
-        tally.open = groups.iter().map(|&group| self.herd.stats(group).open).sum();
-        tally.echoes = groups.iter().map(|&group| self.herd.stats(group).echoes).sum();
-        tally.longest_pause = self.herd.take_longest_stall(self.groups[&Temper::Echoing]);
+        tally.open = groups.iter().map(|&group| self.clients.stats(group).open).sum();
+        tally.echoes = groups.iter().map(|&group| self.clients.stats(group).echoes).sum();
+        tally.longest_pause = self.clients.take_longest_stall(self.groups[&Behaviour::Echoing]);
         tally
     }
 
-    fn by_temper<T>(&self, of: impl Fn(&Herd, GroupId) -> T) -> BTreeMap<Temper, T> {
-        self.groups.iter().map(|(&temper, &group)| (temper, of(&self.herd, group))).collect()
+    fn by_behaviour<T>(&self, of: impl Fn(&Clients, GroupId) -> T) -> BTreeMap<Behaviour, T> {
+        self.groups.iter().map(|(&behaviour, &group)| (behaviour, of(&self.clients, group))).collect()
     }
 }

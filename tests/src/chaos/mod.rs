@@ -1,4 +1,4 @@
-//! The chaos test: clients of every temper at work while faults strike the service in an order that a seed
+//! The chaos test: clients of every behaviour at work while faults strike the service in an order that a seed
 //! determines, and all the while checks that nobody is lost who need not be, no limit is passed, no total
 //! goes back, no byte is changed and nothing leaks.
 //!

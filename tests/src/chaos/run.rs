@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::crowd::{Crowd, Loss, Tally, Temper};
+use super::crowd::{Behaviour, Crowd, Loss, Tally};
 use super::fault::{Cost, Fault};
 use super::schedule::{Aimed, Schedule, Step};
 use super::service::{self, Baseline, Service};
@@ -160,22 +160,23 @@ impl Run {
     fn check_losses(&mut self, step: &Step, tally: &Tally, workers: &[Totals]) {
         let bounds = Bounds::new(step, &service::connections(workers));
         let (mut idle, mut halfway) = (0, 0);
-        for (&(temper, loss), &count) in &tally.losses {
+        for (&(behaviour, loss), &count) in &tally.losses {
             let allowed = match loss {
                 Loss::Refused(status) => status == 503 && self.refusals.contains(&true),
                 Loss::Unanswered => bounds.cost >= Cost::MidEvent,
                 Loss::Closed(1011 | 1012) | Loss::Cut => {
-                    bounds.cost == Cost::Slot || (bounds.cost == Cost::MidEvent && temper != Temper::Idle)
+                    bounds.cost == Cost::Slot
+                        || (bounds.cost == Cost::MidEvent && behaviour != Behaviour::Idle)
                 }
                 Loss::Closed(_) => false,
             };
-            assert!(allowed, "{count} {temper:?} clients {loss}, which {:?} must not cost", step.faults);
+            assert!(allowed, "{count} {behaviour:?} clients {loss}, which {:?} must not cost", step.faults);
             if matches!(loss, Loss::Closed(_) | Loss::Cut) {
                 self.lost += count as u64;
-                match temper {
-                    Temper::Idle => idle += count as u64,
-                    Temper::HalfFrame | Temper::Slow => halfway += count as u64,
-                    Temper::Echoing | Temper::Restless => {}
+                match behaviour {
+                    Behaviour::Idle => idle += count as u64,
+                    Behaviour::HalfFrame | Behaviour::Slow => halfway += count as u64,
+                    Behaviour::Echoing | Behaviour::Restless => {}
                 }
             }
         }
@@ -185,10 +186,10 @@ impl Run {
             halfway <= of_slots + of_workers,
             "{halfway} clients with half a frame or output queued lost, and the workers hit had {of_workers}"
         );
-        for temper in [Temper::Echoing, Temper::Restless] {
-            let most = of_slots + bounds.mid_event(temper.count(self.plan.clients)) as u64;
-            let lost = tally.lost(temper) as u64;
-            assert!(lost <= most, "{lost} {temper:?} clients lost, and {:?} may cost {most}", step.faults);
+        for behaviour in [Behaviour::Echoing, Behaviour::Restless] {
+            let most = of_slots + bounds.mid_event(behaviour.count(self.plan.clients)) as u64;
+            let lost = tally.lost(behaviour) as u64;
+            assert!(lost <= most, "{lost} {behaviour:?} clients lost, and {:?} may cost {most}", step.faults);
         }
     }
 

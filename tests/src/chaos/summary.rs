@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use super::crowd::{Loss, Tally, Temper};
+use super::crowd::{Behaviour, Loss, Tally};
 use super::schedule::Step;
 use super::watch::Looks;
 use crate::control::Totals;
@@ -19,7 +19,7 @@ struct Row {
     /// The most in one step.
     most_echoing: usize,
     others_lost: usize,
-    losses: BTreeMap<(Temper, Loss), usize>,
+    losses: BTreeMap<(Behaviour, Loss), usize>,
 }
 
 /// A run that went as it must.
@@ -56,11 +56,11 @@ impl Summary {
         let row = self.rows.entry(names.join(" + ")).or_default();
         row.times += 1;
         row.longest_pause = row.longest_pause.max(tally.longest_pause);
-        row.most_echoing = row.most_echoing.max(tally.lost(Temper::Echoing));
-        row.echoing_lost += tally.lost(Temper::Echoing);
-        row.idle_lost += tally.lost(Temper::Idle);
-        row.others_lost += [Temper::HalfFrame, Temper::Slow, Temper::Restless]
-            .map(|temper| tally.lost(temper))
+        row.most_echoing = row.most_echoing.max(tally.lost(Behaviour::Echoing));
+        row.echoing_lost += tally.lost(Behaviour::Echoing);
+        row.idle_lost += tally.lost(Behaviour::Idle);
+        row.others_lost += [Behaviour::HalfFrame, Behaviour::Slow, Behaviour::Restless]
+            .map(|behaviour| tally.lost(behaviour))
             .iter()
             .sum::<usize>();
         for (&key, &count) in &tally.losses {
@@ -99,8 +99,8 @@ impl Display for Summary {
         }
         writeln!(f, "\n{:36} {:12} {:22} {:>8}", "fault", "clients", "lost or refused", "times")?;
         for (name, row) in &self.rows {
-            for ((temper, loss), count) in &row.losses {
-                writeln!(f, "{name:36} {:12} {:22} {count:>8}", format!("{temper:?}"), loss.to_string())?;
+            for ((behaviour, loss), count) in &row.losses {
+                writeln!(f, "{name:36} {:12} {:22} {count:>8}", format!("{behaviour:?}"), loss.to_string())?;
             }
         }
         let Looks { control, most_reported, kernel, most_established } = self.looks;

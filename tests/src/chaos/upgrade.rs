@@ -64,14 +64,14 @@ impl Installed {
     pub(super) fn new(first: &Path, next: &Path) -> Self {
         let installed = Self { directory: tempfile::tempdir().expect("a temporary directory") };
         let read = |path: &Path| fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let tempered = |temper: &[u8]| [read(next).as_slice(), b"temper:", temper].concat();
+        let behaving = |behaviour: &[u8]| [read(next).as_slice(), b"behaviour:", behaviour].concat();
         for build in Build::ALL {
             let content = match build {
                 Build::First => read(first),
                 Build::Next => read(next),
                 Build::Text => b"#!/bin/sh\nexit 0\n".to_vec(),
-                Build::OtherLayout => tempered(b"layout"),
-                Build::WorkersAbort => tempered(b"worker-crashes"),
+                Build::OtherLayout => behaving(b"layout"),
+                Build::WorkersAbort => behaving(b"worker-crashes"),
             };
             let bytes = installed.directory.path().join("bytes");
             fs::write(&bytes, content).expect("write a program");

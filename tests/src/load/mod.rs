@@ -9,12 +9,12 @@
 pub mod cli;
 mod client;
 mod conversation;
-mod crew;
 mod endpoint;
 mod frame;
 mod kernel;
 mod pacer;
 mod pattern;
+mod processes;
 mod report;
 mod run;
 mod server;

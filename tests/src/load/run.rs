@@ -8,9 +8,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::LoadError;
 use super::cli::Job;
-use super::crew::Crew;
 use super::endpoint::Sources;
 use super::kernel;
+use super::processes::ClientProcesses;
 use super::report::{Quantiles, Report, ServerCosts, ratio};
 use super::server::{Cpu, Watched};
 use super::tally::{Counts, Latencies};
@@ -39,8 +39,8 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
         server.check()?;
     }
     let plans = plans(job)?;
-    let mut crew = Crew::start(&plans)?;
-    let load = Watched::Only(crew.pids());
+    let mut clients = ClientProcesses::start(&plans)?;
+    let load = Watched::Only(clients.pids());
     let mark = || -> Result<Mark, LoadError> {
         let server = server.as_ref().map_or(Ok(Cpu::default()), Watched::cpu)?;
         Ok(Mark { at: Instant::now(), server, load: load.cpu()? })
@@ -53,10 +53,10 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
     let start = mark()?;
     let mut settled = start;
     if job.connect_first {
-        crew.order(Order::Connect)?;
+        clients.order(Order::Connect)?;
         let decided = |progress: &Progress| progress.undecided == Some(0);
         let deadline = Instant::now() + job.common.connect_timeout;
-        crew.listen(deadline, decided, |progress| screen.show("connecting", progress))?;
+        clients.listen(deadline, decided, |progress| screen.show("connecting", progress))?;
         settled = mark()?;
     }
     let is_burst = matches!(job.role, Role::Burst { .. });
@@ -64,17 +64,17 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
     let mut pss_peak = None;
     let mut from = settled;
     if let Some(warmup) = job.warmup {
-        crew.order(Order::Go)?;
-        wait(&mut crew, warmup, |progress| screen.show("warming up", progress))?;
+        clients.order(Order::Go)?;
+        wait(&mut clients, warmup, |progress| screen.show("warming up", progress))?;
         from = mark()?;
         pss_peak = is_burst.then(pss).transpose()?;
-        crew.order(Order::Measure)?;
+        clients.order(Order::Measure)?;
     }
-    wait(&mut crew, job.duration, |progress| screen.show("measuring", progress))?;
+    wait(&mut clients, job.duration, |progress| screen.show("measuring", progress))?;
     let to = mark()?;
     let (pss_after, kernel_after) = (pss()?, kernel::memory());
-    let processes = server.as_ref().map_or(Ok(0), |server| server.pids().map(|pids| pids.len()))?;
-    let outcomes = crew.stop()?;
+    let server_processes = server.as_ref().map_or(Ok(0), |server| server.pids().map(|pids| pids.len()))?;
+    let outcomes = clients.stop()?;
     screen.clear();
 
     // Where there is no work, the connecting was.
@@ -85,7 +85,8 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
     report.load_cpu_seconds = work_to.load.since(work_from.load).total();
     report.server = server.is_some().then(|| {
         let cpu = work_to.server.since(work_from.server);
-        let mut costs = ServerCosts::new(processes, cpu, report.units, (pss_before, pss_after), report.open);
+        let mut costs =
+            ServerCosts::new(server_processes, cpu, report.units, (pss_before, pss_after), report.open);
         let stayed = job.warmup.is_none() && !job.duration.is_zero();
         (costs.pss_bytes_idle, costs.pss_bytes_peak) = (pss_idle, pss_peak);
         costs.idle_cpu_share = stayed.then(|| to.server.since(settled.server).total() / report.seconds);
@@ -99,8 +100,12 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
     Ok(report)
 }
 
-fn wait(crew: &mut Crew, duration: Duration, show: impl FnMut(&Progress)) -> Result<(), LoadError> {
-    crew.listen(Instant::now() + duration, |_| false, show).map(|_| ())
+fn wait(
+    clients: &mut ClientProcesses,
+    duration: Duration,
+    show: impl FnMut(&Progress),
+) -> Result<(), LoadError> {
+    clients.listen(Instant::now() + duration, |_| false, show).map(|_| ())
 }
 
 /// One plan for each process.

@@ -43,7 +43,7 @@ pub enum Role {
         size: usize,
     },
     /// Upgrades, and sends a message of `size` bytes in two parts when told to: see
-    /// [`Herd::begin_messages`] and [`Herd::finish_messages`].
+    /// [`Clients::begin_messages`] and [`Clients::finish_messages`].
     InParts {
         /// Bytes of the message.
         size: usize,
@@ -53,7 +53,7 @@ pub enum Role {
         /// Bytes of each message.
         size: usize,
     },
-    /// Echoes like [`Role::Echo`], and reads only when told to: see [`Herd::sip`].
+    /// Echoes like [`Role::Echo`], and reads only when told to: see [`Clients::sip`].
     Slow {
         /// Messages sent and not yet back.
         in_flight: u64,
@@ -82,7 +82,7 @@ pub struct Group {
     pub headers: String,
     /// All connect in one event-loop turn.
     pub at_once: bool,
-    /// Begin no new messages: see [`Herd::hold`].
+    /// Begin no new messages: see [`Clients::hold`].
     held: bool,
     /// The frame of [`Role::Flood`].
     flood: Vec<u8>,
@@ -115,12 +115,12 @@ impl Group {
     }
 }
 
-/// The name of a group in its herd.
+/// The name of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupId(usize);
 
 /// Many clients of one server.
-pub struct Herd {
+pub struct Clients {
     server: SocketAddr,
     process: Option<Watched>,
     poll: Poll,
@@ -132,8 +132,8 @@ pub struct Herd {
     waiting: VecDeque<usize>,
 }
 
-impl Herd {
-    /// An empty herd for `server`, which must go on running while the herd does.
+impl Clients {
+    /// None yet, for `server`, which must go on running while they do.
     ///
     /// # Panics
     /// When no event queue can be had.
@@ -142,7 +142,7 @@ impl Herd {
         Self { process: Some(server.process().clone()), ..Self::new(server.address()) }
     }
 
-    /// An empty herd for whatever listens on `server`.
+    /// None yet, for whatever listens on `server`.
     ///
     /// # Panics
     /// When no event queue can be had.
@@ -168,7 +168,7 @@ impl Herd {
     pub fn add(&mut self, group: Group) -> GroupId {
         let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("the descriptor limit");
         let needed = (self.members.len() + group.clients + 64) as u64;
-        assert!(needed <= limit, "a herd of {needed} descriptors in a process that may have {limit}");
+        assert!(needed <= limit, "{needed} descriptors are needed in a process that may have {limit}");
         let id = self.groups.len();
         for n in 0..group.clients {
             self.waiting.push_back(self.members.len());
@@ -199,7 +199,7 @@ impl Herd {
         ongoing.max(self.stats(group).longest_stall)
     }
 
-    /// As [`Herd::longest_stall`]; what was seen so far does not count any more.
+    /// As [`Clients::longest_stall`]; what was seen so far does not count any more.
     pub fn take_longest_stall(&mut self, group: GroupId) -> Duration {
         let longest = self.longest_stall(group);
         self.stats[group.0].longest_stall = Duration::ZERO;
@@ -232,7 +232,7 @@ impl Herd {
         self.each_open(group, self.stats(group).open, Member::finish_message);
     }
 
-    /// Clients of a group send no new messages until [`Herd::release`].
+    /// Clients of a group send no new messages until [`Clients::release`].
     pub fn hold(&mut self, group: GroupId) {
         self.groups[group.0].held = true;
     }

@@ -1,4 +1,4 @@
-//! One client of a herd: its socket, its place in the conversation, and what it does at every readiness.
+//! One client of many: its socket, its place in the conversation, and what it does at every readiness.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};

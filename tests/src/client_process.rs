@@ -1,4 +1,4 @@
-//! Herds in processes of their own: the parent's side of `holdfast-herd`.
+//! Clients in processes of their own: the parent's side of `holdfast-clients`.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -12,15 +12,15 @@ use crate::PATIENCE;
 use crate::control::Totals;
 
 /// One child process full of clients. They vanish with it.
-pub struct HerdProcess {
+pub struct ClientProcess {
     child: Child,
     input: Option<ChildStdin>,
     reports: Receiver<Value>,
     last: Totals,
 }
 
-impl HerdProcess {
-    /// Starts `program` (the test's `CARGO_BIN_EXE_holdfast-herd`) with `clients` in `role` from `sources`
+impl ClientProcess {
+    /// Starts `program` (the test's `CARGO_BIN_EXE_holdfast-clients`) with `clients` in `role` from `sources`
     /// loopback addresses beginning with number `first_source`.
     ///
     /// # Panics
@@ -45,7 +45,7 @@ impl HerdProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("start holdfast-herd");
+            .expect("start holdfast-clients");
         let output = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let (sender, reports) = mpsc::channel();
         std::thread::spawn(move || {
@@ -72,7 +72,7 @@ impl HerdProcess {
                 Ok(report) => self.last = Totals(report),
                 Err(RecvTimeoutError::Timeout) => panic!("{what}: not within {PATIENCE:?}: {:?}", self.last),
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("the herd ended before {what}: {:?}", self.last)
+                    panic!("the clients ended before {what}: {:?}", self.last)
                 }
             }
         }
@@ -88,13 +88,13 @@ impl HerdProcess {
             match self.reports.try_recv() {
                 Ok(report) => self.last = Totals(report),
                 Err(TryRecvError::Empty) => return (!self.last.0.is_null()).then_some(&self.last),
-                Err(TryRecvError::Disconnected) => panic!("the herd ended: {:?}", self.last),
+                Err(TryRecvError::Disconnected) => panic!("the clients ended: {:?}", self.last),
             }
         }
     }
 }
 
-impl Drop for HerdProcess {
+impl Drop for ClientProcess {
     fn drop(&mut self) {
         // End of input asks it to end; killing makes sure of it.
         self.input = None;

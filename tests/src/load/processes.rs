@@ -14,7 +14,7 @@ use super::wire::{Order, Outcome, Plan, Progress, Word};
 const LAST_WORD: Duration = Duration::from_secs(30);
 
 /// The client processes.
-pub struct Crew {
+pub struct ClientProcesses {
     members: Vec<Member>,
     words: Receiver<(usize, Option<Word>)>,
 }
@@ -26,17 +26,17 @@ struct Member {
     outcome: Option<Outcome>,
 }
 
-impl Crew {
+impl ClientProcesses {
     /// Starts this very program once for each plan.
     pub fn start(plans: &[Plan]) -> Result<Self, LoadError> {
         let (sender, words) = mpsc::channel();
-        let mut crew = Self { members: Vec::new(), words };
+        let mut processes = Self { members: Vec::new(), words };
         for (index, plan) in plans.iter().enumerate() {
             let (child, orders) =
                 spawn(plan, index, &sender).map_err(|source| LoadError::Start { index, source })?;
-            crew.members.push(Member { child, orders, progress: Progress::default(), outcome: None });
+            processes.members.push(Member { child, orders, progress: Progress::default(), outcome: None });
         }
-        Ok(crew)
+        Ok(processes)
     }
 
     /// Process ids.
@@ -113,7 +113,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for ClientProcesses {
     fn drop(&mut self) {
         for member in &mut self.members {
             let _ = member.child.kill();

@@ -1,6 +1,6 @@
-//! A herd in a process of its own, for tests that need more clients than one process may have descriptors.
+//! Clients in a process of their own, for tests that need more clients than one process may have descriptors.
 //!
-//! `holdfast-herd SERVER CLIENTS ROLE FIRST_SOURCE SOURCES` says where its clients are, one JSON object a
+//! `holdfast-clients SERVER CLIENTS ROLE FIRST_SOURCE SOURCES` says where its clients are, one JSON object a
 //! line, whenever that changes, and ends with its standard input.
 
 use std::io::{self, Read};
@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_tests::client::loopback;
-use holdfast_tests::herd::{Group, Herd, Role};
+use holdfast_tests::clients::{Clients, Group, Role};
 
 /// Longest silence of the event loop; also how soon the end of standard input is noticed.
 const TURN: Duration = Duration::from_millis(20);
 
 #[allow(clippy::print_stdout, reason = "standard output is the report")]
-#[allow(clippy::expect_used, reason = "a herd that was asked for wrongly must fail loudly")]
+#[allow(clippy::expect_used, reason = "what was asked for wrongly must fail loudly")]
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [server, clients, role, first_source, sources] = &arguments[..] else {
-        panic!("usage: holdfast-herd SERVER CLIENTS ROLE FIRST_SOURCE SOURCES");
+    let [server, count, role, first_source, sources] = &arguments[..] else {
+        panic!("usage: holdfast-clients SERVER CLIENTS ROLE FIRST_SOURCE SOURCES");
     };
     let role = match role.split_once(':') {
         None if role == "silent" => Role::Silent,
@@ -29,13 +29,13 @@ fn main() {
     };
     let first: u16 = first_source.parse().expect("a number");
     let sources = first..first + sources.parse::<u16>().expect("a number");
-    let mut herd = Herd::new(server.parse().expect("a server address"));
-    let group = herd.add(Group::new(clients.parse().expect("a number"), role).from(sources.map(loopback)));
+    let mut clients = Clients::new(server.parse().expect("a server address"));
+    let group = clients.add(Group::new(count.parse().expect("a number"), role).from(sources.map(loopback)));
     let ended = end_of_input();
     let mut said = None;
     while !ended.load(Ordering::Relaxed) {
-        herd.turn(TURN);
-        let now = herd.stats(group).to_json();
+        clients.turn(TURN);
+        let now = clients.stats(group).to_json();
         if said.as_ref() != Some(&now) {
             println!("{now}");
             said = Some(now);
