@@ -68,7 +68,7 @@ pub enum Phase {
     /// Accepted; its upgrade request has not arrived in full.
     Handshake = 1,
     /// Its request is valid and waits for the supervisor's verdict; `scratch` holds the accept key.
-    Parked = 2,
+    AwaitingAdmission = 2,
     /// A refusal was written; the write half is shut, and what the client still sends is thrown away.
     Refusing = 3,
     /// Established: 101 was written, frames flow.
@@ -85,7 +85,7 @@ impl Phase {
     pub const ALL: [Self; 7] = [
         Self::Free,
         Self::Handshake,
-        Self::Parked,
+        Self::AwaitingAdmission,
         Self::Refusing,
         Self::Open,
         Self::Closing,
@@ -98,7 +98,7 @@ impl Phase {
         match self {
             Self::Free => "free",
             Self::Handshake => "handshake",
-            Self::Parked => "parked",
+            Self::AwaitingAdmission => "parked",
             Self::Refusing => "refusing",
             Self::Open => "open",
             Self::Closing => "closing",
@@ -109,7 +109,7 @@ impl Phase {
     /// Is the connection still on its way in, or being turned away?
     #[must_use]
     pub fn is_pending(self) -> bool {
-        matches!(self, Self::Handshake | Self::Parked | Self::Refusing)
+        matches!(self, Self::Handshake | Self::AwaitingAdmission | Self::Refusing)
     }
 
     fn from_byte(byte: u8) -> Self {
@@ -131,8 +131,8 @@ pub struct Record {
     pub ending: u8,
     /// See [`Flags`].
     pub flags: Flags,
-    /// Key of the volatile half plus one; 0 is none. Means nothing to another worker.
-    pub volatile: u32,
+    /// Key of the heap state plus one; 0 is none. Means nothing to another worker.
+    pub heap_state: u32,
     /// The timer wheel's link: next, previous, place; zeros are unarmed. Means nothing to another worker.
     pub timer: [u32; 3],
     /// The connection's name, unique in the cluster.
@@ -151,7 +151,7 @@ pub struct Record {
     pub ping_due_ms: u64,
     /// Complete messages from the client.
     pub messages_received: u64,
-    /// The phase's or the application's own bytes: in `Parked`, the accept key.
+    /// The phase's or the application's own bytes: in `AwaitingAdmission`, the accept key.
     pub scratch: [u8; 32],
 }
 
@@ -206,7 +206,7 @@ impl Record {
         *self = Self {
             serial: u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or_default(),
             phase: Phase::Free as u8,
-            volatile: 0,
+            heap_state: 0,
             timer: [0; 3],
             ..*from
         };
@@ -238,7 +238,7 @@ pub struct Header {
     /// No record beyond it has a connection: the highest descriptor number a connection ever had, plus one,
     /// or less once those at the top have ended.
     pub rows_used: u32,
-    /// The descriptor of the halves that the last worker saved when it left on purpose, plus one; 0 is none.
+    /// The descriptor of the heap states that the last worker saved when it left on purpose, plus one; 0 is none.
     /// Cleared by the worker that has taken all of them up, before it serves anybody.
     pub saved: u32,
     /// The descriptor of the program that the slot's next worker is to be made by, plus one; 0 is the one

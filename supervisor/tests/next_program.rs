@@ -20,7 +20,7 @@ use holdfast_shared::ipc::settings_memory;
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table};
 use holdfast_supervisor::cluster::listeners::Listeners;
-use holdfast_worker::keeper::Handover;
+use holdfast_worker::keeper::KeeperStart;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -70,14 +70,14 @@ impl Slot {
         for one in handed {
             descriptor::set_inherited(one, true).unwrap();
         }
-        let handover = Handover {
+        let handover = KeeperStart {
             slot,
             last_incarnation: Incarnation(0),
             link: slot_end.as_raw_fd(),
             table: table.as_raw_fd(),
             settings: settings.as_raw_fd(),
             lock: lock.as_raw_fd(),
-            rendezvous: PathBuf::from("/nowhere"),
+            reconnect_socket: PathBuf::from("/nowhere"),
             listeners: vec![listener.as_raw_fd()],
             previous: None,
             went_back: None,

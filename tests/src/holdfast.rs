@@ -425,7 +425,7 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let build = escargot::CargoBuild::new().manifest_path(manifest).package("holdfast").bin("holdfast");
-        let build = if cfg!(debug_assertions) { build } else { build.release() };
+        let build = if cfg!(debug_assertions) { build.features("test-hooks") } else { build.release() };
         build.run().expect("build holdfast").path().to_owned()
     })
 }

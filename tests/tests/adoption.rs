@@ -302,7 +302,7 @@ fn variant() -> u32 {
 }
 
 #[test]
-fn strangers_at_the_rendezvous_are_named_and_change_nothing() {
+fn strangers_at_the_reconnect_socket_are_named_and_change_nothing() {
     let first = Holdfast::with(CONFIG);
     let mut client = RawClient::open(first.address());
     let worker = first.worker_pids()[0];
@@ -435,7 +435,7 @@ fn limit_descriptors(pid: Pid, limit: &str) {
 #[test]
 fn an_adopted_slot_whose_workers_die_at_every_start_keeps_nobody_out() {
     let config = "workers = 2\nlimits.max_connections = 10\nlimits.max_connections_per_address = 0";
-    let first = Holdfast::start(&Options::config(config).environment("HOLDFAST_TEST_CRASH", "introduce"));
+    let first = Holdfast::start(&Options::config(config).environment("HOLDFAST_TEST_CRASH", "register"));
     let mut clients: Vec<RawClient> = (0..4).map(|_| RawClient::open(first.address())).collect();
     let workers = first.wait_for_workers("all are counted", |workers| {
         workers.iter().map(|worker| worker.number("connections")).sum::<u64>() == 4

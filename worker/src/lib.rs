@@ -1,24 +1,13 @@
 //! The Holdfast worker: one event loop that serves a slot's connections, and the keeper that holds them for
-//! it.
+//! it. Each folder uses those before it in this order and none behind it: `websocket`, `app`, `connection`,
+//! `serve`, `life`, `keeper`.
 
-mod admission;
 pub mod app;
-pub mod client_address;
-mod connection;
-mod drain;
-mod event_loop;
-mod hand_over;
+pub mod connection;
 pub mod keeper;
-mod link;
-mod listener;
-mod moving;
-mod orphan;
-mod program;
-mod rendezvous;
-mod resume;
-pub mod run;
-pub mod saved;
-pub mod timer_wheel;
+mod life;
+mod serve;
+mod test_hooks;
 pub mod websocket;
 
-pub use program::Program;
+pub use app::Program;

@@ -5,6 +5,6 @@ pub mod codec;
 pub mod link;
 pub mod message;
 pub mod moving;
-pub mod rendezvous;
+pub mod reconnect;
 pub mod settings;
 pub mod settings_memory;

@@ -22,7 +22,7 @@ pub type TakerEnd = Link<ToGiver, ToTaker>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToTaker {
     /// Connections, at most [`MAX_CONNECTIONS`]. With them come their descriptors, in the order of the records,
-    /// and behind them, if some have volatile halves, the memory in which those were saved. Answered by
+    /// and behind them, if some have heap state, the memory in which those were saved. Answered by
     /// `Taken`, or by hanging up.
     Batch {
         /// `table::LAYOUT_VERSION` of the records.

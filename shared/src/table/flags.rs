@@ -12,7 +12,7 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// An event of this connection is being processed: its stream state is inconsistent until it is cleared.
     pub const BUSY: Self = Self(1);
-    /// It has a volatile half: state on the worker's heap that dies with the worker.
+    /// It has heap state: state on the worker's heap that dies with the worker.
     pub const UNSAVED: Self = Self(1 << 1);
     /// The supervisor has admitted it: it counts as one connection until its descriptor is closed.
     pub const ADMITTED: Self = Self(1 << 2);
@@ -23,7 +23,7 @@ impl Flags {
     /// The write half was shut.
     pub const WRITE_SHUT: Self = Self(1 << 5);
 
-    /// Parked, and bytes wait in the kernel: their event has passed, so they must be read without one.
+    /// AwaitingAdmission, and bytes wait in the kernel: their event has passed, so they must be read without one.
     pub const INPUT_WAITS: Self = Self(1 << 6);
 
     /// It had more to read than one turn allows, and is in the worker's list of those.

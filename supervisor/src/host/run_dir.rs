@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use holdfast_shared::ipc::rendezvous::{self, MAX_RUN_DIR_BYTES};
+use holdfast_shared::ipc::reconnect::{self, MAX_RUN_DIR_BYTES};
 use nix::sys::stat::fstat;
 use nix::unistd::{Pid, geteuid};
 
@@ -152,7 +152,7 @@ impl RunDir {
     /// Where a slot meets its next supervisor.
     #[must_use]
     pub fn rendezvous(&self) -> PathBuf {
-        self.real_path.join(rendezvous::SOCKET_NAME)
+        self.real_path.join(reconnect::SOCKET_NAME)
     }
 
     /// The lock of the pid file, for a program that is executed in this one's place.
@@ -398,7 +398,7 @@ mod tests {
         let of_length = |bytes: usize| place.join("d".repeat(bytes - place.as_os_str().len() - 1));
         let (fits, too_long) = (of_length(MAX_RUN_DIR_BYTES), of_length(MAX_RUN_DIR_BYTES + 1));
         let run_dir = RunDir::acquire(Some(&fits)).unwrap();
-        drop(rendezvous::Door::open(run_dir.path()).unwrap());
+        drop(reconnect::ReconnectListener::open(run_dir.path()).unwrap());
         std::os::unix::fs::symlink(&place, place.join("l")).unwrap();
         let short = place.join("l").join(too_long.file_name().unwrap());
         for path in [&too_long, &short] {

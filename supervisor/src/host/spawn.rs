@@ -13,7 +13,7 @@ use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table, TableError};
-use holdfast_worker::keeper::{Handover, PROCESS_NAME};
+use holdfast_worker::keeper::{KeeperStart, PROCESS_NAME};
 use nix::unistd::Pid;
 
 use crate::host::launch::{HANDOFF_VARIABLE, OURSELVES};
@@ -88,14 +88,14 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     let settings = settings_memory::create(order.generation, &order.settings)?;
     let (link, slot_end) = link::pair()?;
 
-    let handover = Handover {
+    let handover = KeeperStart {
         slot: order.slot,
         last_incarnation: order.last,
         link: slot_end.as_raw_fd(),
         table: table.as_raw_fd(),
         settings: settings.as_raw_fd(),
         lock: order.lock.as_raw_fd(),
-        rendezvous: order.rendezvous.clone(),
+        reconnect_socket: order.rendezvous.clone(),
         listeners: order.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
         previous: None,
         went_back: None,

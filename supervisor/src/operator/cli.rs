@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
 use holdfast_shared::id::{Incarnation, SlotId};
-use holdfast_worker::keeper::Handover;
+use holdfast_worker::keeper::KeeperStart;
 
 use crate::api::Command as CtlRequest;
 
@@ -111,7 +111,7 @@ pub struct KeeperArguments {
     pub went_back: Option<String>,
 }
 
-impl From<KeeperArguments> for Handover {
+impl From<KeeperArguments> for KeeperStart {
     fn from(arguments: KeeperArguments) -> Self {
         let KeeperArguments { slot, last_incarnation, link, table, settings, lock, .. } = arguments;
         let KeeperArguments { rendezvous, listeners, previous, went_back, .. } = arguments;
@@ -122,7 +122,7 @@ impl From<KeeperArguments> for Handover {
             table,
             settings,
             lock,
-            rendezvous,
+            reconnect_socket: rendezvous,
             listeners,
             previous,
             went_back,
@@ -314,20 +314,20 @@ mod tests {
     fn keeper_takes_its_slot_and_stays_out_of_the_help() {
         let line = "keeper --slot 3 --last-incarnation 7 --link 10 --table 11 --settings 15 --lock 12 \
                     --rendezvous /x/s --listener 13 --listener 14 --previous 16 --went-back exit";
-        let expected = Handover {
+        let expected = KeeperStart {
             slot: SlotId(3),
             last_incarnation: Incarnation(7),
             link: 10,
             table: 11,
             settings: 15,
             lock: 12,
-            rendezvous: PathBuf::from("/x/s"),
+            reconnect_socket: PathBuf::from("/x/s"),
             listeners: vec![13, 14],
             previous: Some(16),
             went_back: Some("exit".to_owned()),
         };
         let Ok(Command::Keeper(arguments)) = parse(line) else { panic!("{line}: {:?}", parse(line)) };
-        assert_eq!(Handover::from(arguments), expected);
+        assert_eq!(KeeperStart::from(arguments), expected);
         assert_eq!(expected.arguments(), line.split_whitespace().collect::<Vec<_>>());
         assert!(parse("keeper").is_err());
         assert!(!CommandLine::command().render_long_help().to_string().contains("keeper"));

@@ -9,7 +9,7 @@ use holdfast_shared::config::{self, Inputs, Workers};
 use holdfast_shared::ipc::codec::PROTOCOL_VERSION;
 use holdfast_shared::table::LAYOUT_VERSION;
 use holdfast_worker::Program;
-use holdfast_worker::saved::SAVED_VERSION;
+use holdfast_worker::connection::saved::SAVED_VERSION;
 use serde::{Deserialize, Serialize};
 
 use crate::host::capacity;

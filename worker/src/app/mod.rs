@@ -2,8 +2,10 @@
 //! never sees a frame, a socket or a limit.
 
 mod echo;
+mod program;
 
 pub use echo::Echo;
+pub use program::Program;
 
 use holdfast_shared::table::Phase;
 use tungstenite::protocol::frame::coding::{Control, OpCode};

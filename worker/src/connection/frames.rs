@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control};
 use crate::app::{App, Replies};
 use crate::connection::Key;
 use crate::connection::input::Read;
-use crate::event_loop::Worker;
+use crate::life::event_loop::Worker;
 use crate::websocket::Message;
 use crate::websocket::engine::{Engine, Event, Sink};
 use crate::websocket::violation::Violation;
@@ -58,7 +58,7 @@ impl Sink for Answering<'_> {
 impl Worker {
     /// Reads frames: a long payload straight to where it stays, everything else by way of the scratch buffer.
     pub(super) fn read_frames(&mut self, key: Key) -> Read {
-        let mut kept = self.connections.volatile(key).and_then(|volatile| volatile.engine.take());
+        let mut kept = self.connections.heap_state(key).and_then(|heap| heap.engine.take());
         if let Some(engine) = &mut kept
             && let Some(vacant) = engine.vacant(&self.assembly)
         {
@@ -84,7 +84,7 @@ impl Worker {
 
     /// Takes frames that have been read already.
     pub(super) fn take_frames(&mut self, key: Key, bytes: &mut [u8]) {
-        let kept = self.connections.volatile(key).and_then(|volatile| volatile.engine.take());
+        let kept = self.connections.heap_state(key).and_then(|heap| heap.engine.take());
         self.process(key, kept, Input::Passing(bytes));
     }
 
@@ -113,9 +113,9 @@ impl Worker {
 
     fn keep_engine(&mut self, key: Key, engine: Option<Box<Engine>>) {
         if engine.is_some()
-            && let Some(volatile) = self.connections.volatile_or_new(key)
+            && let Some(heap) = self.connections.heap_state_or_new(key)
         {
-            volatile.engine = engine;
+            heap.engine = engine;
         }
     }
 

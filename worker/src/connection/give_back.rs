@@ -1,5 +1,5 @@
 //! Memory that a crowd or a burst needed and nobody needs any more goes back to the kernel: pages of the
-//! table, room for volatile halves, what the allocator keeps. A little each second, never while serving.
+//! table, room for heap state, what the allocator keeps. A little each second, never while serving.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use holdfast_shared::clock;
 use holdfast_shared::sys::memory;
 
 use super::Connections;
-use crate::event_loop::{SCRATCH_SIZE, Worker};
+use crate::life::event_loop::{SCRATCH_SIZE, Worker};
 
 /// Pages of the table given back in one step. The kernel takes about a microsecond for each.
 const PAGES_PER_STEP: usize = 1024;
@@ -42,7 +42,7 @@ impl Connections {
     fn burst_is_over(&mut self) -> bool {
         let is_over = self.under_way.burst_is_over(self.count_under_way());
         if is_over {
-            self.volatile.shrink_to_fit();
+            self.heap_states.shrink_to_fit();
             self.released.shrink_to_fit();
         }
         is_over

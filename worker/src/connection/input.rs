@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 use crate::connection::{Connections, Key};
-use crate::event_loop::Worker;
+use crate::life::event_loop::Worker;
 
 /// Reads of one connection in one turn; one with more to read waits for the others.
 const READS_PER_TURN: usize = 8;
@@ -34,7 +34,7 @@ impl Worker {
         for _ in 0..READS_PER_TURN {
             let Some(phase) = self.connections.get(key).map(|record| record.phase()) else { return };
             let read = match phase {
-                Phase::Parked => return self.read_later(key, read_closed),
+                Phase::AwaitingAdmission => return self.read_later(key, read_closed),
                 Phase::Handshake => self.read_request(key),
                 Phase::Open | Phase::Closing => self.read_frames(key),
                 Phase::Free | Phase::Refusing | Phase::Lingering => {
@@ -75,7 +75,7 @@ impl Worker {
         }
     }
 
-    /// What a parked client sends stays in the kernel until the verdict. If it is gone there is nothing to
+    /// What a client that awaits admission sends stays in the kernel until the verdict. If it is gone there is nothing to
     /// wait for.
     fn read_later(&mut self, key: Key, read_closed: bool) {
         if read_closed {

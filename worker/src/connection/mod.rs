@@ -1,9 +1,9 @@
-//! All connections of a worker: their records in the table, the volatile halves on the heap, their timers.
+//! All connections of a worker: their records in the table, the heap state on the heap, their timers.
 //! The one place where a connection begins and ends, and so the one place that counts.
 
 mod frames;
 mod give_back;
-mod halves;
+mod heap_state;
 mod high_water;
 mod input;
 mod moves;
@@ -11,6 +11,8 @@ mod outbox;
 mod output;
 mod pages;
 mod request;
+pub mod saved;
+mod timer_wheel;
 mod timers;
 
 use std::net::IpAddr;
@@ -24,7 +26,7 @@ use holdfast_shared::table::{Flags, Phase, Record, Table};
 use mio::Token;
 use slab::Slab;
 
-use crate::timer_wheel::{Links, TimerLink, TimerWheel};
+use crate::connection::timer_wheel::{Links, TimerLink, TimerWheel};
 use crate::websocket::engine::Engine;
 use crate::websocket::handshake::RequestReader;
 use high_water::HighWater;
@@ -62,7 +64,7 @@ impl Key {
 
 /// What a connection has on the heap while something is under way. Dies with the worker.
 #[derive(Debug, Default)]
-pub(crate) struct Volatile {
+pub(crate) struct HeapState {
     /// The beginning of an upgrade request, or frames that came glued to it.
     pub(crate) request: Vec<u8>,
     /// How far the request was looked at.
@@ -73,7 +75,7 @@ pub(crate) struct Volatile {
     pub(crate) outbox: Outbox,
 }
 
-impl Volatile {
+impl HeapState {
     fn is_empty(&self) -> bool {
         self.request.is_empty() && self.engine.is_none() && self.outbox.is_empty()
     }
@@ -90,7 +92,7 @@ pub(crate) struct Connections {
     pages: Pages,
     /// The kernel did not take pages back, and that was said.
     pages_refused: bool,
-    volatile: Slab<Volatile>,
+    heap_states: Slab<HeapState>,
     under_way: HighWater,
     wheel: TimerWheel,
     /// Admitted connections closed since the supervisor was last told.
@@ -110,7 +112,7 @@ impl Connections {
             pages: Pages::new(table.used().end),
             pages_refused: false,
             table,
-            volatile: Slab::new(),
+            heap_states: Slab::new(),
             under_way: HighWater::default(),
             wheel: TimerWheel::new(now_ms),
             released: Vec::new(),
@@ -167,7 +169,7 @@ impl Connections {
     /// fate is carried out: this worker may die before that.
     pub(crate) fn take_over(&mut self, row: u32) -> Key {
         let record = &mut self.table.records_mut()[index(row)];
-        record.volatile = 0;
+        record.heap_state = 0;
         record.flags.set(Flags::READ_QUEUED, false);
         record.timer = [0; 3];
         let key = Key { row, serial: record.serial };
@@ -228,7 +230,7 @@ impl Connections {
 
     /// Makes up for a worker that died between writing down and counting: whoever is in or has left must have
     /// come, and whoever has come and is not in must have left.
-    pub(crate) fn true_up(&mut self) {
+    pub(crate) fn reconcile(&mut self) {
         let header = self.table.header_mut();
         let accounted = u64::from(self.admitted) + header.went();
         let missing = header.came().saturating_sub(accounted);
@@ -258,7 +260,7 @@ impl Connections {
     pub(crate) fn end(&mut self, key: Key) {
         let Some(&record) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
-        self.drop_volatile(key);
+        self.drop_heap_state(key);
         self.free(key, &record);
         // Freed first: should the worker die before the close, the next one closes what no record owns.
         if let Err(error) = nix::unistd::close(key.descriptor()) {
@@ -297,50 +299,50 @@ impl Connections {
         }
     }
 
-    /// The event is over: the record says again all there is to know, or that a volatile half exists.
+    /// The event is over: the record says again all there is to know, or that heap state exists.
     pub(crate) fn settle(&mut self, key: Key) {
         let Some(record) = self.get_mut(key) else { return };
-        if record.volatile == 0 {
+        if record.heap_state == 0 {
             record.flags.set(Flags::UNSAVED.union(Flags::BUSY), false);
             return;
         }
-        if self.volatile(key).is_some_and(|volatile| volatile.is_empty()) {
-            self.drop_volatile(key);
+        if self.heap_state(key).is_some_and(|heap| heap.is_empty()) {
+            self.drop_heap_state(key);
         }
         if let Some(record) = self.get_mut(key) {
-            record.flags.set(Flags::UNSAVED, record.volatile != 0);
+            record.flags.set(Flags::UNSAVED, record.heap_state != 0);
             record.flags.set(Flags::BUSY, false);
         }
     }
 
-    /// The volatile half, if there is one.
-    pub(crate) fn volatile(&mut self, key: Key) -> Option<&mut Volatile> {
-        let volatile = self.get(key)?.volatile;
-        self.volatile.get_mut(usize::try_from(volatile).ok()?.checked_sub(1)?)
+    /// The heap state, if there is one.
+    pub(crate) fn heap_state(&mut self, key: Key) -> Option<&mut HeapState> {
+        let place = self.get(key)?.heap_state;
+        self.heap_states.get_mut(usize::try_from(place).ok()?.checked_sub(1)?)
     }
 
-    /// The volatile half, made if there is none. `None` only when the connection is gone.
-    pub(crate) fn volatile_or_new(&mut self, key: Key) -> Option<&mut Volatile> {
-        if self.get(key)?.volatile == 0 {
-            let position = self.volatile.insert(Volatile::default());
+    /// The heap state, made if there is none. `None` only when the connection is gone.
+    pub(crate) fn heap_state_or_new(&mut self, key: Key) -> Option<&mut HeapState> {
+        if self.get(key)?.heap_state == 0 {
+            let position = self.heap_states.insert(HeapState::default());
             self.under_way.note(self.count_under_way());
-            self.get_mut(key)?.volatile = u32::try_from(position + 1).ok()?;
+            self.get_mut(key)?.heap_state = u32::try_from(position + 1).ok()?;
         }
-        self.volatile(key)
+        self.heap_state(key)
     }
 
-    /// Handshakes and volatile halves: what takes memory besides the records.
+    /// Handshakes and heap state: what takes memory besides the records.
     fn count_under_way(&self) -> usize {
-        self.volatile.len() + self.pending() as usize
+        self.heap_states.len() + self.pending() as usize
     }
 
-    fn drop_volatile(&mut self, key: Key) {
+    fn drop_heap_state(&mut self, key: Key) {
         let Some(record) = self.get_mut(key) else { return };
-        let volatile = std::mem::take(&mut record.volatile);
-        if let Some(position) = usize::try_from(volatile).ok().and_then(|key| key.checked_sub(1))
-            && let Some(volatile) = self.volatile.try_remove(position)
+        let place = std::mem::take(&mut record.heap_state);
+        if let Some(position) = usize::try_from(place).ok().and_then(|place| place.checked_sub(1))
+            && let Some(heap) = self.heap_states.try_remove(position)
         {
-            self.queued_bytes -= volatile.outbox.len() as u64;
+            self.queued_bytes -= heap.outbox.len() as u64;
         }
     }
 }

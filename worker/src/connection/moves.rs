@@ -8,7 +8,7 @@ use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Flags, Phase, Record};
 
 use super::{Connections, Key, TableLinks, index};
-use crate::saved::{SavedHalf, WriteError, Writer};
+use crate::connection::saved::{SavedState, WriteError, Writer};
 
 impl Connections {
     /// Up to `most` connections that can go to another slot, from row `first` on.
@@ -55,7 +55,7 @@ impl Connections {
             return;
         }
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
-        self.drop_volatile(key);
+        self.drop_heap_state(key);
         self.table.records_mut()[index(key.row)].end();
         self.pages.remove(key.row);
         self.admitted -= 1;
@@ -64,7 +64,7 @@ impl Connections {
     }
 
     /// Puts a connection of another slot into the table, where it is that slot's still until
-    /// [`Connections::settle_in`]. `None`, and the descriptor closed, when the table has no row for it.
+    /// [`Connections::commit_arrival`]. `None`, and the descriptor closed, when the table has no row for it.
     pub(crate) fn arrive(&mut self, descriptor: OwnedFd, from: &Record) -> Option<Key> {
         let row = u32::try_from(descriptor.as_raw_fd()).ok()?;
         // As those that were accepted here: it must survive the keeper's exec of a new binary.
@@ -86,7 +86,7 @@ impl Connections {
     }
 
     /// The other slot was told: the connection is ours, and counted.
-    pub(crate) fn settle_in(&mut self, key: Key) {
+    pub(crate) fn commit_arrival(&mut self, key: Key) {
         let Some(record) = self.get_mut(key) else { return };
         record.flags.set(Flags::TAKEN.union(Flags::READ_QUEUED), false);
         self.admitted += 1;
@@ -100,7 +100,7 @@ impl Connections {
         if self.get(key).is_none() {
             return;
         }
-        self.drop_volatile(key);
+        self.drop_heap_state(key);
         self.table.records_mut()[index(key.row)].end();
         self.pages.remove(key.row);
         close(key);
@@ -108,7 +108,7 @@ impl Connections {
 
     /// The last worker died while this one was between two slots: the other one has it, or nobody. To be
     /// called before anything is taken over. Says whether it was.
-    pub(crate) fn disown(&mut self, key: Key, descriptor_is_open: bool) -> bool {
+    pub(crate) fn drop_in_transit(&mut self, key: Key, descriptor_is_open: bool) -> bool {
         let Some(&Record { flags, .. }) = self.get(key) else { return false };
         if !flags.intersects(Flags::GIVEN.union(Flags::TAKEN)) {
             return false;
@@ -121,17 +121,22 @@ impl Connections {
         true
     }
 
-    /// Saves the half of `key`, if it has one, under the number `row`. Says whether it had.
-    pub(crate) fn save_half(&self, key: Key, row: u32, writer: &mut Writer) -> Result<bool, WriteError> {
+    /// Saves the state of `key`, if it has one, under the number `row`. Says whether it had.
+    pub(crate) fn save_heap_state(
+        &self,
+        key: Key,
+        row: u32,
+        writer: &mut Writer,
+    ) -> Result<bool, WriteError> {
         let Some(record) = self.get(key) else { return Ok(false) };
-        let half = (record.volatile as usize).checked_sub(1).and_then(|place| self.volatile.get(place));
-        let Some(half) = half else { return Ok(false) };
-        writer.push(&SavedHalf {
+        let state = (record.heap_state as usize).checked_sub(1).and_then(|place| self.heap_states.get(place));
+        let Some(state) = state else { return Ok(false) };
+        writer.push(&SavedState {
             row,
             serial: record.serial,
-            request: &half.request,
-            engine: half.engine.as_ref().map(|engine| engine.save()),
-            outbox: half.outbox.front(),
+            request: &state.request,
+            engine: state.engine.as_ref().map(|engine| engine.save()),
+            outbox: state.outbox.front(),
         })?;
         Ok(true)
     }

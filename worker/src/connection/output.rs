@@ -21,8 +21,8 @@ impl Connections {
     /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client
     /// that has more than `max_queued_output` waiting already is a slow reader, and closed.
     pub(crate) fn write(&mut self, key: Key, bytes: &[u8]) {
-        let queued = match self.volatile(key) {
-            Some(volatile) => volatile.outbox.len(),
+        let queued = match self.heap_state(key) {
+            Some(heap) => heap.outbox.len(),
             None => 0,
         };
         if queued == 0 {
@@ -52,12 +52,12 @@ impl Connections {
     /// The socket takes bytes again.
     pub(crate) fn flush(&mut self, key: Key) {
         loop {
-            let Some(volatile) = self.volatile(key) else { return };
-            if volatile.outbox.is_empty() {
+            let Some(heap) = self.heap_state(key) else { return };
+            if heap.outbox.is_empty() {
                 return;
             }
             // The outbox leaves the connection for the time of the call, so that both can be borrowed.
-            let mut waiting = std::mem::take(&mut volatile.outbox);
+            let mut waiting = std::mem::take(&mut heap.outbox);
             self.set_frame_cut(key, true);
             let Some(sent) = self.send(key, waiting.front()) else {
                 self.queued_bytes -= waiting.len() as u64;
@@ -66,8 +66,8 @@ impl Connections {
             waiting.advance(sent);
             let left = waiting.len();
             self.queued_bytes -= sent as u64;
-            if let Some(volatile) = self.volatile(key) {
-                volatile.outbox = waiting;
+            if let Some(heap) = self.heap_state(key) {
+                heap.outbox = waiting;
             }
             if left == 0 {
                 self.outbox_ran_empty(key);
@@ -103,9 +103,9 @@ impl Connections {
             match code {
                 Some(code) => self.write_close(key, code, text),
                 None => {
-                    let mut farewell = Vec::new();
-                    frame::append_frame(&mut farewell, OpCode::Control(Control::Close), &[]);
-                    self.write_last(key, &farewell);
+                    let mut last_frame = Vec::new();
+                    frame::append_frame(&mut last_frame, OpCode::Control(Control::Close), &[]);
+                    self.write_last(key, &last_frame);
                 }
             }
         }
@@ -137,14 +137,14 @@ impl Connections {
     }
 
     fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
-        let mut farewell = Vec::new();
-        frame::append_close(&mut farewell, code, text);
-        self.write_last(key, &farewell);
+        let mut last_frame = Vec::new();
+        frame::append_close(&mut last_frame, code, text);
+        self.write_last(key, &last_frame);
     }
 
     /// Does anything wait to be sent?
     pub(crate) fn has_output(&mut self, key: Key) -> bool {
-        self.volatile(key).is_some_and(|volatile| !volatile.outbox.is_empty())
+        self.heap_state(key).is_some_and(|heap| !heap.outbox.is_empty())
     }
 
     fn close_slow_reader(&mut self, key: Key) {
@@ -158,17 +158,17 @@ impl Connections {
     }
 
     /// Writes a close frame: behind whatever is queued, and however much that is.
-    fn write_last(&mut self, key: Key, farewell: &[u8]) {
+    fn write_last(&mut self, key: Key, last_frame: &[u8]) {
         if self.has_output(key) {
-            self.queue(key, farewell);
+            self.queue(key, last_frame);
         } else {
-            self.write(key, farewell);
+            self.write(key, last_frame);
         }
     }
 
     fn queue(&mut self, key: Key, bytes: &[u8]) {
-        if let Some(volatile) = self.volatile_or_new(key) {
-            volatile.outbox.push(bytes);
+        if let Some(heap) = self.heap_state_or_new(key) {
+            heap.outbox.push(bytes);
             self.queued_bytes += bytes.len() as u64;
         }
     }

@@ -6,7 +6,7 @@ use holdfast_shared::table::{Flags, Phase, Record};
 
 use crate::connection::Key;
 use crate::connection::input::Read;
-use crate::event_loop::Worker;
+use crate::life::event_loop::Worker;
 use crate::websocket::handshake::{self, Progress, RequestReader, Upgrade};
 use crate::websocket::refusal::{Health, Refusal};
 
@@ -27,8 +27,8 @@ impl Worker {
         let Some(record) = self.connections.get(key) else { return };
         let peer = record.address();
         // A request that comes in one piece is read where it lies; one that comes in several is gathered.
-        let (mut gathered, mut reader) = match self.connections.volatile(key) {
-            Some(volatile) => (std::mem::take(&mut volatile.request), std::mem::take(&mut volatile.reader)),
+        let (mut gathered, mut reader) = match self.connections.heap_state(key) {
+            Some(heap) => (std::mem::take(&mut heap.request), std::mem::take(&mut heap.reader)),
             None => (Vec::new(), RequestReader::default()),
         };
         let request = if gathered.is_empty() {
@@ -46,7 +46,7 @@ impl Worker {
                 if let Some(frames) = request.get(upgrade.length..).filter(|frames| !frames.is_empty()) {
                     self.keep_request(key, frames.to_vec(), RequestReader::default());
                 }
-                self.park(key, &upgrade);
+                self.await_admission(key, &upgrade);
             }
             Progress::Health { head_only, .. } => {
                 let response = self.health().response(head_only);
@@ -57,9 +57,9 @@ impl Worker {
     }
 
     fn keep_request(&mut self, key: Key, request: Vec<u8>, reader: RequestReader) {
-        if let Some(volatile) = self.connections.volatile_or_new(key) {
-            volatile.request = request;
-            volatile.reader = reader;
+        if let Some(heap) = self.connections.heap_state_or_new(key) {
+            heap.request = request;
+            heap.reader = reader;
         }
     }
 
@@ -75,7 +75,7 @@ impl Worker {
     }
 
     /// The request is valid: asks the supervisor, and waits.
-    fn park(&mut self, key: Key, upgrade: &Upgrade) {
+    fn await_admission(&mut self, key: Key, upgrade: &Upgrade) {
         if self.drain.is_some() {
             return self.connections.refuse(key, &Refusal::admission(Rejection::Draining));
         }
@@ -83,7 +83,7 @@ impl Worker {
         record.set_address(upgrade.address);
         record.scratch = AcceptKey::from(upgrade).0;
         let deadline_ms = self.connections.handshake_deadline_ms();
-        self.connections.enter(key, Phase::Parked, deadline_ms);
+        self.connections.enter(key, Phase::AwaitingAdmission, deadline_ms);
         // Without a supervisor it is asked for when there is one again, if it still waits then.
         if self.link.is_some() {
             self.admission.ask(key, upgrade.address, self.now);
@@ -110,11 +110,11 @@ impl Worker {
         handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
         self.connections.write(key, &self.out);
         self.out.clear();
-        let glued = self.connections.volatile(key).map(|volatile| std::mem::take(&mut volatile.request));
+        let glued = self.connections.heap_state(key).map(|heap| std::mem::take(&mut heap.request));
         if let Some(mut glued) = glued.filter(|glued| !glued.is_empty()) {
             self.take_frames(key, &mut glued);
         }
-        // Frames that came while it was parked made their event then; none will come again for them.
+        // Frames that came while it awaited admission made their event then; none will come again for them.
         if input_waits {
             self.read(key, false);
         }

@@ -125,9 +125,11 @@ impl Connections {
         match record.phase() {
             Phase::Open => self.ping_due_ms(record).min(self.idle_ms(record)),
             Phase::Free => u64::MAX,
-            Phase::Handshake | Phase::Parked | Phase::Refusing | Phase::Closing | Phase::Lingering => {
-                record.deadline_ms
-            }
+            Phase::Handshake
+            | Phase::AwaitingAdmission
+            | Phase::Refusing
+            | Phase::Closing
+            | Phase::Lingering => record.deadline_ms,
         }
     }
 
@@ -148,7 +150,7 @@ impl Connections {
         match record.phase() {
             Phase::Free => {}
             Phase::Handshake => self.refuse(key, &Refusal::admission(Rejection::HandshakeTimeout)),
-            Phase::Parked => self.refuse(key, &NO_VERDICT),
+            Phase::AwaitingAdmission => self.refuse(key, &NO_VERDICT),
             Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
             Phase::Open if self.idle_ms(record) <= self.now_ms => {
                 self.begin_close(key, CloseCode::Normal, "Idle timeout", CloseReason::IdleTimeout);

@@ -14,7 +14,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::refusal::{Refusal, Status};
 use super::request_head::{HeadScanner, MAX_HEADERS};
-use crate::client_address::client_address;
+use crate::websocket::client_address::client_address;
 use holdfast_shared::reason::Rejection;
 
 /// What load balancers ask for to see whether the server is well.

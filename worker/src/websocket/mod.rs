@@ -6,6 +6,7 @@
 //! about limits.
 
 pub mod assembly;
+mod client_address;
 mod control;
 pub mod engine;
 pub mod frame;

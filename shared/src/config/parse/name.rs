@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Problem, Problems, list};
 use crate::config::{App, Balance, Value};
-use crate::ipc::rendezvous::MAX_RUN_DIR_BYTES;
+use crate::ipc::reconnect::MAX_RUN_DIR_BYTES;
 
 const ADDRESS_ALLOWED: &str = "ADDRESS:PORT, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
 

@@ -10,7 +10,7 @@ use holdfast_shared::clock;
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::{LinkError, SupervisorEnd};
 use holdfast_shared::ipc::message::ToSupervisor;
-use holdfast_shared::ipc::rendezvous::{Door, RendezvousError};
+use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
@@ -40,7 +40,7 @@ struct Waiting {
 /// What has come so far.
 #[derive(Debug)]
 struct Gathering {
-    door: Door,
+    door: ReconnectListener,
     waiting: Vec<Waiting>,
     adopted: BTreeMap<SlotId, Adopted>,
     /// Who held slots when that was last looked for.
@@ -56,9 +56,9 @@ struct Gathering {
 pub(crate) fn gather(run_dir: &mut RunDir, door: Option<OwnedFd>) -> Result<Vec<Adopted>, AdoptError> {
     let (door, holders) = match door {
         // Slots are at the door already. Who else there may be is looked for when they are in.
-        Some(socket) => (Door::inherit(socket, run_dir.path()), Vec::new()),
+        Some(socket) => (ReconnectListener::inherit(socket, run_dir.path()), Vec::new()),
         None => {
-            let (door, holders) = (Door::open(run_dir.path())?, run_dir.slot_holders());
+            let (door, holders) = (ReconnectListener::open(run_dir.path())?, run_dir.slot_holders());
             let list = list(&holders);
             log::info!("adopting the slots of a supervisor that is gone; processes {list} hold them");
             (door, holders)
@@ -101,7 +101,7 @@ impl Gathering {
                     self.waiting.push(Waiting { link, pid, since: clock::now(), words: 0 });
                 }
                 Ok(None) => break,
-                Err(error @ RendezvousError::Stranger { .. }) => log::warn!("{error}; not heard"),
+                Err(error @ ReconnectError::Stranger { .. }) => log::warn!("{error}; not heard"),
                 Err(error) => {
                     log::error!("{error}");
                     break;

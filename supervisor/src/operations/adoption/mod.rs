@@ -14,7 +14,7 @@ use std::time::Duration;
 use holdfast_shared::config::{Balance, Config};
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::SupervisorEnd;
-use holdfast_shared::ipc::rendezvous::RendezvousError;
+use holdfast_shared::ipc::reconnect::ReconnectError;
 use nix::unistd::Pid;
 use socket2::Socket;
 
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum AdoptError {
     /// The socket they come to.
     #[error(transparent)]
-    Rendezvous(#[from] RendezvousError),
+    Rendezvous(#[from] ReconnectError),
     /// The run directory.
     #[error(transparent)]
     RunDir(#[from] RunDirError),

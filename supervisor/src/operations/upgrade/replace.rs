@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use holdfast_shared::clock::{self, milliseconds};
-use holdfast_shared::ipc::rendezvous::{Door, RendezvousError};
+use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
 use holdfast_shared::sys::descriptor;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -30,7 +30,7 @@ use crate::supervisor::Supervisor;
 pub(crate) enum ExecuteError {
     /// The slots would have nowhere to come to.
     #[error(transparent)]
-    Door(#[from] RendezvousError),
+    ReconnectListener(#[from] ReconnectError),
     /// The service is to end, rather than to go on with another program.
     #[error("the service began to shut down")]
     Ending,
@@ -117,9 +117,9 @@ impl Supervisor {
     }
 
     /// What is left to the next program, and what of it is held open here.
-    fn prepare(&self, record: &Record) -> Result<(Handoff, Door, File), ExecuteError> {
+    fn prepare(&self, record: &Record) -> Result<(Handoff, ReconnectListener, File), ExecuteError> {
         // Slots find it at the very moment they lose us.
-        let door = Door::open(self.run_dir.path())?;
+        let door = ReconnectListener::open(self.run_dir.path())?;
         let doing = "open the program that runs";
         let ourselves = File::open(OURSELVES).map_err(|source| ExecuteError::Prepare { doing, source })?;
         let (control, admin) = self.control.sockets().descriptors();

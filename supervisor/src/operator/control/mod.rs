@@ -29,7 +29,7 @@ use mio::Waker;
 
 pub use bind::{Inherited, Sockets, socket_path};
 
-use holdfast_shared::ipc::rendezvous::MAX_RUN_DIR_BYTES;
+use holdfast_shared::ipc::reconnect::MAX_RUN_DIR_BYTES;
 
 use crate::api::Request;
 use bind::bind_admin;

@@ -1,4 +1,4 @@
-//! Where a slot without a supervisor meets the next one: a SEQPACKET socket in the run directory, there only
+//! How a slot without a supervisor finds the next one: a SEQPACKET socket in the run directory, there only
 //! while a supervisor adopts. Both ends make sure that the other belongs to the same user. What is said on it
 //! is a link's.
 
@@ -24,9 +24,9 @@ pub const MAX_RUN_DIR_BYTES: usize = 107 - 1 - SOCKET_NAME.len();
 /// Slots that may wait to be accepted; more try again.
 const BACKLOG: i32 = 64;
 
-/// Why the two did not meet.
+/// Why the two did not find each other.
 #[derive(Debug, thiserror::Error)]
-pub enum RendezvousError {
+pub enum ReconnectError {
     /// The socket cannot be made.
     #[error(
         "cannot make {}: {source}; run_dir must be writable and its path short (at most {MAX_RUN_DIR_BYTES} bytes)",
@@ -61,22 +61,22 @@ pub enum RendezvousError {
 
 /// The supervisor's side.
 #[derive(Debug)]
-pub struct Door {
+pub struct ReconnectListener {
     socket: Socket,
     path: PathBuf,
 }
 
-impl Door {
+impl ReconnectListener {
     /// Makes the socket in `run_dir`, in place of one that a dead supervisor may have left. The caller holds
     /// the directory's lock.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(run_dir: &Path) -> Result<Self, RendezvousError> {
+    pub fn open(run_dir: &Path) -> Result<Self, ReconnectError> {
         let path = run_dir.join(SOCKET_NAME);
         match bind(&path) {
             Ok(socket) => Ok(Self { socket, path }),
-            Err(source) => Err(RendezvousError::Bind { path, source }),
+            Err(source) => Err(ReconnectError::Bind { path, source }),
         }
     }
 
@@ -86,32 +86,32 @@ impl Door {
         Self { socket: socket.into(), path: run_dir.join(SOCKET_NAME) }
     }
 
-    /// The next one at the door, if any, and its process.
+    /// The next one that connected, if any, and its process.
     ///
     /// # Errors
     /// When it is another user's, or cannot be accepted.
-    pub fn accept(&self) -> Result<Option<(OwnedFd, Pid)>, RendezvousError> {
+    pub fn accept(&self) -> Result<Option<(OwnedFd, Pid)>, ReconnectError> {
         match self.socket.accept() {
             Ok((socket, _)) => {
-                socket.set_nonblocking(true).map_err(RendezvousError::Accept)?;
-                let pid = known(socket.as_fd(), RendezvousError::Accept)?;
+                socket.set_nonblocking(true).map_err(ReconnectError::Accept)?;
+                let pid = known(socket.as_fd(), ReconnectError::Accept)?;
                 Ok(Some((socket.into(), pid)))
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 Ok(None)
             }
-            Err(error) => Err(RendezvousError::Accept(error)),
+            Err(error) => Err(ReconnectError::Accept(error)),
         }
     }
 }
 
-impl AsFd for Door {
+impl AsFd for ReconnectListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Drop for Door {
+impl Drop for ReconnectListener {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -121,8 +121,8 @@ impl Drop for Door {
 ///
 /// # Errors
 /// When nobody is there, or somebody else's process.
-pub fn connect(path: &Path) -> Result<OwnedFd, RendezvousError> {
-    let cannot = |source| RendezvousError::Connect { path: path.to_owned(), source };
+pub fn connect(path: &Path) -> Result<OwnedFd, ReconnectError> {
+    let cannot = |source| ReconnectError::Connect { path: path.to_owned(), source };
     let attempt = || {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         socket.set_nonblocking(true)?;
@@ -151,14 +151,14 @@ fn bind(path: &Path) -> io::Result<Socket> {
 /// The process at the other end, if it is our own user's.
 fn known(
     socket: BorrowedFd<'_>,
-    cannot: impl Fn(io::Error) -> RendezvousError,
-) -> Result<Pid, RendezvousError> {
+    cannot: impl Fn(io::Error) -> ReconnectError,
+) -> Result<Pid, ReconnectError> {
     let peer = getsockopt(&socket, PeerCredentials).map_err(|error: Errno| cannot(error.into()))?;
     let pid = Pid::from_raw(peer.pid());
     if peer.uid() == geteuid().as_raw() {
         Ok(pid)
     } else {
-        Err(RendezvousError::Stranger { pid, user: peer.uid() })
+        Err(ReconnectError::Stranger { pid, user: peer.uid() })
     }
 }
 
@@ -167,18 +167,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_meet_while_the_door_is_open_and_only_then() {
+    fn they_connect_while_it_is_open_and_only_then() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join(SOCKET_NAME);
         fs::write(&path, "left by somebody").unwrap();
-        assert!(matches!(connect(&path), Err(RendezvousError::Connect { .. })));
-        let door = Door::open(place.path()).unwrap();
-        assert!(door.accept().unwrap().is_none());
+        assert!(matches!(connect(&path), Err(ReconnectError::Connect { .. })));
+        let listener = ReconnectListener::open(place.path()).unwrap();
+        assert!(listener.accept().unwrap().is_none());
         let _slot = connect(&path).unwrap();
-        let (_, pid) = door.accept().unwrap().unwrap();
+        let (_, pid) = listener.accept().unwrap().unwrap();
         assert_eq!(pid, nix::unistd::getpid());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        drop(door);
+        drop(listener);
         assert!(connect(&path).unwrap_err().to_string().contains(SOCKET_NAME));
         assert!(!path.exists());
     }

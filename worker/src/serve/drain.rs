@@ -15,7 +15,7 @@ use holdfast_shared::table::{Phase, Record};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::connection::Key;
-use crate::event_loop::{Flow, Worker};
+use crate::life::event_loop::{Flow, Worker};
 use pace::Pace;
 
 /// Of those who have spoken since they were put in order, at most so many are put in order again before one is

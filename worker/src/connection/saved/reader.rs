@@ -1,4 +1,4 @@
-//! Reading halves back, one after the other. Whatever the memory holds, this does not panic, and allocates no
+//! Reading states back, one after the other. Whatever the memory holds, this does not panic, and allocates no
 //! more than the memory is long.
 
 use std::io::{self, BufReader, Read};
@@ -9,15 +9,15 @@ use holdfast_shared::ipc::codec::{self, CodecError};
 use nix::errno::Errno;
 use nix::sys::uio::pread;
 
-use super::{HEAD_SIZE, Head, SAVED_VERSION, SavedHalf};
+use super::{HEAD_SIZE, Head, SAVED_VERSION, SavedState};
 
-/// Why a half, or all of them, could not be read.
+/// Why a state, or all of them, could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The memory was never finished, or is something else.
     #[error("the memory holds no saved connections")]
     NotSaved,
-    /// Saved by a Holdfast whose halves are others.
+    /// Saved by a Holdfast whose states are others.
     #[error("connections saved in version {found}; this binary reads {SAVED_VERSION}")]
     Version {
         /// The version found.
@@ -34,28 +34,28 @@ pub enum ReadError {
         /// Bytes there.
         left: u64,
     },
-    /// One half does not decode. The next one can be read.
+    /// One state does not decode. The next one can be read.
     #[error("a saved connection that cannot be decoded: {0}")]
     Decode(#[from] CodecError),
 }
 
 impl ReadError {
-    /// Can the halves after this one still be read?
+    /// Can the states after this one still be read?
     #[must_use]
-    pub fn is_of_one_half(&self) -> bool {
+    pub fn is_of_one_connection(&self) -> bool {
         matches!(self, Self::Decode(_))
     }
 }
 
-/// Halves being read.
+/// States being read.
 #[derive(Debug)]
 pub struct Reader<'a> {
     memory: BufReader<Bytes<'a>>,
     head: Head,
-    /// Halves and bytes still to be read.
-    halves: u32,
+    /// States and bytes still to be read.
+    states: u32,
     bytes: u64,
-    half: Vec<u8>,
+    state: Vec<u8>,
 }
 
 impl<'a> Reader<'a> {
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         let mut head = [0; HEAD_SIZE];
         memory.read_exact(&mut head)?;
         let head = Head::from_bytes(head)?;
-        Ok(Self { memory, head, halves: head.count, bytes, half: Vec::new() })
+        Ok(Self { memory, head, states: head.count, bytes, state: Vec::new() })
     }
 
     /// When the worker that saved them stopped serving.
@@ -80,16 +80,16 @@ impl<'a> Reader<'a> {
         Duration::from_millis(self.head.stopped_ms)
     }
 
-    /// The next half; `None` when there are no more.
+    /// The next state; `None` when there are no more.
     ///
     /// # Errors
-    /// See [`ReadError`]. After one that is not of one half alone there are no more.
-    pub fn next_half(&mut self) -> Result<Option<SavedHalf<'_>>, ReadError> {
-        if self.halves == 0 {
+    /// See [`ReadError`]. After one that is not of one state alone there are no more.
+    pub fn next_state(&mut self) -> Result<Option<SavedState<'_>>, ReadError> {
+        if self.states == 0 {
             return Ok(None);
         }
         // All the same if this fails: what follows cannot be found then.
-        let halves = std::mem::take(&mut self.halves);
+        let states = std::mem::take(&mut self.states);
         let mut length = [0; 4];
         self.memory.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length);
@@ -97,11 +97,11 @@ impl<'a> Reader<'a> {
         if u64::from(length) > self.bytes {
             return Err(ReadError::CutOff { length, left: self.bytes });
         }
-        self.half.resize(length as usize, 0);
-        self.memory.read_exact(&mut self.half)?;
+        self.state.resize(length as usize, 0);
+        self.memory.read_exact(&mut self.state)?;
         self.bytes -= u64::from(length);
-        self.halves = halves - 1;
-        Ok(Some(codec::read_bare(&self.half)?))
+        self.states = states - 1;
+        Ok(Some(codec::read_bare(&self.state)?))
     }
 }
 

@@ -7,37 +7,37 @@ use proptest::prelude::*;
 use super::*;
 use crate::websocket::engine::Engine;
 
-/// A half as a test can keep it.
+/// A state as a test can keep it.
 type Owned = (u32, u32, Vec<u8>, bool, Vec<u8>);
 
-fn save(halves: &[Owned]) -> File {
+fn save(states: &[Owned]) -> File {
     let mut writer = Writer::new().unwrap();
     let engine = Engine::default();
-    for (row, serial, request, has_engine, outbox) in halves {
+    for (row, serial, request, has_engine, outbox) in states {
         let engine = has_engine.then(|| engine.save());
-        writer.push(&SavedHalf { row: *row, serial: *serial, request, engine, outbox }).unwrap();
+        writer.push(&SavedState { row: *row, serial: *serial, request, engine, outbox }).unwrap();
     }
     writer.finish(std::time::Duration::from_millis(77)).unwrap().into()
 }
 
-/// Every half that can be read, and how many cannot, as far as that is known.
+/// Every state that can be read, and how many cannot, as far as that is known.
 fn load(memory: &File) -> Result<(Vec<Owned>, u32), ReadError> {
     let mut reader = Reader::new(memory.as_fd())?;
     assert_eq!(reader.stopped().as_millis(), 77);
-    let (mut halves, mut broken) = (Vec::new(), 0);
+    let (mut states, mut broken) = (Vec::new(), 0);
     loop {
-        match reader.next_half() {
-            Ok(Some(half)) => {
-                let (request, outbox) = (half.request.to_vec(), half.outbox.to_vec());
-                halves.push((half.row, half.serial, request, half.engine.is_some(), outbox));
+        match reader.next_state() {
+            Ok(Some(state)) => {
+                let (request, outbox) = (state.request.to_vec(), state.outbox.to_vec());
+                states.push((state.row, state.serial, request, state.engine.is_some(), outbox));
             }
-            Ok(None) => return Ok((halves, broken)),
+            Ok(None) => return Ok((states, broken)),
             Err(_) => broken += 1,
         }
     }
 }
 
-fn halves() -> impl Strategy<Value = Vec<Owned>> {
+fn states() -> impl Strategy<Value = Vec<Owned>> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..300);
     prop::collection::vec((any::<u32>(), any::<u32>(), bytes(), any::<bool>(), bytes()), 0..20)
 }
@@ -46,7 +46,7 @@ fn halves() -> impl Strategy<Value = Vec<Owned>> {
 fn memory_without_a_head_is_refused() {
     let mut unfinished = Writer::new().unwrap();
     unfinished
-        .push(&SavedHalf { row: 1, serial: 2, request: &[3; 100_000], engine: None, outbox: &[] })
+        .push(&SavedState { row: 1, serial: 2, request: &[3; 100_000], engine: None, outbox: &[] })
         .unwrap();
     let mut memory = save(&[]);
     memory.seek(SeekFrom::Start(0)).unwrap();
@@ -77,20 +77,20 @@ fn a_half_that_cannot_be_decoded_costs_no_other() {
 
 proptest! {
     #[test]
-    fn what_is_saved_is_read_back(halves in halves()) {
-        let memory = save(&halves);
-        prop_assert_eq!(load(&memory).unwrap(), (halves.clone(), 0));
+    fn what_is_saved_is_read_back(states in states()) {
+        let memory = save(&states);
+        prop_assert_eq!(load(&memory).unwrap(), (states.clone(), 0));
         // A worker that died while it read them leaves them to the next.
-        prop_assert_eq!(load(&memory).unwrap(), (halves, 0));
+        prop_assert_eq!(load(&memory).unwrap(), (states, 0));
     }
 
     #[test]
     fn damaged_memory_is_read_without_a_panic(
-        halves in halves(),
+        states in states(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut memory = save(&halves);
+        let mut memory = save(&states);
         let size = usize::try_from(memory.metadata().unwrap().len()).unwrap();
         for (at, byte) in damage.iter().filter(|_| size > HEAD_SIZE) {
             let at = HEAD_SIZE + at.index(size - HEAD_SIZE);
@@ -99,6 +99,6 @@ proptest! {
         }
         memory.set_len((HEAD_SIZE + cut.index(size - HEAD_SIZE + 1)) as u64).unwrap();
         let (read, _) = load(&memory).unwrap();
-        prop_assert!(read.len() <= halves.len());
+        prop_assert!(read.len() <= states.len());
     }
 }

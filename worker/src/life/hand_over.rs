@@ -10,8 +10,8 @@ use holdfast_shared::ipc::message::ToSupervisor;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::Header;
 
-use crate::event_loop::{Flow, Worker};
-use crate::saved::{ReadError, Reader, WriteError, Writer};
+use crate::connection::saved::{ReadError, Reader, WriteError, Writer};
+use crate::life::event_loop::{Flow, Worker};
 
 /// The longest that verdicts are waited for before leaving: they are a round trip away.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ impl HandOver {
     }
 }
 
-/// The descriptor of the memory in which the last worker saved its halves, if it did.
+/// The descriptor of the memory in which the last worker saved its heap states, if it did.
 pub(crate) fn saved_memory(header: &Header) -> Option<RawFd> {
     header.saved.checked_sub(1).and_then(|number| RawFd::try_from(number).ok())
 }
@@ -89,7 +89,7 @@ impl Worker {
         }
     }
 
-    /// Takes up all halves that the last worker has saved. To be called when every connection was taken over
+    /// Takes up all states that the last worker has saved. To be called when every connection was taken over
     /// and nobody has been served yet. Returns when that worker stopped serving.
     pub(crate) fn take_up(&mut self) -> Option<Duration> {
         let number = saved_memory(self.connections.table.header())?;
@@ -104,7 +104,7 @@ impl Worker {
                 (None, matches!(error, ReadError::Version { .. }))
             }
         };
-        // A worker that dies before this leaves the halves to the next; one that dies after it, has served.
+        // A worker that dies before this leaves the states to the next; one that dies after it, has served.
         self.connections.table.header_mut().saved = 0;
         compiler_fence(Ordering::SeqCst);
         if is_ours && let Err(error) = nix::unistd::close(number) {
@@ -115,16 +115,16 @@ impl Worker {
 
     fn put_back_all(&mut self, reader: &mut Reader<'_>) {
         loop {
-            match reader.next_half() {
+            match reader.next_state() {
                 Ok(None) => return,
-                Ok(Some(half)) => {
-                    if !self.connections.put_back(&half) {
-                        log::error!("what was saved for descriptor {} is not of its connection", half.row);
+                Ok(Some(state)) => {
+                    if !self.connections.put_back(&state) {
+                        log::error!("what was saved for descriptor {} is not of its connection", state.row);
                     }
                 }
                 Err(error) => {
                     log::error!("{error}; the connection is closed");
-                    if !error.is_of_one_half() {
+                    if !error.is_of_one_connection() {
                         return;
                     }
                 }
@@ -144,7 +144,7 @@ impl Worker {
 
     pub(crate) fn save(&self, stopped: Duration) -> Result<OwnedFd, WriteError> {
         let mut writer = Writer::new()?;
-        self.connections.save_halves(&mut writer)?;
+        self.connections.save_heap_states(&mut writer)?;
         writer.finish(stopped)
     }
 

@@ -16,9 +16,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getppid};
 
-use crate::event_loop::Worker;
-use crate::hand_over::note;
-use crate::keeper::{Handover, OURSELVES};
+use crate::life::event_loop::Worker;
+use crate::life::hand_over::note;
+use crate::life::keeper_start::{KeeperStart, OURSELVES};
 
 /// The longest that verdicts under way are waited for: until then the slot is one death away from its end.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ impl Worker {
         let Keeper::Alive(Some(process)) = &self.keeper else { return };
         let mut watched = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         if poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
-            log::error!("keeper {} is dead; taking its place", self.rendezvous.keeper);
+            log::error!("keeper {} is dead; taking its place", self.reconnection.keeper);
             self.keeper = Keeper::dead(self.now);
         }
     }
@@ -122,15 +122,15 @@ impl Worker {
     }
 
     /// What this process is handed as the slot's keeper.
-    fn as_keeper(&self) -> Handover {
-        Handover {
-            slot: self.rendezvous.slot,
+    fn as_keeper(&self) -> KeeperStart {
+        KeeperStart {
+            slot: self.reconnection.slot,
             last_incarnation: self.incarnation,
-            link: self.rendezvous.link,
+            link: self.reconnection.link,
             table: self.table_memory,
-            settings: self.rendezvous.settings,
-            lock: self.rendezvous.lock,
-            rendezvous: self.rendezvous.path.clone(),
+            settings: self.reconnection.settings,
+            lock: self.reconnection.lock,
+            reconnect_socket: self.reconnection.path.clone(),
             listeners: self.listeners.iter().map(|listener| listener.descriptor).collect(),
             previous: None,
             went_back: None,

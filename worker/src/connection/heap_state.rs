@@ -1,62 +1,63 @@
-//! Volatile halves on their way from one worker to the next: out of the heap of the one that leaves, into
+//! Heap state on their way from one worker to the next: out of the heap of the one that leaves, into
 //! that of the one that comes. The bytes between are `saved`'s business.
 
 use holdfast_shared::table::Flags;
 
 use super::{Connections, Key, Outbox};
-use crate::saved::{SavedHalf, WriteError, Writer};
+use crate::connection::saved::{SavedState, WriteError, Writer};
 use crate::websocket::handshake::RequestReader;
 
 impl Connections {
-    /// Saves every half there is.
-    pub(crate) fn save_halves(&self, writer: &mut Writer) -> Result<(), WriteError> {
+    /// Saves every state there is.
+    pub(crate) fn save_heap_states(&self, writer: &mut Writer) -> Result<(), WriteError> {
         for row in self.occupied_rows(0) {
             let Some(record) = self.key_at(row).and_then(|key| self.get(key)) else { continue };
-            let half = (record.volatile as usize).checked_sub(1).and_then(|place| self.volatile.get(place));
-            let Some(half) = half else { continue };
-            writer.push(&SavedHalf {
+            let state =
+                (record.heap_state as usize).checked_sub(1).and_then(|place| self.heap_states.get(place));
+            let Some(state) = state else { continue };
+            writer.push(&SavedState {
                 row,
                 serial: record.serial,
-                request: &half.request,
-                engine: half.engine.as_ref().map(|engine| engine.save()),
-                outbox: half.outbox.front(),
+                request: &state.request,
+                engine: state.engine.as_ref().map(|engine| engine.save()),
+                outbox: state.outbox.front(),
             })?;
         }
         Ok(())
     }
 
-    /// Gives a connection that was taken over the half that was saved for it. Says whether it can go on with
-    /// it: if not, its half is as lost as if its worker had died.
-    pub(crate) fn put_back(&mut self, half: &SavedHalf<'_>) -> bool {
-        let Some(key) = self.key_at(half.row).filter(|key| key.serial == half.serial) else { return false };
+    /// Gives a connection that was taken over the state that was saved for it. Says whether it can go on with
+    /// it: if not, its state is as lost as if its worker had died.
+    pub(crate) fn put_back(&mut self, state: &SavedState<'_>) -> bool {
+        let Some(key) = self.key_at(state.row).filter(|key| key.serial == state.serial) else { return false };
         // One that a worker crashed on taking it up is not tried again.
         let is_out_of_hand = Flags::BUSY.union(Flags::RESUMING);
         let is_expected = self
             .get(key)
-            .is_some_and(|record| record.volatile == 0 && !record.flags.intersects(is_out_of_hand));
+            .is_some_and(|record| record.heap_state == 0 && !record.flags.intersects(is_out_of_hand));
         if !is_expected {
             return false;
         }
         self.set_resuming(key, true);
-        let is_back = self.put_in(key, half).is_some();
+        let is_back = self.put_in(key, state).is_some();
         self.set_resuming(key, false);
         is_back
     }
 
-    /// Gives a connection this half. `None` when it could not go on with it.
-    pub(crate) fn put_in(&mut self, key: Key, half: &SavedHalf<'_>) -> Option<()> {
-        let engine = match half.engine.as_ref().map(|engine| engine.restore()) {
+    /// Gives a connection this state. `None` when it could not go on with it.
+    pub(crate) fn put_in(&mut self, key: Key, state: &SavedState<'_>) -> Option<()> {
+        let engine = match state.engine.as_ref().map(|engine| engine.restore()) {
             Some(engine) => Some(Box::new(engine?)),
             None => None,
         };
         let mut outbox = Outbox::default();
-        outbox.push(half.outbox);
+        outbox.push(state.outbox);
         let queued = outbox.len() as u64;
-        let volatile = self.volatile_or_new(key)?;
-        volatile.request = half.request.to_vec();
-        volatile.reader = RequestReader::default();
-        volatile.engine = engine;
-        volatile.outbox = outbox;
+        let heap = self.heap_state_or_new(key)?;
+        heap.request = state.request.to_vec();
+        heap.reader = RequestReader::default();
+        heap.engine = engine;
+        heap.outbox = outbox;
         self.queued_bytes += queued;
         Some(())
     }
@@ -74,7 +75,7 @@ mod tests {
     use holdfast_shared::table::{self, Phase, Table};
 
     use super::*;
-    use crate::saved::Reader;
+    use crate::connection::saved::Reader;
     use crate::websocket::assembly::Assembly;
     use crate::websocket::engine::{Engine, Event};
 
@@ -98,11 +99,11 @@ mod tests {
             engine
                 .feed(&mut [0x81, 0x85, 0], &mut assembly, &mut |_: Event<'_>| ControlFlow::Continue(()))
                 .unwrap();
-            let half = connections.volatile_or_new(key).unwrap();
-            half.request = vec![u8::try_from(row).unwrap(); 3];
-            half.engine = Some(Box::new(engine));
-            half.outbox.push(b"four");
-            half.outbox.advance(1);
+            let state = connections.heap_state_or_new(key).unwrap();
+            state.request = vec![u8::try_from(row).unwrap(); 3];
+            state.engine = Some(Box::new(engine));
+            state.outbox.push(b"four");
+            state.outbox.advance(1);
             connections.queued_bytes += 3;
             connections.settle(key);
         }
@@ -114,7 +115,7 @@ mod tests {
         let memory = mapping::create("table", table::size(ROWS)).unwrap();
         let old = busy_worker(Table::format(memory.as_fd(), SlotId(0), ROWS).unwrap());
         let mut writer = Writer::new().unwrap();
-        old.save_halves(&mut writer).unwrap();
+        old.save_heap_states(&mut writer).unwrap();
         let saved = writer.finish(Duration::ZERO).unwrap();
 
         let mut new = connections(Table::open(memory.as_fd()).unwrap());
@@ -125,18 +126,18 @@ mod tests {
         for has_none_yet in [true, false] {
             let mut reader = Reader::new(saved.as_fd()).unwrap();
             let mut put_back = Vec::new();
-            while let Some(half) = reader.next_half().unwrap() {
-                put_back.push(new.put_back(&half));
+            while let Some(state) = reader.next_state().unwrap() {
+                put_back.push(new.put_back(&state));
             }
             assert_eq!(put_back, [has_none_yet, has_none_yet, false, false]);
         }
         assert_eq!(new.queued_bytes(), 6);
         for key in &keys[..2] {
-            let half = new.volatile(*key).unwrap();
-            assert_eq!(half.request, vec![u8::try_from(key.row).unwrap(); 3]);
-            assert_eq!(half.outbox.front(), b"our");
-            assert!(!half.engine.as_ref().unwrap().is_idle());
+            let state = new.heap_state(*key).unwrap();
+            assert_eq!(state.request, vec![u8::try_from(key.row).unwrap(); 3]);
+            assert_eq!(state.outbox.front(), b"our");
+            assert!(!state.engine.as_ref().unwrap().is_idle());
         }
-        assert!(new.volatile(keys[2]).is_none());
+        assert!(new.heap_state(keys[2]).is_none());
     }
 }

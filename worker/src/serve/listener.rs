@@ -11,7 +11,7 @@ use holdfast_shared::table::Phase;
 use nix::errno::Errno;
 
 use crate::connection::Key;
-use crate::event_loop::Worker;
+use crate::life::event_loop::Worker;
 use crate::websocket::refusal::Refusal;
 
 /// Accepts of one listener in one turn, so that a storm of connects does not starve those who are in.
@@ -138,7 +138,7 @@ impl Worker {
                     return true;
                 }
                 // Whoever waits for a verdict has done its part.
-                Some(Phase::Parked) => self.handshakes.push_back(key),
+                Some(Phase::AwaitingAdmission) => self.handshakes.push_back(key),
                 Some(Phase::Free | Phase::Open | Phase::Closing | Phase::Lingering) | None => {}
             }
         }

@@ -1,4 +1,4 @@
-//! A worker's life from its first instruction to its last: meet the supervisor, take over the table, serve,
+//! A worker's life from its first instruction to its last: find the supervisor, take over the table, serve,
 //! leave.
 
 use std::io;
@@ -18,11 +18,11 @@ use holdfast_shared::table::{Table, TableError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use crate::app::Program;
 use crate::connection::Connections;
-use crate::event_loop::{Parts, Worker};
-use crate::program::Program;
-use crate::rendezvous::Rendezvous;
-use crate::{hand_over, resume};
+use crate::life::event_loop::{Parts, Worker};
+use crate::life::reconnect::Reconnection;
+use crate::life::{hand_over, resume};
 
 /// Exit status of a worker that was told to leave and did.
 pub const LEFT: i32 = 0;
@@ -55,8 +55,8 @@ pub struct Assignment {
     pub listeners: Vec<RawFd>,
     /// The lock of the run directory's slots.
     pub lock: RawFd,
-    /// Where the next supervisor is met when this one is gone.
-    pub rendezvous: PathBuf,
+    /// The socket of the next supervisor, when this one is gone.
+    pub reconnect_socket: PathBuf,
     /// The process that keeps the slot.
     pub keeper: Pid,
     /// The program to go back to, should this worker not become ready.
@@ -134,8 +134,8 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         ..
     } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
-    let rendezvous = Rendezvous {
-        path: assignment.rendezvous,
+    let reconnection = Reconnection {
+        path: assignment.reconnect_socket,
         slot,
         pid: nix::unistd::getpid(),
         keeper: assignment.keeper,
@@ -148,13 +148,13 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     };
 
     // If it cannot be said, the loop finds out why, and looks for another supervisor.
-    let _ = link.send(&ToSupervisor::Hello { incarnation, pid: rendezvous.pid.as_raw() });
-    let _ = link.send(&ToSupervisor::Version { incarnation, version: rendezvous.version.to_owned() });
+    let _ = link.send(&ToSupervisor::Hello { incarnation, pid: reconnection.pid.as_raw() });
+    let _ = link.send(&ToSupervisor::Version { incarnation, version: reconnection.version.to_owned() });
     let memory = descriptor::borrow(table_memory)
         .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
     let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
 
-    let standard = [0, 1, 2, link.as_raw_fd(), table_memory, rendezvous.settings, rendezvous.lock];
+    let standard = [0, 1, 2, link.as_raw_fd(), table_memory, reconnection.settings, reconnection.lock];
     let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).collect();
     let saved = hand_over::saved_memory(table.header());
     let open = resume::close_strays(owned.iter().copied().chain(saved).chain(previous), table.records())
@@ -162,10 +162,12 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
 
     let (generation, settings) = match wait_for_settings(&mut link) {
         Some((generation, settings)) => {
-            rendezvous.remember_settings(generation, &settings);
+            reconnection.remember_settings(generation, &settings);
             (generation, settings)
         }
-        None => rendezvous.remembered_settings().map_err(|source| WorkerError::Settings { slot, source })?,
+        None => {
+            reconnection.remembered_settings().map_err(|source| WorkerError::Settings { slot, source })?
+        }
     };
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
@@ -173,7 +175,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     // Two are still to come: the epoll instance, and the keeper's.
     let own_descriptors = u32::try_from(owned.len() + 2).unwrap_or(u32::MAX);
     let parts =
-        Parts { incarnation, link, rendezvous, listeners, table_memory, own_descriptors, connections, app };
+        Parts { incarnation, link, reconnection, listeners, table_memory, own_descriptors, connections, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(&ToSupervisor::Applied { incarnation, generation });
     worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;

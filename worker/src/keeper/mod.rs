@@ -2,8 +2,7 @@
 //! its end and makes the next one. No other logic: whatever could go wrong here would cost the slot its
 //! connections.
 
-mod handover;
-mod trial;
+mod probation;
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -21,18 +20,17 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
-pub use handover::{Handover, PROCESS_NAME};
-pub(crate) use trial::OURSELVES;
+pub use crate::life::{KeeperStart, PROCESS_NAME};
 
-use crate::program::Program;
-use crate::run::{self, Assignment, Predecessor};
+use crate::app::Program;
+use crate::life::run::{self, Assignment, Predecessor};
 
 /// Why a keeper could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// A descriptor it was promised is not there.
     #[error("keeper of slot {slot}: {source}")]
-    Handover {
+    Descriptor {
         /// The slot.
         slot: SlotId,
         /// Which one.
@@ -52,9 +50,9 @@ pub enum KeeperError {
 ///
 /// # Errors
 /// See [`KeeperError`]; nothing that happens to a worker is an error here.
-pub fn run(program: Program, handover: Handover) -> Result<(), KeeperError> {
+pub fn run(program: Program, handover: KeeperStart) -> Result<(), KeeperError> {
     let slot = handover.slot;
-    let link = descriptor::adopt(handover.link).map_err(|source| KeeperError::Handover { slot, source })?;
+    let link = descriptor::adopt(handover.link).map_err(|source| KeeperError::Descriptor { slot, source })?;
     ignore_group_signals().map_err(|source| KeeperError::Signals { slot, source: source.into() })?;
     die_of_faults().map_err(|source| KeeperError::Signals { slot, source })?;
 
@@ -78,14 +76,14 @@ pub fn run(program: Program, handover: Handover) -> Result<(), KeeperError> {
             keeper.tell(&ToSupervisor::Left { incarnation });
             return Ok(());
         }
-        keeper.end_trial(end);
+        keeper.end_probation(end);
         if end == DeathCause::Exit(run::HANDED_OVER) {
             keeper.tell(&ToSupervisor::HandedOver { incarnation });
             keeper.predecessor = Predecessor::HandedOver;
             keeper.become_next_program();
         } else {
             keeper.forget_next_program();
-            keeper.mourn(end, clock::now().saturating_sub(started));
+            keeper.on_worker_death(end, clock::now().saturating_sub(started));
         }
     }
 }
@@ -94,7 +92,7 @@ pub fn run(program: Program, handover: Handover) -> Result<(), KeeperError> {
 #[derive(Debug)]
 struct Keeper {
     pid: Pid,
-    handover: Handover,
+    handover: KeeperStart,
     link: SlotEnd,
     /// The worker it has, or had last.
     incarnation: Incarnation,
@@ -103,7 +101,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(mut handover: Handover, link: SlotEnd) -> Self {
+    fn new(mut handover: KeeperStart, link: SlotEnd) -> Self {
         let incarnation = handover.last_incarnation;
         let went_back = handover.went_back.take();
         let (predecessor, backoff) = (Predecessor::Nobody, Backoff::default());
@@ -120,7 +118,7 @@ impl Keeper {
     }
 
     /// A worker died: says so, and waits until it is time for the next.
-    fn mourn(&mut self, cause: DeathCause, lived: Duration) {
+    fn on_worker_death(&mut self, cause: DeathCause, lived: Duration) {
         let (slot, incarnation) = (self.handover.slot, self.incarnation);
         let pause = self.backoff.died(lived);
         let next = if pause.is_zero() { "at once".to_string() } else { format!("in {pause:?}") };
@@ -155,7 +153,7 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
     let Keeper { pid, handover, mut link, incarnation, predecessor, .. } = keeper;
     // The copy of what the keeper has yet to send is the keeper's.
     link.forget_queued();
-    crash_if_asked("start");
+    crate::test_hooks::crash_if_asked("start");
     let assignment = Assignment {
         program,
         slot: handover.slot,
@@ -165,24 +163,12 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
         settings: handover.settings,
         listeners: handover.listeners,
         lock: handover.lock,
-        rendezvous: handover.rendezvous,
+        reconnect_socket: handover.reconnect_socket,
         keeper: pid,
         previous: handover.previous,
         predecessor,
     };
     std::process::exit(run::to_exit_status(run::run(assignment)))
-}
-
-/// For tests of what happens when workers cannot start, or crash at a certain point; not in release builds.
-pub(crate) fn crash_if_asked(at: &str) {
-    if is_crash_wanted(at) {
-        std::process::abort();
-    }
-}
-
-/// As `crash_if_asked`, for crashes that need preparation.
-pub(crate) fn is_crash_wanted(at: &str) -> bool {
-    cfg!(debug_assertions) && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == at)
 }
 
 fn wait_for(child: Pid) -> DeathCause {

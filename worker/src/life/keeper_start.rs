@@ -11,12 +11,15 @@ use std::path::PathBuf;
 use holdfast_shared::id::{Incarnation, SlotId};
 use nix::unistd::fexecve;
 
+/// The program that runs, even when its file was replaced meanwhile.
+pub(crate) const OURSELVES: &str = "/proc/self/exe";
+
 /// What `ps` shows a keeper as, whatever its file is called.
 pub const PROCESS_NAME: &str = "holdfast";
 
 /// What a keeper is handed, by descriptor number, when it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handover {
+pub struct KeeperStart {
     /// The place it keeps.
     pub slot: SlotId,
     /// The last worker the slot had, under an earlier keeper.
@@ -30,8 +33,8 @@ pub struct Handover {
     /// The lock of the run directory's slots, held open so that no second cluster starts while this one's
     /// connections live.
     pub lock: RawFd,
-    /// Where the next supervisor is met when this one is gone.
-    pub rendezvous: PathBuf,
+    /// The socket of the next supervisor, when this one is gone.
+    pub reconnect_socket: PathBuf,
     /// The slot's listening sockets.
     pub listeners: Vec<RawFd>,
     /// The program that kept the slot before this one, to go back to until this one's first worker is ready.
@@ -40,7 +43,7 @@ pub struct Handover {
     pub went_back: Option<String>,
 }
 
-impl Handover {
+impl KeeperStart {
     /// The command line of a keeper, without the program's name.
     #[must_use]
     pub fn arguments(&self) -> Vec<OsString> {
@@ -52,7 +55,7 @@ impl Handover {
         option("--table", self.table.to_string().into());
         option("--settings", self.settings.to_string().into());
         option("--lock", self.lock.to_string().into());
-        option("--rendezvous", self.rendezvous.clone().into());
+        option("--rendezvous", self.reconnect_socket.clone().into());
         for listener in &self.listeners {
             option("--listener", listener.to_string().into());
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::ToSupervisor;
-use holdfast_shared::ipc::rendezvous::{self, RendezvousError};
+use holdfast_shared::ipc::reconnect::{self, ReconnectError};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
@@ -20,20 +20,20 @@ use holdfast_shared::table::Phase;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::admission::Admission;
-use crate::event_loop::{Worker, watch_link};
-use crate::keeper::is_crash_wanted;
+use crate::life::event_loop::{Worker, watch_link};
+use crate::serve::admission::Admission;
+use crate::test_hooks::is_crash_wanted;
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a worker that has no clients waits for a supervisor, before it leaves its port to others.
-const FORSAKEN_AFTER: Duration = Duration::from_secs(300);
+const ABANDONED_AFTER: Duration = Duration::from_secs(300);
 
 /// What a slot hands to its next supervisor, and how the search for it stands. The descriptors are the
 /// keeper's too.
 #[derive(Debug)]
-pub(crate) struct Rendezvous {
+pub(crate) struct Reconnection {
     /// The socket of the next supervisor.
     pub(crate) path: PathBuf,
     pub(crate) slot: SlotId,
@@ -63,12 +63,12 @@ pub(crate) struct Search {
     last_failure: String,
 }
 
-/// Why the next supervisor was not met.
+/// Why the next supervisor was not reached.
 #[derive(Debug, thiserror::Error)]
-enum MeetError {
+enum ConnectError {
     /// It is not there.
     #[error(transparent)]
-    Rendezvous(#[from] RendezvousError),
+    Connect(#[from] ReconnectError),
     /// The new link cannot be put in the place of the old one.
     #[error("cannot replace the link: {0}")]
     Replace(#[source] io::Error),
@@ -83,7 +83,7 @@ enum MeetError {
     Watch(#[source] io::Error),
 }
 
-impl Rendezvous {
+impl Reconnection {
     /// The supervisor is gone: the search for the next begins, at once unless there was an attempt just now.
     /// One that does not take this slot hangs up on it, and would otherwise be asked again without a rest.
     pub(crate) fn begin(&mut self, now: Duration) {
@@ -115,41 +115,41 @@ impl Rendezvous {
 }
 
 impl Worker {
-    /// Tries to meet the next supervisor, if there is none and it is time.
+    /// Tries to connect to the next supervisor, if there is none and it is time.
     pub(crate) fn look_for_supervisor(&mut self) {
-        let Some(search) = &mut self.rendezvous.search else { return };
+        let Some(search) = &mut self.reconnection.search else { return };
         if self.now < search.next_attempt {
             return;
         }
         search.next_attempt = self.now + PAUSE;
-        self.rendezvous.last_attempt = Some(self.now);
+        self.reconnection.last_attempt = Some(self.now);
         if self.moving.is_active() {
             // The next supervisor knows nothing of what is between two slots: it is to be told when it is over.
             return;
         }
-        match self.meet() {
+        match self.connect() {
             Ok(link) => {
                 self.link = Some(link);
-                self.rendezvous.search = None;
-                self.introduce();
+                self.reconnection.search = None;
+                self.register_with_supervisor();
             }
             Err(error) => self.note_failure(&error),
         }
     }
 
     /// Is there neither a supervisor nor a client, and has there been none for long?
-    pub(crate) fn is_forsaken(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         let has_clients = self.connections.admitted() + self.connections.pending() > 0;
-        let search = self.rendezvous.search.as_ref();
-        !has_clients && search.is_some_and(|search| self.now >= search.began + FORSAKEN_AFTER)
+        let search = self.reconnection.search.as_ref();
+        !has_clients && search.is_some_and(|search| self.now >= search.began + ABANDONED_AFTER)
     }
 
-    fn meet(&self) -> Result<ManuallyDrop<SlotEnd>, MeetError> {
-        let Rendezvous { slot, pid, keeper, link: number, lock, .. } = self.rendezvous;
-        let socket = rendezvous::connect(&self.rendezvous.path)?;
+    fn connect(&self) -> Result<ManuallyDrop<SlotEnd>, ConnectError> {
+        let Reconnection { slot, pid, keeper, link: number, lock, .. } = self.reconnection;
+        let socket = reconnect::connect(&self.reconnection.path)?;
         // From here on the keeper speaks on the new link as well. What it says before the message below, the
         // supervisor passes over; if this worker dies before that, the next one starts anew.
-        descriptor::replace(number, socket.as_fd()).map_err(MeetError::Replace)?;
+        descriptor::replace(number, socket.as_fd()).map_err(ConnectError::Replace)?;
         drop(socket);
         let mut link = ManuallyDrop::new(SlotEnd::new(descriptor::adopt(number)?));
         let own = [self.table_memory, lock];
@@ -157,8 +157,8 @@ impl Worker {
         let all: Vec<BorrowedFd<'_>> = all.filter_map(descriptor::borrow).collect();
         let (pid, keeper) = (pid.as_raw(), keeper.as_raw());
         let offer = ToSupervisor::Adopt { slot, incarnation: self.incarnation, pid, keeper };
-        let sent = link.send_with(&offer, &all).map_err(MeetError::from);
-        match sent.and_then(|()| watch_link(&self.poll, number).map_err(MeetError::Watch)) {
+        let sent = link.send_with(&offer, &all).map_err(ConnectError::from);
+        match sent.and_then(|()| watch_link(&self.poll, number).map_err(ConnectError::Watch)) {
             Ok(()) => Ok(link),
             Err(error) => {
                 ManuallyDrop::into_inner(link).abandon();
@@ -169,14 +169,14 @@ impl Worker {
 
     /// Tells a supervisor that knows nothing of this worker all it has to know. Places given up since the
     /// last one died are not among the holdings, so there is nothing to give back.
-    fn introduce(&mut self) {
-        log::info!("met the next supervisor, with {} connections", self.connections.admitted());
-        let (incarnation, pid) = (self.incarnation, self.rendezvous.pid.as_raw());
+    fn register_with_supervisor(&mut self) {
+        log::info!("found the next supervisor, with {} connections", self.connections.admitted());
+        let (incarnation, pid) = (self.incarnation, self.reconnection.pid.as_raw());
         self.tell(&ToSupervisor::Hello { incarnation, pid });
-        self.tell(&ToSupervisor::Version { incarnation, version: self.rendezvous.version.to_owned() });
-        if is_crash_wanted("introduce") {
+        self.tell(&ToSupervisor::Version { incarnation, version: self.reconnection.version.to_owned() });
+        if is_crash_wanted("register") {
             // Not before the supervisor has looked at us and heard the first word.
-            let answer = descriptor::borrow(self.rendezvous.link);
+            let answer = descriptor::borrow(self.reconnection.link);
             let mut watched: Vec<_> =
                 answer.map(|link| PollFd::new(link, PollFlags::POLLIN)).into_iter().collect();
             let _ = poll(&mut watched, PollTimeout::NONE);
@@ -193,15 +193,15 @@ impl Worker {
         for row in self.connections.occupied_rows(0) {
             if let Some(key) = self.connections.key_at(row)
                 && let Some(record) = self.connections.get(key)
-                && record.phase() == Phase::Parked
+                && record.phase() == Phase::AwaitingAdmission
             {
                 self.admission.ask(key, record.address(), self.now);
             }
         }
     }
 
-    fn note_failure(&mut self, error: &MeetError) {
-        let Some(search) = &mut self.rendezvous.search else { return };
+    fn note_failure(&mut self, error: &ConnectError) {
+        let Some(search) = &mut self.reconnection.search else { return };
         let failure = error.to_string();
         if failure != search.last_failure {
             log::info!("{failure}; going on without a supervisor, and trying again");
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_next_is_looked_for_at_once_and_one_that_hangs_up_not_without_a_rest() {
-        let mut rendezvous = Rendezvous {
+        let mut reconnection = Reconnection {
             path: PathBuf::new(),
             slot: SlotId(0),
             pid: Pid::this(),
@@ -229,12 +229,12 @@ mod tests {
             last_attempt: None,
         };
         let now = Duration::from_secs(100);
-        rendezvous.begin(now);
-        assert_eq!(rendezvous.next_attempt(), Some(now));
-        rendezvous.last_attempt = Some(now);
-        rendezvous.begin(now);
-        assert_eq!(rendezvous.next_attempt(), Some(now + PAUSE));
-        rendezvous.begin(now + 2 * PAUSE);
-        assert_eq!(rendezvous.next_attempt(), Some(now + 2 * PAUSE));
+        reconnection.begin(now);
+        assert_eq!(reconnection.next_attempt(), Some(now));
+        reconnection.last_attempt = Some(now);
+        reconnection.begin(now);
+        assert_eq!(reconnection.next_attempt(), Some(now + PAUSE));
+        reconnection.begin(now + 2 * PAUSE);
+        assert_eq!(reconnection.next_attempt(), Some(now + 2 * PAUSE));
     }
 }

@@ -1,13 +1,13 @@
-//! Saved halves: what a worker that leaves on purpose has on its heap for its connections, written into
-//! memory for the next worker to go on with. Knows the format; which connections have halves, and when they
+//! Saved states: what a worker that leaves on purpose has on its heap for its connections, written into
+//! memory for the next worker to go on with. Knows the format; which connections have any, and when they
 //! are written and taken up, is `connection`'s and `hand_over`'s business.
 //!
 //! ```text
-//! head    magic, SAVED_VERSION, how many halves, when the worker stopped serving
-//! halves  each: its length (u32), then its bytes as `codec::append_bare` makes them
+//! head    magic, SAVED_VERSION, how many states, when the worker stopped serving
+//! states  each: its length (u32), then its bytes as `codec::append_bare` makes them
 //! ```
 //!
-//! The head is written last, so memory that was not finished has none. Lengths frame the halves, so one that
+//! The head is written last, so memory that was not finished has none. Lengths frame the states, so one that
 //! cannot be read costs its own connection and no other. Nothing that is read here is believed.
 
 mod reader;
@@ -22,15 +22,15 @@ pub use writer::{WriteError, Writer};
 
 use crate::websocket::saved::{SavedEngine, as_bytes};
 
-/// Raised whenever the bytes of the head, of a half, or their meaning change.
+/// Raised whenever the bytes of the head, of a state, or their meaning change.
 pub const SAVED_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"hfsaved\0";
 const HEAD_SIZE: usize = 24;
 
-/// One connection's half. What is not here is in its record.
+/// One connection's state. What is not here is in its record.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct SavedHalf<'a> {
+pub struct SavedState<'a> {
     /// The connection's descriptor.
     pub row: u32,
     /// Its record's serial.
@@ -47,7 +47,7 @@ pub struct SavedHalf<'a> {
     pub outbox: &'a [u8],
 }
 
-/// What is said about all halves together.
+/// What is said about all states together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     count: u32,

@@ -13,8 +13,8 @@ use holdfast_shared::table::{LAYOUT_VERSION, Record};
 
 use super::DESCRIPTORS;
 use crate::connection::Key;
-use crate::event_loop::Worker;
-use crate::saved::{ReadError, Reader};
+use crate::connection::saved::{ReadError, Reader};
+use crate::life::event_loop::Worker;
 
 /// Connections being taken from another slot.
 #[derive(Debug)]
@@ -46,12 +46,12 @@ enum Objection {
     /// The table has no row for one of them.
     #[error("the connection table has no row for one of them")]
     NoRow,
-    /// The halves cannot be read.
+    /// The states cannot be read.
     #[error(transparent)]
-    Halves(#[from] ReadError),
-    /// One half is not of its connection, or it could not go on with it.
+    States(#[from] ReadError),
+    /// One state is not of its connection, or it could not go on with it.
     #[error("one of them cannot go on with what was saved for it")]
-    Half,
+    State,
 }
 
 impl Taking {
@@ -126,18 +126,18 @@ impl Worker {
         if layout != LAYOUT_VERSION {
             return Err(Objection::Layout(layout));
         }
-        let halves = if has_halves { descriptors.pop() } else { None };
+        let states = if has_halves { descriptors.pop() } else { None };
         let bytes = records.len();
         let records = moving::records(records).filter(|records| {
             records.len() == descriptors.len()
                 && records.len() <= MAX_CONNECTIONS as usize
-                && halves.is_some() == has_halves
+                && states.is_some() == has_halves
         });
         let Some(records) = records else {
             return Err(Objection::Shape { records: bytes, descriptors: descriptors.len() });
         };
         let mut keys = Vec::with_capacity(records.len());
-        let result = self.put_into_table(&records, descriptors, halves, &mut keys);
+        let result = self.put_into_table(&records, descriptors, states, &mut keys);
         if let Err(objection) = result {
             for key in keys {
                 self.connections.send_back(key);
@@ -151,19 +151,19 @@ impl Worker {
         &mut self,
         records: &[Record],
         descriptors: Vec<OwnedFd>,
-        halves: Option<OwnedFd>,
+        states: Option<OwnedFd>,
         keys: &mut Vec<Key>,
     ) -> Result<(), Objection> {
         for (record, descriptor) in records.iter().zip(descriptors) {
             keys.push(self.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?);
         }
-        let Some(halves) = halves else { return Ok(()) };
-        let mut reader = Reader::new(halves.as_fd())?;
-        while let Some(half) = reader.next_half()? {
-            let place = half.row as usize;
-            let is_of = records.get(place).is_some_and(|record| record.serial == half.serial);
-            let key = keys.get(place).copied().filter(|_| is_of).ok_or(Objection::Half)?;
-            self.connections.put_in(key, &half).ok_or(Objection::Half)?;
+        let Some(states) = states else { return Ok(()) };
+        let mut reader = Reader::new(states.as_fd())?;
+        while let Some(state) = reader.next_state()? {
+            let place = state.row as usize;
+            let is_of = records.get(place).is_some_and(|record| record.serial == state.serial);
+            let key = keys.get(place).copied().filter(|_| is_of).ok_or(Objection::State)?;
+            self.connections.put_in(key, &state).ok_or(Objection::State)?;
         }
         Ok(())
     }
@@ -185,14 +185,14 @@ impl Worker {
             return false;
         }
         let (keys, transfer) = (std::mem::take(&mut taking.unconfirmed), taking.transfer);
-        self.settle_in(transfer, &keys);
+        self.commit_arrival(transfer, &keys);
         true
     }
 
-    fn settle_in(&mut self, transfer: u64, keys: &[Key]) {
+    fn commit_arrival(&mut self, transfer: u64, keys: &[Key]) {
         compiler_fence(Ordering::SeqCst);
         for &key in keys {
-            self.connections.settle_in(key);
+            self.connections.commit_arrival(key);
         }
         let address = |&key: &Key| Some(self.connections.get(key)?.address());
         let addresses: Vec<IpAddr> = keys.iter().filter_map(address).collect();
@@ -221,7 +221,7 @@ impl Worker {
         self.unwatch(&pair);
         drop(pair);
         match giver {
-            Giver::IsGone if !unconfirmed.is_empty() => self.settle_in(transfer, &unconfirmed),
+            Giver::IsGone if !unconfirmed.is_empty() => self.commit_arrival(transfer, &unconfirmed),
             Giver::IsGone | Giver::MayLive => {
                 for key in unconfirmed {
                     self.connections.send_back(key);

@@ -17,16 +17,16 @@ use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::admission::Admission;
 use crate::app::App;
 use crate::connection::{Connections, Key};
-use crate::drain::Drain;
-use crate::hand_over::HandOver;
-use crate::listener::{AcceptPause, Listener};
-use crate::moving::{Moving, PAIR};
-use crate::orphan::Keeper;
-use crate::rendezvous::Rendezvous;
-use crate::run::Departure;
+use crate::life::hand_over::HandOver;
+use crate::life::keeper_takeover::Keeper;
+use crate::life::moving::{Moving, PAIR};
+use crate::life::reconnect::Reconnection;
+use crate::life::run::Departure;
+use crate::serve::admission::Admission;
+use crate::serve::drain::Drain;
+use crate::serve::listener::{AcceptPause, Listener};
 use crate::websocket::assembly::Assembly;
 use crate::websocket::handshake::HandshakePolicy;
 
@@ -70,7 +70,7 @@ pub(crate) struct Worker {
     /// `None` while there is no supervisor.
     pub(crate) link: Option<ManuallyDrop<SlotEnd>>,
     /// How the next one is found.
-    pub(crate) rendezvous: Rendezvous,
+    pub(crate) reconnection: Reconnection,
     pub(crate) keeper: Keeper,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) table_memory: RawFd,
@@ -107,7 +107,7 @@ pub(crate) struct Worker {
 pub(crate) struct Parts {
     pub(crate) incarnation: Incarnation,
     pub(crate) link: ManuallyDrop<SlotEnd>,
-    pub(crate) rendezvous: Rendezvous,
+    pub(crate) reconnection: Reconnection,
     pub(crate) listeners: Vec<RawFd>,
     pub(crate) table_memory: RawFd,
     pub(crate) own_descriptors: u32,
@@ -127,13 +127,13 @@ impl Worker {
             let token = listener_token(position);
             poll.registry().register(&mut SourceFd(&listener.descriptor), token, Interest::READABLE)?;
         }
-        let keeper = Keeper::watch(parts.rendezvous.keeper, poll.registry(), KEEPER, now);
+        let keeper = Keeper::watch(parts.reconnection.keeper, poll.registry(), KEEPER, now);
         Ok(Self {
             incarnation: parts.incarnation,
             poll,
             keeper,
             link: Some(parts.link),
-            rendezvous: parts.rendezvous,
+            reconnection: parts.reconnection,
             listeners,
             table_memory: parts.table_memory,
             own_descriptors: parts.own_descriptors,
@@ -244,7 +244,7 @@ impl Worker {
             return;
         }
         record.flags.set(Flags::BUSY, true);
-        let may_have_output = record.volatile != 0;
+        let may_have_output = record.heap_state != 0;
         let is_queued = record.flags.contains(Flags::READ_QUEUED);
         let readable = readiness.is_readable() || readiness.is_read_closed() || readiness.is_error();
         if may_have_output && readiness.is_writable() {
@@ -265,7 +265,7 @@ impl Worker {
         self.accept_clients();
         self.continue_reading();
         self.connections.expire_timers();
-        let flow = if self.is_forsaken() { Flow::Leave } else { self.continue_drain() };
+        let flow = if self.is_abandoned() { Flow::Leave } else { self.continue_drain() };
         self.trim_handshakes();
         if !self.connections.released.is_empty() {
             self.accept_pause.lift();
@@ -307,7 +307,7 @@ impl Worker {
             self.accept_pause.until(),
             self.drain.as_ref().and_then(Drain::next_step),
             self.hand_over.as_ref().map(HandOver::until),
-            self.rendezvous.next_attempt(),
+            self.reconnection.next_attempt(),
             self.keeper.next_step(),
         ];
         for moment in moments.into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Writing halves, one after the other: never more than one of them is in memory twice.
+//! Writing states, one after the other: never more than one of them is in memory twice.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -9,15 +9,15 @@ use holdfast_shared::clock;
 use holdfast_shared::ipc::codec::{self, CodecError};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{HEAD_SIZE, Head, SavedHalf};
+use super::{HEAD_SIZE, Head, SavedState};
 
-/// Why halves could not be saved.
+/// Why states could not be saved.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The memory could not be made or written.
     #[error("no memory to save connections in: {0}")]
     Memory(#[from] io::Error),
-    /// A half could not be encoded.
+    /// A state could not be encoded.
     #[error("cannot save the connection on descriptor {row}: {source}")]
     Encode {
         /// The connection.
@@ -25,7 +25,7 @@ pub enum WriteError {
         /// What is wrong.
         source: CodecError,
     },
-    /// A half is longer than its length can say.
+    /// A state is longer than its length can say.
     #[error("cannot save the connection on descriptor {row}: {length} bytes are too many")]
     TooLong {
         /// The connection.
@@ -35,12 +35,12 @@ pub enum WriteError {
     },
 }
 
-/// Halves being saved.
+/// States being saved.
 #[derive(Debug)]
 pub struct Writer {
     memory: BufWriter<File>,
     count: u32,
-    half: Vec<u8>,
+    state: Vec<u8>,
 }
 
 impl Writer {
@@ -52,21 +52,21 @@ impl Writer {
         let memory = memfd_create("holdfast-saved", MFdFlags::empty()).map_err(io::Error::from)?;
         let mut memory = File::from(memory);
         memory.seek(SeekFrom::Start(HEAD_SIZE as u64))?;
-        Ok(Self { memory: BufWriter::with_capacity(64 * 1024, memory), count: 0, half: Vec::new() })
+        Ok(Self { memory: BufWriter::with_capacity(64 * 1024, memory), count: 0, state: Vec::new() })
     }
 
-    /// Saves one half.
+    /// Saves one state.
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub fn push(&mut self, half: &SavedHalf<'_>) -> Result<(), WriteError> {
-        let row = half.row;
-        self.half.clear();
-        codec::append_bare(half, &mut self.half).map_err(|source| WriteError::Encode { row, source })?;
-        let length = self.half.len();
+    pub fn push(&mut self, state: &SavedState<'_>) -> Result<(), WriteError> {
+        let row = state.row;
+        self.state.clear();
+        codec::append_bare(state, &mut self.state).map_err(|source| WriteError::Encode { row, source })?;
+        let length = self.state.len();
         let short = u32::try_from(length).map_err(|_| WriteError::TooLong { row, length })?;
         self.memory.write_all(&short.to_le_bytes())?;
-        self.memory.write_all(&self.half)?;
+        self.memory.write_all(&self.state)?;
         self.count += 1;
         Ok(())
     }

@@ -27,14 +27,14 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use crate::connection::Key;
-use crate::event_loop::Worker;
+use crate::life::event_loop::Worker;
 use give::Giving;
 use take::Taking;
 
 /// The pair. Its lower half is no descriptor's number, and it is far from the listeners'.
 pub(crate) const PAIR: Token = Token(usize::MAX - (1 << 16));
 
-/// Descriptors that a batch needs: its connections, the memory of their halves, and the pair.
+/// Descriptors that a batch needs: its connections, the memory of their states, and the pair.
 const DESCRIPTORS: u32 = MAX_CONNECTIONS + 2;
 
 /// What a worker gives and takes now: one of each at most.

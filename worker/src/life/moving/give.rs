@@ -14,8 +14,8 @@ use holdfast_shared::ipc::moving::{GiverEnd, MAX_CONNECTIONS, ToGiver, ToTaker};
 use holdfast_shared::sys::descriptor;
 
 use crate::connection::Key;
-use crate::event_loop::Worker;
-use crate::saved::{WriteError, Writer};
+use crate::connection::saved::{WriteError, Writer};
+use crate::life::event_loop::Worker;
 
 /// Connections being given to another slot.
 #[derive(Debug)]
@@ -188,12 +188,12 @@ impl Worker {
             return self.choose_batch(giving);
         }
         giving.stage = Stage::Announced(going.clone());
-        let halves = self.save_batch(&going)?;
+        let states = self.save_batch(&going)?;
         let records = going.iter().filter_map(|&(key, _)| self.connections.get(key));
-        let message = ToTaker::batch(records, halves.is_some());
+        let message = ToTaker::batch(records, states.is_some());
         let mut descriptors: Vec<BorrowedFd<'_>> =
             going.iter().filter_map(|(key, _)| descriptor::borrow(key.descriptor())).collect();
-        descriptors.extend(halves.as_ref().map(AsFd::as_fd));
+        descriptors.extend(states.as_ref().map(AsFd::as_fd));
         for &(key, _) in &going {
             self.unwatch(&key.descriptor());
         }
@@ -207,16 +207,16 @@ impl Worker {
         giving.pair.send_with(&message, &descriptors).map_err(Stop::Send)
     }
 
-    /// The halves of a batch, numbered by their place in it; `None` if there are none.
+    /// The states of a batch, numbered by their place in it; `None` if there are none.
     fn save_batch(&self, batch: &[Named]) -> Result<Option<OwnedFd>, WriteError> {
-        let has_half =
-            |&(key, _): &Named| self.connections.get(key).is_some_and(|record| record.volatile != 0);
-        if !batch.iter().any(has_half) {
+        let has_state =
+            |&(key, _): &Named| self.connections.get(key).is_some_and(|record| record.heap_state != 0);
+        if !batch.iter().any(has_state) {
             return Ok(None);
         }
         let mut writer = Writer::new()?;
         for (place, &(key, _)) in (0..).zip(batch) {
-            self.connections.save_half(key, place, &mut writer)?;
+            self.connections.save_heap_state(key, place, &mut writer)?;
         }
         writer.finish(clock::now()).map(Some)
     }

@@ -10,8 +10,8 @@ use holdfast_shared::table::Phase;
 use mio::unix::SourceFd;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::admission::{Admission, Outcome};
-use crate::event_loop::Worker;
+use crate::life::event_loop::Worker;
+use crate::serve::admission::{Admission, Outcome};
 use crate::websocket::refusal::Refusal;
 
 impl Worker {
@@ -31,7 +31,7 @@ impl Worker {
     fn on_message(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) {
         match message {
             ToWorker::Configure { generation, settings } => {
-                self.rendezvous.remember_settings(generation, &settings);
+                self.reconnection.remember_settings(generation, &settings);
                 self.configure(*settings);
                 self.tell(&ToSupervisor::Applied { incarnation: self.incarnation, generation });
             }
@@ -71,7 +71,7 @@ impl Worker {
 
     fn on_verdict(&mut self, ticket: holdfast_shared::id::Ticket, verdict: Verdict) {
         let connections = &self.connections;
-        let is_waiting = |key| connections.is_in(key, Phase::Parked);
+        let is_waiting = |key| connections.is_in(key, Phase::AwaitingAdmission);
         let outcome = self.admission.verdict(ticket, verdict, self.now, is_waiting);
         match (outcome, verdict) {
             (Outcome::Deliver { key, waited }, verdict) => {
@@ -93,7 +93,7 @@ impl Worker {
     /// Asks for admission of all who came with a valid request in this turn.
     pub(crate) fn send_tickets(&mut self) {
         let connections = &self.connections;
-        self.admission.trim(|key| connections.is_in(key, Phase::Parked));
+        self.admission.trim(|key| connections.is_in(key, Phase::AwaitingAdmission));
         while self.admission.has_unsent() && self.link_has_room() {
             let tickets = self.admission.take_batch();
             self.tell(&ToSupervisor::Admit { incarnation: self.incarnation, tickets });
@@ -154,6 +154,6 @@ impl Worker {
         let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
         ManuallyDrop::into_inner(link).abandon();
         self.admission = Admission::default();
-        self.rendezvous.begin(self.now);
+        self.reconnection.begin(self.now);
     }
 }

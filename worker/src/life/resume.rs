@@ -28,9 +28,9 @@ use mio::Events;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::connection::Key;
-use crate::event_loop::{EVENTS_PER_TURN, Worker};
-use crate::keeper::crash_if_asked;
-use crate::run::Predecessor;
+use crate::life::event_loop::{EVENTS_PER_TURN, Worker};
+use crate::life::run::Predecessor;
+use crate::test_hooks::crash_if_asked;
 
 /// Connections that are watched again before those that are ready are served.
 const SLICE: usize = 512;
@@ -48,26 +48,27 @@ enum Fate {
     Dropped,
     /// The last worker crashed while it took this one over: closed without a word, which is all that was not
     /// tried yet.
-    Deadly,
+    CrashSuspect,
     /// The descriptor was closed before the record was freed: only the record is left.
     Vanished,
 }
 
-/// `has_half` says that what `UNSAVED` speaks of was saved and has been taken up.
-fn fate(record: &Record, descriptor_is_open: bool, has_half: bool, predecessor: Predecessor) -> Fate {
+/// `has_state` says that what `UNSAVED` speaks of was saved and has been taken up.
+fn fate(record: &Record, descriptor_is_open: bool, has_state: bool, predecessor: Predecessor) -> Fate {
     if !descriptor_is_open {
         return Fate::Vanished;
     }
     if record.flags.contains(Flags::RESUMING) && has_crashed(predecessor) {
-        return Fate::Deadly;
+        return Fate::CrashSuspect;
     }
-    let broken = record.flags.contains(Flags::BUSY) || record.flags.contains(Flags::UNSAVED) && !has_half;
+    let broken = record.flags.contains(Flags::BUSY) || record.flags.contains(Flags::UNSAVED) && !has_state;
     match (record.phase(), broken) {
         (Phase::Open, true) => Fate::Lost,
-        (Phase::Handshake | Phase::Parked | Phase::Refusing | Phase::Closing | Phase::Lingering, true) => {
-            Fate::Dropped
-        }
-        (Phase::Parked, false) => Fate::AskedAgain,
+        (
+            Phase::Handshake | Phase::AwaitingAdmission | Phase::Refusing | Phase::Closing | Phase::Lingering,
+            true,
+        ) => Fate::Dropped,
+        (Phase::AwaitingAdmission, false) => Fate::AskedAgain,
         (Phase::Free, _) => Fate::Vanished,
         (Phase::Handshake | Phase::Refusing | Phase::Open | Phase::Closing | Phase::Lingering, false) => {
             Fate::Resumed
@@ -109,7 +110,7 @@ impl Worker {
         let mut keys: Vec<Key> =
             self.connections.table.used().filter_map(|row| self.connections.key_at(row)).collect();
         let before = keys.len();
-        keys.retain(|&key| !self.connections.disown(key, open.contains(&key.descriptor())));
+        keys.retain(|&key| !self.connections.drop_in_transit(key, open.contains(&key.descriptor())));
         if keys.len() < before {
             log::warn!("{} connections were between two slots; the other one has them", before - keys.len());
         }
@@ -125,7 +126,7 @@ impl Worker {
         for key in keys {
             let Some(&record) = self.connections.get(key) else { continue };
             let is_open = open.contains(&key.descriptor());
-            let fate = fate(&record, is_open, record.volatile != 0, predecessor);
+            let fate = fate(&record, is_open, record.heap_state != 0, predecessor);
             self.connections.set_resuming(key, true);
             match fate {
                 // The number may be somebody else's by now, our own epoll instance's even.
@@ -136,7 +137,7 @@ impl Worker {
                     lost += 1;
                     self.say_lost(key, &record, predecessor);
                 }
-                Fate::Deadly => {
+                Fate::CrashSuspect => {
                     lost += u32::from(record.phase() == Phase::Open);
                     self.abandon(key, &record);
                 }
@@ -146,7 +147,7 @@ impl Worker {
         // The places of those that ended just now are not among the holdings, so there is nothing to give
         // back.
         self.connections.released.clear();
-        self.connections.true_up();
+        self.connections.reconcile();
         self.tell_holdings();
         // As of the holdings: whoever ends from now on is given back.
         let counters = Box::new(*self.connections.table.counters());
@@ -307,7 +308,7 @@ mod tests {
                 let expected = if phase == Phase::Open { Fate::Lost } else { Fate::Dropped };
                 assert_eq!(fate(&record(phase, broken), true, false, KILLED), expected);
             }
-            let expected = if phase == Phase::Parked { Fate::AskedAgain } else { Fate::Resumed };
+            let expected = if phase == Phase::AwaitingAdmission { Fate::AskedAgain } else { Fate::Resumed };
             assert_eq!(fate(&record(phase, Flags::UNSAVED), true, true, KILLED), expected);
             assert_eq!(fate(&record(phase, Flags::ADMITTED), true, false, KILLED), expected);
             assert_eq!(fate(&record(phase, Flags::NONE), false, false, KILLED), Fate::Vanished);
@@ -320,7 +321,7 @@ mod tests {
         for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
             for flags in [Flags::NONE, Flags::BUSY, Flags::UNSAVED] {
                 let (fresh, marked) = (record(phase, flags), record(phase, flags.union(Flags::RESUMING)));
-                assert_eq!(fate(&marked, true, false, crashed), Fate::Deadly);
+                assert_eq!(fate(&marked, true, false, crashed), Fate::CrashSuspect);
                 assert_eq!(fate(&marked, true, false, KILLED), fate(&fresh, true, false, KILLED));
                 assert_eq!(fate(&fresh, true, false, crashed), fate(&fresh, true, false, KILLED));
                 assert_eq!(fate(&marked, false, false, crashed), Fate::Vanished);

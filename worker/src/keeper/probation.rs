@@ -10,10 +10,8 @@ use holdfast_shared::ipc::message::{DeathCause, ToSupervisor};
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::Header;
 
-use super::{Handover, Keeper};
-
-/// The program that runs, even when its file was replaced meanwhile.
-pub(crate) const OURSELVES: &str = "/proc/self/exe";
+use super::Keeper;
+use crate::life::{KeeperStart, OURSELVES};
 
 impl Keeper {
     /// Executes the program that the last worker has left for this keeper, if it did. Returns when there is
@@ -40,14 +38,14 @@ impl Keeper {
 
     /// The first worker of a new program has ended. If it was not ready before, the slot goes back to the
     /// program before: what one worker cannot do, the next one cannot either.
-    pub(super) fn end_trial(&mut self, end: DeathCause) {
+    pub(super) fn end_probation(&mut self, end: DeathCause) {
         let Some(previous) = self.handover.previous.take() else { return };
         if self.was_ready() {
             // The worker has closed it.
             return;
         }
         let reason = format!("the new program's first worker ended before it was ready: {end}");
-        let handover = Handover { went_back: Some(reason), ..self.next_handover() };
+        let handover = KeeperStart { went_back: Some(reason), ..self.next_start() };
         let Err(error) = execute(&handover, previous) else { return };
         log::error!("slot {}: cannot go back to the program before: {error}", handover.slot);
         close(previous);
@@ -57,14 +55,14 @@ impl Keeper {
         let ourselves = File::open(OURSELVES)?;
         descriptor::set_inherited(ourselves.as_fd(), true)?;
         let previous = Some(ourselves.as_raw_fd());
-        execute(&Handover { previous, ..self.next_handover() }, program)
+        execute(&KeeperStart { previous, ..self.next_start() }, program)
     }
 
     /// What this keeper was handed, as of now.
-    fn next_handover(&mut self) -> Handover {
+    fn next_start(&mut self) -> KeeperStart {
         // What waits here would be lost.
         let _ = self.link.flush();
-        Handover { last_incarnation: self.incarnation, ..self.handover.clone() }
+        KeeperStart { last_incarnation: self.incarnation, ..self.handover.clone() }
     }
 
     fn next_program(&self) -> Option<RawFd> {
@@ -94,7 +92,7 @@ impl Keeper {
     }
 }
 
-fn execute(handover: &Handover, program: RawFd) -> io::Result<()> {
+fn execute(handover: &KeeperStart, program: RawFd) -> io::Result<()> {
     let program = descriptor::borrow(program).ok_or(io::ErrorKind::InvalidInput)?;
     handover.execute(program).map(|never| match never {})
 }
