@@ -20,5 +20,6 @@ pub mod ipc;
 pub mod level;
 pub mod metric;
 pub mod reason;
+pub mod session;
 pub mod sys;
 pub mod table;
