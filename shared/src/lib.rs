@@ -20,6 +20,7 @@ pub mod ipc;
 pub mod level;
 pub mod metric;
 pub mod reason;
+pub mod route;
 pub mod session;
 pub mod sys;
 pub mod table;

@@ -26,6 +26,7 @@ fn inputs(environment: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Inputs 
                 flag: (*flag).to_owned(),
             })
             .collect(),
+        ..Inputs::default()
     }
 }
 
@@ -71,11 +72,11 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     ),
     // Types and ranges
     (
-        "workers = true\nbacklog = \"many\"\napp = \"chat\"\nrun_dir = 7\nbalance = \"random\"",
+        "workers = true\nbacklog = \"many\"\napp = \"echo\"\nrun_dir = 7\nbalance = \"random\"",
         &[
             "h.toml:1: workers: a boolean is not a whole number; allowed: \"auto\" or a whole number from 1 to 1024",
             "h.toml:2: backlog: \"many\" is not a whole number; allowed: a whole number from 1 to 2147483647",
-            "h.toml:3: app: \"chat\" is not an application; allowed: \"echo\"",
+            "h.toml:3: app: this key is gone; allowed: [[routes]] with the keys path and protocol, such as path = \"/\" and protocol = \"echo\"",
             "h.toml:4: run_dir: 7 is not a directory; allowed: a directory of at most 91 bytes, or \"\" for the usual places",
             "h.toml:5: balance: \"random\" is not a way to balance; allowed: \"kernel\", \"least-connections\" or \"source-address\"",
         ],
@@ -189,6 +190,34 @@ const BAD_FILES: &[(&str, &[&str])] = &[
             "h.toml:2: proxy.trusted: \"10.0.0.1/8\" has address bits beyond its prefix; allowed: \"10.0.0.0/8\", or \"10.0.0.1\" for the one address",
             "h.toml:3: proxy.trusted: \"10.0.0.0/33\" is not a network; allowed: an address or a CIDR, such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
             "h.toml:5: limits.exempt_addresses: \"everyone\" is not a network; allowed: an address or a CIDR, such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        ],
+    ),
+    // Routes
+    (
+        "[[routes]]\npath = \"chat\"\nprotocol = \"echo\"\n[[routes]]\npath = \"/x\"\nprotocol = 5\n[[routes]]\nprotocol = \"echo\"\n[[routes]]\npath = \"/\"\nprotocol = \"echo\"\ncolour = \"red\"",
+        &[
+            "h.toml:2: routes.path: \"chat\" is not a request path; allowed: a path that starts with \"/\", as it stands in the request: no spaces, no query",
+            "h.toml:6: routes.protocol: 5 is not a protocol; allowed: its name",
+            "h.toml:7: routes: path is missing; allowed: one or more [[routes]], each with a path and a protocol",
+            "h.toml:9: routes: colour is not a key of a route; allowed: path and protocol",
+        ],
+    ),
+    (
+        "[[routes]]\npath = \"/\"\nprotocol = \"echo\"\n\n[[routes]]\npath = \"/chat\"\nprotocol = \"irc\"",
+        &["h.toml:7: routes.protocol: \"irc\" is not a protocol of this program; allowed: \"echo\""],
+    ),
+    (
+        "[[routes]]\npath = \"/chat\"\nprotocol = \"echo\"\n[[routes]]\nprotocol = \"echo\"\npath = \"/chat/\"",
+        &["h.toml:6: routes.path: \"/chat\" has a route already; allowed: each path once"],
+    ),
+    (
+        "routes = []",
+        &["h.toml:1: routes: no route; allowed: one or more [[routes]], each with a path and a protocol"],
+    ),
+    (
+        "routes = \"/\"",
+        &[
+            "h.toml:1: routes: \"/\" is not a route; allowed: one or more [[routes]], each with a path and a protocol",
         ],
     ),
     // Requests
@@ -363,6 +392,26 @@ fn values_have_every_documented_spelling() {
 }
 
 #[test]
+fn routes_come_from_the_file_or_a_flag_and_else_lead_to_the_first_protocol_of_the_program() {
+    let text =
+        "[[routes]]\npath = \"/a/\"\nprotocol = \"one\"\n[[routes]]\npath = \"/b\"\nprotocol = \"two\"";
+    let inputs = Inputs { protocols: vec!["one", "two"], ..inputs(&[], &[]) };
+    let routes = |text: &str, inputs: &Inputs| {
+        let effective = load_text(text, inputs).unwrap();
+        let source = effective.source("routes").to_string();
+        let routes: Vec<_> = effective.config.routes.into_iter().map(|r| (r.path, r.protocol)).collect();
+        (routes, source)
+    };
+    let route = |path: &str, protocol: &str| (path.to_owned(), protocol.to_owned());
+    assert_eq!(routes(text, &inputs), (vec![route("/a", "one"), route("/b", "two")], "h.toml:1".into()));
+    assert_eq!(routes("", &inputs), (vec![route("/", "one")], "default".into()));
+    let value = Value::parse("[{ path = \"/c\", protocol = \"two\" }]");
+    let flag = FlagValue { key: "routes".into(), value, flag: "--set routes".into() };
+    let inputs = Inputs { flags: vec![flag], ..inputs };
+    assert_eq!(routes(text, &inputs), (vec![route("/c", "two")], "flag --set routes".into()));
+}
+
+#[test]
 fn a_low_cap_needs_no_other_limit_set() {
     for max in [1, 2, 3, 500] {
         read(&format!("limits.max_connections = {max}"));
@@ -410,7 +459,7 @@ fn changes_name_each_key_and_what_a_reload_does() {
 #[test]
 fn a_reload_keeps_what_needs_a_restart() {
     let running = read("run_dir = \"/a\"\nlisten = \"127.0.0.1:0\"");
-    let file = read("app = \"echo\"\nlisten = \"127.0.0.1:0\"\nbacklog = 9\nrun_dir = \"/b\"");
+    let file = read("workers = \"auto\"\nlisten = \"127.0.0.1:0\"\nbacklog = 9\nrun_dir = \"/b\"");
     let (next, changes) = reload(&running, file);
     assert_eq!(changes.len(), 2);
     assert_eq!((next.config.run_dir.as_deref(), next.config.backlog), (Some("/a".as_ref()), 9));

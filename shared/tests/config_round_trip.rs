@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::config::{
-    Admin, App, Balance, Config, Drain, Effective, FlagValue, Inputs, Limits, MaxConnections, Portion, Proxy,
-    Security, Timeouts, Value, Workers, changes, load, load_text, reload,
+    Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, Inputs, Limits, MaxConnections, Portion,
+    Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
 };
+use holdfast_shared::route::Route;
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
@@ -69,6 +70,11 @@ prop_compose! {
     }
 }
 
+fn routes() -> impl Strategy<Value = Vec<Route>> {
+    let paths = proptest::collection::hash_set("/|(/[!-\"$-.0->@-~]{1,8}){1,3}", 1..5);
+    paths.prop_map(|paths| paths.into_iter().map(|path| Route { path, protocol: ECHO.to_owned() }).collect())
+}
+
 prop_compose! {
     fn timeouts()(
         handshake in duration(10), ping_interval in option::of(duration(100)), pong in duration(10),
@@ -92,6 +98,7 @@ prop_compose! {
         path in "/|(/[!-\"$-.0->@-~]{1,8}){1,3}",
         trusted in networks(),
         drain in duration(0),
+        routes in routes(),
     ) -> Config {
         Config {
             listen,
@@ -99,7 +106,7 @@ prop_compose! {
             backlog,
             balance,
             run_dir: run_dir.map(PathBuf::from),
-            app: App::Echo,
+            routes,
             limits,
             timeouts,
             security: Security { allowed_origins, path },

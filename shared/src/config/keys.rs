@@ -45,6 +45,12 @@ const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 
+pub(super) const ROUTES: &str = "routes";
+
+/// Keys of earlier versions, and what says it now.
+pub(super) const REMOVED: &[(&str, &str)] =
+    &[("app", "[[routes]] with the keys path and protocol, such as path = \"/\" and protocol = \"echo\"")];
+
 /// All keys, in the order of the documented file.
 pub(super) const KEYS: &[Key] = &[
     key(
@@ -68,12 +74,7 @@ pub(super) const KEYS: &[Key] = &[
         |c, v| put(&mut c.run_dir, parse::run_dir(v)),
         |c| parse::show_run_dir(c.run_dir.as_deref()),
     ),
-    key(
-        "app",
-        Keep(|new, running| new.app = running.app),
-        |c, v| put(&mut c.app, parse::app(v)),
-        |c| parse::show_app(c.app),
-    ),
+    key(ROUTES, Live, |c, v| put(&mut c.routes, parse::routes(v)), |c| parse::show_routes(&c.routes)),
     key(
         "limits.max_connections",
         Live,

@@ -25,7 +25,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
 /// # Errors
 /// Everything wrong with file, environment and flags, at once.
 pub fn load(inputs: &Inputs) -> Result<Effective, ConfigErrors> {
-    let mut layers = Layers::default();
+    let mut layers = Layers::new(inputs);
     if let Some(path) = &inputs.file {
         match fs::read_to_string(path) {
             Ok(text) => layers.file(path, &text),
@@ -40,7 +40,7 @@ pub fn load(inputs: &Inputs) -> Result<Effective, ConfigErrors> {
 /// # Errors
 /// Everything wrong with file, environment and flags, at once.
 pub fn load_text(text: &str, inputs: &Inputs) -> Result<Effective, ConfigErrors> {
-    let mut layers = Layers::default();
+    let mut layers = Layers::new(inputs);
     layers.file(inputs.file.as_deref().unwrap_or(Path::new("holdfast.toml")), text);
     layers.finish(inputs)
 }
@@ -55,9 +55,19 @@ struct Layers {
     failed: BTreeSet<&'static str>,
     /// There are values that nobody could read, so no comparison of values means anything.
     unread: bool,
+    /// Those that the program has.
+    protocols: Vec<&'static str>,
 }
 
 impl Layers {
+    fn new(inputs: &Inputs) -> Self {
+        let mut layers = Self { protocols: inputs.protocols.clone(), ..Self::default() };
+        if let (Some(route), Some(first)) = (layers.config.routes.first_mut(), inputs.protocols.first()) {
+            route.protocol = (*first).to_owned();
+        }
+        layers
+    }
+
     fn finish(mut self, inputs: &Inputs) -> Result<Effective, ConfigErrors> {
         self.environment(&inputs.environment);
         for flag in &inputs.flags {
@@ -101,7 +111,7 @@ impl Layers {
             let place = file.place(key.span().start);
             match value.get_ref() {
                 DeValue::Table(inner) if keys::is_section(&name) => self.section(file, &name, inner),
-                DeValue::Array(items) => self.set(&name, &value.get_ref().into(), place, &file.places(items)),
+                DeValue::Array(items) => self.set(&name, &value.get_ref().into(), place, &file.items(items)),
                 value => self.set(&name, &value.into(), place, &[]),
             }
         }
@@ -134,13 +144,15 @@ impl Layers {
         }
     }
 
-    /// Takes one value for one key. `items` are the places of a list's items, where they have their own.
-    fn set(&mut self, name: &str, value: &Value, source: Source, items: &[Source]) {
+    /// Takes one value for one key. `items` are the places of a list's items, where they have
+    /// their own.
+    fn set(&mut self, name: &str, value: &Value, source: Source, items: &[Item]) {
         let Some(key) = keys::find(name) else {
             self.errors.push(unknown(name, value, source));
             return;
         };
-        match (key.read)(&mut self.config, value) {
+        let read = (key.read)(&mut self.config, value).and_then(|()| self.check_protocols(key.name));
+        match read {
             Ok(()) => {
                 self.sources.insert(key.name, source);
             }
@@ -148,12 +160,22 @@ impl Layers {
         }
     }
 
-    fn reject(&mut self, key: &'static str, problems: Problems, source: &Source, items: &[Source]) {
+    /// Only here is it known which protocols there are.
+    fn check_protocols(&self, key: &str) -> Result<(), Problems> {
+        let problems = match key {
+            keys::ROUTES => parse::unknown_protocols(&self.config.routes, &self.protocols),
+            _ => Vec::new(),
+        };
+        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+    }
+
+    fn reject(&mut self, key: &'static str, problems: Problems, source: &Source, items: &[Item]) {
         self.failed.insert(key);
-        self.errors.extend(problems.0.into_iter().map(|Problem { item, what, allowed }| {
+        self.errors.extend(problems.0.into_iter().map(|Problem { item, field, what, allowed }| {
+            let place = item.and_then(|index| items.get(index)).map(|item| item.place(field));
             ConfigError::Value {
-                place: item.and_then(|index| items.get(index)).unwrap_or(source).clone(),
-                key: key.to_owned(),
+                place: place.unwrap_or(source).clone(),
+                key: field.map_or_else(|| key.to_owned(), |field| format!("{key}.{field}")),
                 problem: what,
                 allowed,
             }
@@ -163,6 +185,10 @@ impl Layers {
 
 fn unknown(name: &str, value: &Value, place: Source) -> ConfigError {
     let key = name.to_owned();
+    if let Some((_, allowed)) = keys::REMOVED.iter().find(|(removed, _)| *removed == name) {
+        let (problem, allowed) = ("this key is gone".to_owned(), (*allowed).to_owned());
+        return ConfigError::Value { place, key, problem, allowed };
+    }
     if keys::is_section(name) {
         let (problem, allowed) = (format!("{value} is not a section"), format!("[{name}] and its keys"));
         return ConfigError::Value { place, key, problem, allowed };
@@ -189,7 +215,26 @@ impl File<'_> {
         Source::file(self.path, 1 + before.filter(|byte| **byte == b'\n').count())
     }
 
-    fn places(&self, items: &[Spanned<DeValue<'_>>]) -> Vec<Source> {
-        items.iter().map(|item| self.place(item.span().start)).collect()
+    fn items(&self, items: &[Spanned<DeValue<'_>>]) -> Vec<Item> {
+        let fields = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+            DeValue::Table(fields) => fields
+                .keys()
+                .map(|key| (key.get_ref().clone().into_owned(), self.place(key.span().start)))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        items.iter().map(|item| Item { start: self.place(item.span().start), fields: fields(item) }).collect()
+    }
+}
+
+/// Where an item of a list stands, and where its keys do.
+struct Item {
+    start: Source,
+    fields: BTreeMap<String, Source>,
+}
+
+impl Item {
+    fn place(&self, field: Option<&str>) -> &Source {
+        field.and_then(|field| self.fields.get(field)).unwrap_or(&self.start)
     }
 }

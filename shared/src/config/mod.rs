@@ -22,14 +22,14 @@ pub use change::{Change, Effect, changes, reload};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use layers::{ENVIRONMENT, load, load_text};
 pub use types::{
-    AUTO_MAX_CONNECTIONS, Admin, App, Balance, Config, Drain, Limits, MaxConnections, Portion, Proxy,
+    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Drain, ECHO, Limits, MaxConnections, Portion, Proxy,
     ResolvedLimits, Security, Timeouts, Workers,
 };
 pub use value::Value;
 
 /// What the configuration is made from. Kept for the life of the supervisor, so that a reload puts the same
 /// environment and flags over the new file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inputs {
     /// The file to read; without one the defaults stand in for it.
     pub file: Option<PathBuf>,
@@ -37,6 +37,14 @@ pub struct Inputs {
     pub environment: Vec<(String, String)>,
     /// Flags in order; of several for one key the last wins.
     pub flags: Vec<FlagValue>,
+    /// The protocols that the program has; the first serves every path when nobody says which.
+    pub protocols: Vec<&'static str>,
+}
+
+impl Default for Inputs {
+    fn default() -> Self {
+        Self { file: None, environment: Vec::new(), flags: Vec::new(), protocols: vec![ECHO] }
+    }
 }
 
 /// One value given on the command line.

@@ -9,8 +9,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::route::Route;
+
 /// The most connections `max_connections = "auto"` ever stands for.
 pub const AUTO_MAX_CONNECTIONS: u32 = 100_000;
+
+/// The protocol of the plain server: every message goes back as it came.
+pub const ECHO: &str = "echo";
 
 /// Everything a start of Holdfast can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +30,8 @@ pub struct Config {
     pub balance: Balance,
     /// Where control socket and pid file go; `None` means the first writable of the usual places.
     pub run_dir: Option<PathBuf>,
-    /// The application that answers messages.
-    pub app: App,
+    /// Which protocol serves which path; never empty, and no path twice.
+    pub routes: Vec<Route>,
     /// Who is let in, and how much one connection may use.
     pub limits: Limits,
     /// The deadlines of a connection.
@@ -59,13 +64,6 @@ pub enum Balance {
     LeastConnections,
     /// The same for all clients of an address, an IPv6 address standing for its /64.
     SourceAddress,
-}
-
-/// The embedded applications.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum App {
-    /// Sends every message back.
-    Echo,
 }
 
 /// Limits on admission and on what one connection may use.
@@ -217,7 +215,7 @@ impl Default for Config {
             backlog: 65_535,
             balance: Balance::Kernel,
             run_dir: None,
-            app: App::Echo,
+            routes: vec![Route { path: "/".to_owned(), protocol: ECHO.to_owned() }],
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             security: Security::default(),

@@ -1,12 +1,15 @@
 //! A configuration value before it has a type: what TOML, a variable or a flag said, and how to spell it
 //! again.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+use toml::Spanned;
 use toml::de::DeValue;
 
-/// An untyped value. Spelled as TOML by `Display`, serialised as the plain string, number or list it is.
+/// An untyped value. Spelled as TOML by `Display`, serialised as the plain string, number, list or table it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
@@ -16,6 +19,8 @@ pub enum Value {
     Integer(i64),
     /// A list.
     List(Vec<Self>),
+    /// An item with keys of its own, which need no quotes.
+    Table(BTreeMap<String, Self>),
     /// A kind that no key takes, by its name: only good for saying so.
     Other(&'static str),
 }
@@ -46,7 +51,12 @@ impl From<&DeValue<'_>> for Value {
             DeValue::Float(_) => Self::Other("a fraction"),
             DeValue::Boolean(_) => Self::Other("a boolean"),
             DeValue::Datetime(_) => Self::Other("a date or time"),
-            DeValue::Table(_) => Self::Other("a section"),
+            DeValue::Table(fields) => {
+                let field = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                    (key.get_ref().clone().into_owned(), Self::from(value.get_ref()))
+                };
+                Self::Table(fields.iter().map(field).collect())
+            }
         }
     }
 }
@@ -63,6 +73,14 @@ impl fmt::Display for Value {
                     write!(f, "{separator}{item}")?;
                 }
                 f.write_str("]")
+            }
+            Self::Table(fields) => {
+                f.write_str("{")?;
+                for (index, (key, value)) in fields.iter().enumerate() {
+                    let separator = if index == 0 { " " } else { ", " };
+                    write!(f, "{separator}{key} = {value}")?;
+                }
+                f.write_str(" }")
             }
             Self::Other(kind) => f.write_str(kind),
         }
@@ -92,6 +110,8 @@ mod tests {
         fn spelling_reads_back(texts in proptest::collection::vec(any::<String>(), 0..4), number in any::<i64>()) {
             let mut items: Vec<_> = texts.into_iter().map(Value::Text).collect();
             items.push(Value::Integer(number));
+            let table = items.iter().enumerate().map(|(at, item)| (format!("key-{at}"), item.clone())).collect();
+            items.push(Value::Table(table));
             let value = Value::List(items);
             prop_assert_eq!(Value::parse(&value.to_string()), value);
         }

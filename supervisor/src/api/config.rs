@@ -91,7 +91,7 @@ mod tests {
     fn changes_read_as_the_config_crate_writes_them() {
         for effect in [Effect::Live, Effect::NeedsRestart] {
             let change = config::Change {
-                key: "app",
+                key: "routes",
                 old: ConfigValue::Integer(1),
                 new: ConfigValue::text("x"),
                 effect,

@@ -180,13 +180,18 @@ where
 /// What the configuration is made from, for `holdfast run` in this process's environment.
 #[must_use]
 pub fn inputs(arguments: &RunArguments) -> Inputs {
-    Inputs { file: arguments.config.clone(), environment: environment(), flags: flags(arguments) }
+    Inputs {
+        file: arguments.config.clone(),
+        environment: environment(),
+        flags: flags(arguments),
+        ..Inputs::default()
+    }
 }
 
 /// What the configuration is made from, for `holdfast check` in this process's environment.
 #[must_use]
 pub fn check_inputs(arguments: &CheckArguments) -> Inputs {
-    Inputs { file: arguments.config.clone(), environment: environment(), flags: Vec::new() }
+    Inputs { file: arguments.config.clone(), environment: environment(), ..Inputs::default() }
 }
 
 fn environment() -> Vec<(String, String)> {
@@ -264,7 +269,7 @@ mod tests {
     #[test]
     fn run_is_the_default() {
         assert_eq!(run(""), RunArguments::default());
-        let line = "--config a.toml --listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --set app=echo";
+        let line = "--config a.toml --listen 127.0.0.1:1 --listen [::1]:2 --workers 3 --set backlog=9";
         assert_eq!(run(line), run(&format!("run {line}")));
         assert_eq!(run(line).listen, ["127.0.0.1:1", "[::1]:2"]);
     }
@@ -335,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_probe_takes_what_run_takes() {
-        let line = "--config a.toml --listen 127.0.0.1:1 --set app=echo";
+        let line = "--config a.toml --listen 127.0.0.1:1 --set backlog=9";
         assert_eq!(parse(&format!("probe {line}")).unwrap(), Command::Probe(run(line)));
         assert!(!CommandLine::command().render_long_help().to_string().contains("probe"));
     }

@@ -3,23 +3,26 @@
 
 mod name;
 mod quantity;
+mod routes;
 
 use super::Value;
 
 pub(super) use name::{
-    app, balance, listen, networks, optional_address, origins, path, run_dir, show_app, show_balance,
-    show_run_dir,
+    balance, listen, networks, optional_address, origins, path, run_dir, show_balance, show_run_dir,
 };
 pub(super) use quantity::{
     count, duration, duration_or_never, limit, max_connections, portion, show_duration, show_max_connections,
     show_portion, show_size, show_workers, size, workers,
 };
+pub(super) use routes::{routes, show_routes, unknown_protocols};
 
 /// Why a value is not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     /// Which item of a list is meant.
     pub item: Option<usize>,
+    /// Which key of the item, when it has some.
+    pub field: Option<&'static str>,
     pub what: String,
     pub allowed: String,
 }
@@ -36,7 +39,7 @@ impl From<Problem> for Problems {
 
 impl Problem {
     pub(super) fn new(what: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self { item: None, what: what.into(), allowed: allowed.into() }
+        Self { item: None, field: None, what: what.into(), allowed: allowed.into() }
     }
 }
 

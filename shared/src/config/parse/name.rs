@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::{Problem, Problems, list};
-use crate::config::{App, Balance, Value};
+use crate::config::{Balance, Value};
 use crate::ipc::reconnect::MAX_RUN_DIR_BYTES;
 
 const ADDRESS_ALLOWED: &str = "ADDRESS:PORT, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
@@ -134,19 +134,6 @@ pub(in crate::config) fn run_dir(value: &Value) -> Result<Option<PathBuf>, Probl
 
 pub(in crate::config) fn show_run_dir(run_dir: Option<&Path>) -> Value {
     Value::text(run_dir.map_or_else(String::new, |path| path.display().to_string()))
-}
-
-pub(in crate::config) fn app(value: &Value) -> Result<App, Problem> {
-    match value {
-        Value::Text(text) if text == "echo" => Ok(App::Echo),
-        _ => Err(Problem::new(format!("{value} is not an application"), "\"echo\"")),
-    }
-}
-
-pub(in crate::config) fn show_app(app: App) -> Value {
-    match app {
-        App::Echo => Value::text("echo"),
-    }
 }
 
 pub(in crate::config) fn balance(value: &Value) -> Result<Balance, Problem> {

@@ -76,7 +76,7 @@ fn a_reload_lists_what_changed_and_what_became_of_it() {
 
 #[test]
 fn config_shows_where_values_come_from() {
-    let body = r#"[{"key":"workers","value":4,"source":"environment WORKERS"},{"key":"app","value":"echo","source":"default"}]"#;
+    let body = r#"[{"key":"workers","value":4,"source":"environment WORKERS"},{"key":"run_dir","value":"/r","source":"default"}]"#;
     let text = tables::render(CtlCommand::Config, body).unwrap();
-    assert_eq!(text, "KEY      VALUE  SOURCE\nworkers  4      environment WORKERS\napp      echo   default");
+    assert_eq!(text, "KEY      VALUE  SOURCE\nworkers  4      environment WORKERS\nrun_dir  /r     default");
 }
