@@ -220,6 +220,12 @@ const BAD_FILES: &[(&str, &[&str])] = &[
             "h.toml:1: routes: \"/\" is not a route; allowed: one or more [[routes]], each with a path and a protocol",
         ],
     ),
+    (
+        "[routes]\npath = \"/\"\nprotocol = \"echo\"",
+        &[
+            "h.toml:1: routes: a section is not a route; allowed: one or more [[routes]], each with a path and a protocol",
+        ],
+    ),
     // Requests
     (
         "[security]\npath = \"chat\"\nallowed_origins = [\"https://example.org/\", \"example.org\"]",

@@ -111,6 +111,7 @@ impl Layers {
             let place = file.place(key.span().start);
             match value.get_ref() {
                 DeValue::Table(inner) if keys::is_section(&name) => self.section(file, &name, inner),
+                DeValue::Table(_) => self.set(&name, &Value::Other("a section"), place, &[]),
                 DeValue::Array(items) => self.set(&name, &value.get_ref().into(), place, &file.items(items)),
                 value => self.set(&name, &value.into(), place, &[]),
             }
