@@ -149,14 +149,14 @@ fn keepers_may_die_while_there_is_no_supervisor_and_under_the_next_one() {
     }
     // Two keepers that were workers, and their workers.
     let pids = |name: &str| workers.iter().map(|worker| pid_of(worker, name)).collect::<Vec<_>>();
-    let (old, heirs, deadline) = (pids("keeper_pid"), pids("pid"), Instant::now() + PATIENCE);
+    let (old, successors, deadline) = (pids("keeper_pid"), pids("pid"), Instant::now() + PATIENCE);
     let is_over = |now: &[Pid]| {
         now.len() == 4
-            && heirs.iter().all(|pid| now.contains(pid))
+            && successors.iter().all(|pid| now.contains(pid))
             && !old.iter().any(|pid| now.contains(pid))
     };
     while !is_over(&first.processes()) {
-        assert!(Instant::now() < deadline, "{:?} after {old:?} and {heirs:?}", first.processes());
+        assert!(Instant::now() < deadline, "{:?} after {old:?} and {successors:?}", first.processes());
         echoes(&mut clients[0], "while keepers change");
     }
     for client in &mut clients {

@@ -34,7 +34,7 @@ fn memory_stays_under_the_bound_that_the_config_sets() {
         timeouts.close = \"1s\"
         timeouts.idle = \"0s\"",
     );
-    // A record of at most 256 bytes, and the volatile half.
+    // A record of at most 256 bytes, and the heap state.
     let bound = PROCESSES + CLIENTS as u64 * (QUEUED + HALF_MESSAGE + 256);
     let mut clients = Clients::of(&server);
     let bystanders = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));

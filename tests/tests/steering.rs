@@ -127,7 +127,7 @@ fn a_slot_in_back_off_gets_no_client_and_all_come_back_to_it_later() {
 }
 
 /// The slot that five clients from `source` come to, all five.
-fn landing(server: &Holdfast, source: IpAddr, address: std::net::SocketAddr) -> usize {
+fn slot_of(server: &Holdfast, source: IpAddr, address: std::net::SocketAddr) -> usize {
     let accepted = || numbers(&server.control().workers(), "accepted_total");
     let before = accepted();
     let clients: Vec<RawClient> = (0..5)
@@ -143,7 +143,7 @@ fn landing(server: &Holdfast, source: IpAddr, address: std::net::SocketAddr) -> 
 }
 
 #[test]
-fn an_address_always_lands_on_the_same_worker_over_ipv4_and_ipv6() {
+fn an_address_always_comes_to_the_same_worker_over_ipv4_and_ipv6() {
     let options = Options::config(&config("source-address"))
         .argument("--listen")
         .argument("127.0.0.1:0")
@@ -154,14 +154,14 @@ fn an_address_always_lands_on_the_same_worker_over_ipv4_and_ipv6() {
         .own_addresses();
     let server = Holdfast::start(&options);
     let (v4, v6) = (server.addresses()[0], server.addresses()[1]);
-    let homes: Vec<usize> = (0..24).map(|n| landing(&server, loopback(n), v4)).collect();
+    let homes: Vec<usize> = (0..24).map(|n| slot_of(&server, loopback(n), v4)).collect();
     eprintln!("homes of 24 addresses: {homes:?}");
     assert!((0..WORKERS).all(|slot| homes.contains(&slot)), "{homes:?}");
-    let again: Vec<usize> = (0..24).map(|n| landing(&server, loopback(n), v4)).collect();
+    let again: Vec<usize> = (0..24).map(|n| slot_of(&server, loopback(n), v4)).collect();
     assert_eq!(homes, again);
 
     let source = "::1".parse().unwrap();
-    assert_eq!(landing(&server, source, v6), landing(&server, source, v6));
+    assert_eq!(slot_of(&server, source, v6), slot_of(&server, source, v6));
     server.stop();
 }
 

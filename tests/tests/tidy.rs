@@ -115,13 +115,3 @@ fn no_file_is_too_long_and_each_begins_by_saying_what_it_is() {
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
-
-#[test]
-fn shared_and_worker_import_nothing_above_them() {
-    forbid("the direction is shared <- worker <- supervisor", |source, line| {
-        let from_shared = source.path.starts_with("shared/");
-        let from_worker = source.path.starts_with("worker/");
-        (from_shared && line.contains("holdfast_worker::"))
-            || ((from_shared || from_worker) && line.contains("holdfast_supervisor::"))
-    });
-}
