@@ -151,8 +151,10 @@ pub struct Record {
     pub ping_due_ms: u64,
     /// Complete messages from the client.
     pub messages_received: u64,
-    /// The phase's or the application's own bytes: in `AwaitingAdmission`, the accept key.
-    pub scratch: [u8; 32],
+    /// The phase's own bytes: in `AwaitingAdmission`, the accept key.
+    pub scratch: [u8; 28],
+    /// Where the application's session lies in the slot's memory of sessions; 0 is none.
+    pub session: u32,
 }
 
 impl Record {
@@ -208,6 +210,7 @@ impl Record {
             phase: Phase::Free as u8,
             heap_state: 0,
             timer: [0; 3],
+            session: 0,
             ..*from
         };
         self.flags.set(Flags::TAKEN, true);
@@ -252,7 +255,8 @@ pub struct Header {
     pub counters: Counters,
     /// Connections on their way in or being turned away.
     pub pending: u32,
-    padding: u32,
+    /// The descriptor of the memory of sessions, plus one; 0 is none. It stays as long as the slot does.
+    pub sessions: u32,
     /// Established connections that came from other slots.
     pub moved_in: u64,
     /// Established connections that went to other slots.

@@ -169,7 +169,8 @@ fn the_connection_table() {
     record.flags = Flags::ADMITTED.union(Flags::AWAITING_PONG);
     record.ping_due_ms = 2000;
     record.messages_received = 5;
-    record.scratch = *b"the application's own bytes here";
+    record.scratch = *b"the application's own bytes ";
+    record.session = u32::from_le_bytes(*b"here");
     let mut bytes = Vec::new();
     fs::File::from(memory).read_to_end(&mut bytes).unwrap();
     // Only the used part of the header page: the rest is zeros.

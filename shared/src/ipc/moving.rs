@@ -21,9 +21,10 @@ pub type TakerEnd = Link<ToGiver, ToTaker>;
 /// From the giver to the taker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToTaker {
-    /// Connections, at most [`MAX_CONNECTIONS`]. With them come their descriptors, in the order of the records,
-    /// and behind them, if some have heap state, the memory in which those were saved. Answered by
-    /// `Taken`, or by hanging up.
+    /// Connections, at most [`MAX_CONNECTIONS`]. With them come their descriptors, in the order of the records;
+    /// behind them, if some have sessions, a memory of those, where `session` of their records leads and their
+    /// place in the batch is the row; last, if some have heap state, the memory in which that was saved. Answered
+    /// by `Taken`, or by hanging up.
     Batch {
         /// `table::LAYOUT_VERSION` of the records.
         layout: u32,

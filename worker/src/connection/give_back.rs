@@ -58,6 +58,11 @@ impl Connections {
                 log::warn!("cannot give back the memory of rows {start} to {end}: {error}; not said again");
             }
         }
+        if let Err(error) = self.give_back_sessions()
+            && !std::mem::replace(&mut self.pages_refused, true)
+        {
+            log::warn!("cannot give back the memory of sessions: {error}; not said again");
+        }
         // Only now: the next worker takes pages below for touched and gives back those it finds empty.
         let header = self.table.header_mut();
         header.rows_used = header.rows_used.min(self.pages.end());

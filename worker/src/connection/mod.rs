@@ -12,6 +12,7 @@ mod output;
 mod pages;
 mod request;
 pub mod saved;
+pub(crate) mod session;
 mod timer_wheel;
 mod timers;
 
@@ -32,6 +33,7 @@ use crate::websocket::handshake::RequestReader;
 use high_water::HighWater;
 pub(crate) use outbox::Outbox;
 use pages::Pages;
+use session::SessionMemory;
 
 /// A connection, named so that a name kept too long misses: the descriptor may have been reused since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub(crate) struct Connections {
     pub(crate) released: Vec<(IpAddr, CloseReason)>,
     admitted: u32,
     queued_bytes: u64,
+    /// `None` while no connection has a session.
+    sessions: Option<SessionMemory>,
 }
 
 impl Connections {
@@ -110,6 +114,7 @@ impl Connections {
             settings,
             now_ms,
             pages: Pages::new(table.used().end),
+            sessions: SessionMemory::of(table.header()),
             pages_refused: false,
             table,
             heap_states: Slab::new(),
@@ -138,6 +143,7 @@ impl Connections {
 
     /// Is the last row taken? `own` is how many descriptors of the slot are no connections.
     pub(crate) fn is_full(&self, own: u32) -> bool {
+        let own = own + u32::from(self.sessions.is_some());
         own + self.admitted + self.pending() >= self.table.header().rows
     }
 
@@ -177,6 +183,7 @@ impl Connections {
         self.pages.add(row);
         self.admitted += u32::from(admitted);
         self.table.header_mut().pending += u32::from(pending);
+        self.claim_session(key);
         key
     }
 
@@ -277,6 +284,7 @@ impl Connections {
 
     fn free(&mut self, key: Key, record: &Record) {
         self.table.records_mut()[index(key.row)].end();
+        self.free_session(record.session);
         self.pages.remove(key.row);
         self.table.header_mut().pending -= u32::from(record.phase().is_pending());
         if record.flags.contains(Flags::ADMITTED) {

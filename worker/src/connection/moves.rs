@@ -51,12 +51,11 @@ impl Connections {
     /// The other slot has it: frees its record and closes the copy of its descriptor, and counts nothing but
     /// that it went.
     pub(crate) fn give_away(&mut self, key: Key) {
-        if self.get(key).is_none() {
-            return;
-        }
+        let Some(&Record { session, .. }) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
         self.drop_heap_state(key);
         self.table.records_mut()[index(key.row)].end();
+        self.free_session(session);
         self.pages.remove(key.row);
         self.admitted -= 1;
         self.table.header_mut().moved_out += 1;
@@ -97,11 +96,10 @@ impl Connections {
 
     /// The other slot keeps it: forgets what arrived, and does nothing to the client.
     pub(crate) fn send_back(&mut self, key: Key) {
-        if self.get(key).is_none() {
-            return;
-        }
+        let Some(&Record { session, .. }) = self.get(key) else { return };
         self.drop_heap_state(key);
         self.table.records_mut()[index(key.row)].end();
+        self.free_session(session);
         self.pages.remove(key.row);
         close(key);
     }

@@ -98,7 +98,7 @@ impl Worker {
         let now_ms = self.connections.now_ms;
         let ping_due_ms = now_ms + self.connections.random_ping_delay_ms();
         if let Some(record) = self.connections.get_mut(key) {
-            record.scratch = [0; 32];
+            record.scratch = [0; 28];
             record.flags.set(Flags::INPUT_WAITS, false);
             record.seen_ms = now_ms;
             record.active_ms = now_ms;
@@ -122,8 +122,8 @@ impl Worker {
     }
 }
 
-/// The accept key as it waits in the record for the verdict: 28 characters of base64, padded with zeros.
-struct AcceptKey([u8; 32]);
+/// The accept key as it waits in the record for the verdict: 28 characters of base64.
+struct AcceptKey([u8; 28]);
 
 impl AcceptKey {
     fn as_str(&self) -> &str {
@@ -134,7 +134,7 @@ impl AcceptKey {
 
 impl From<&Upgrade> for AcceptKey {
     fn from(upgrade: &Upgrade) -> Self {
-        let mut bytes = [0; 32];
+        let mut bytes = [0; 28];
         for (byte, character) in bytes.iter_mut().zip(upgrade.accept.bytes()) {
             *byte = character;
         }

@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::app::Program;
-use crate::connection::Connections;
+use crate::connection::{Connections, session};
 use crate::life::event_loop::{Parts, Worker};
 use crate::life::reconnect::Reconnection;
 use crate::life::{hand_over, resume};
@@ -157,8 +157,12 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let standard = [0, 1, 2, link.as_raw_fd(), table_memory, reconnection.settings, reconnection.lock];
     let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).collect();
     let saved = hand_over::saved_memory(table.header());
-    let open = resume::close_strays(owned.iter().copied().chain(saved).chain(previous), table.records())
-        .map_err(kernel("listing its descriptors"))?;
+    let sessions = session::memory(table.header());
+    let open = resume::close_strays(
+        owned.iter().copied().chain(saved).chain(sessions).chain(previous),
+        table.records(),
+    )
+    .map_err(kernel("listing its descriptors"))?;
 
     let (generation, settings) = match wait_for_settings(&mut link) {
         Some((generation, settings)) => {

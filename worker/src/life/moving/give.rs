@@ -11,7 +11,9 @@ use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::ToSupervisor;
 use holdfast_shared::ipc::moving::{GiverEnd, MAX_CONNECTIONS, ToGiver, ToTaker};
+use holdfast_shared::session::SessionError;
 use holdfast_shared::sys::descriptor;
+use holdfast_shared::table::Record;
 
 use crate::connection::Key;
 use crate::connection::saved::{WriteError, Writer};
@@ -66,6 +68,9 @@ enum Stop {
     /// The batch cannot be put together.
     #[error(transparent)]
     Save(#[from] WriteError),
+    /// Its sessions cannot be copied.
+    #[error("the batch's sessions cannot be copied: {0}")]
+    Sessions(#[from] SessionError),
     /// The batch cannot be sent.
     #[error("the batch cannot be sent: {0}")]
     Send(#[source] LinkError),
@@ -189,10 +194,13 @@ impl Worker {
         }
         giving.stage = Stage::Announced(going.clone());
         let states = self.save_batch(&going)?;
-        let records = going.iter().filter_map(|&(key, _)| self.connections.get(key));
-        let message = ToTaker::batch(records, states.is_some());
+        let mut records: Vec<Record> =
+            going.iter().filter_map(|&(key, _)| self.connections.get(key).copied()).collect();
+        let sessions = self.connections.copy_sessions(going.iter().map(|&(key, _)| key), &mut records)?;
+        let message = ToTaker::batch(records.iter(), states.is_some());
         let mut descriptors: Vec<BorrowedFd<'_>> =
             going.iter().filter_map(|(key, _)| descriptor::borrow(key.descriptor())).collect();
+        descriptors.extend(sessions.as_ref().map(AsFd::as_fd));
         descriptors.extend(states.as_ref().map(AsFd::as_fd));
         for &(key, _) in &going {
             self.unwatch(&key.descriptor());

@@ -34,8 +34,9 @@ use take::Taking;
 /// The pair. Its lower half is no descriptor's number, and it is far from the listeners'.
 pub(crate) const PAIR: Token = Token(usize::MAX - (1 << 16));
 
-/// Descriptors that a batch needs: its connections, the memory of their states, and the pair.
-const DESCRIPTORS: u32 = MAX_CONNECTIONS + 2;
+/// Descriptors that a batch needs: its connections, the memories of their states and of their sessions, and the
+/// pair.
+const DESCRIPTORS: u32 = MAX_CONNECTIONS + 3;
 
 /// What a worker gives and takes now: one of each at most.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::ToSupervisor;
 use holdfast_shared::ipc::moving::{self, MAX_CONNECTIONS, TakerEnd, ToGiver, ToTaker};
+use holdfast_shared::session::{Owner, SessionError, Sessions};
 use holdfast_shared::table::{LAYOUT_VERSION, Record};
 
 use super::DESCRIPTORS;
@@ -49,6 +50,9 @@ enum Objection {
     /// The states cannot be read.
     #[error(transparent)]
     States(#[from] ReadError),
+    /// Their sessions cannot be read, or kept.
+    #[error("{0}")]
+    Sessions(#[from] SessionError),
     /// One state is not of its connection, or it could not go on with it.
     #[error("one of them cannot go on with what was saved for it")]
     State,
@@ -128,7 +132,11 @@ impl Worker {
         }
         let states = if has_halves { descriptors.pop() } else { None };
         let bytes = records.len();
-        let records = moving::records(records).filter(|records| {
+        let records = moving::records(records);
+        // Behind those of the connections.
+        let has_sessions = records.as_ref().is_some_and(|records| descriptors.len() == records.len() + 1);
+        let sessions = if has_sessions { descriptors.pop() } else { None };
+        let records = records.filter(|records| {
             records.len() == descriptors.len()
                 && records.len() <= MAX_CONNECTIONS as usize
                 && states.is_some() == has_halves
@@ -136,8 +144,12 @@ impl Worker {
         let Some(records) = records else {
             return Err(Objection::Shape { records: bytes, descriptors: descriptors.len() });
         };
+        let sessions = match sessions.map(|memory| Sessions::open(memory.as_fd())).transpose() {
+            Ok(sessions) => sessions,
+            Err(error) => return Err(Objection::Sessions(error.into())),
+        };
         let mut keys = Vec::with_capacity(records.len());
-        let result = self.put_into_table(&records, descriptors, states, &mut keys);
+        let result = self.put_into_table(&records, descriptors, states, sessions.as_ref(), &mut keys);
         if let Err(objection) = result {
             for key in keys {
                 self.connections.send_back(key);
@@ -152,10 +164,17 @@ impl Worker {
         records: &[Record],
         descriptors: Vec<OwnedFd>,
         states: Option<OwnedFd>,
+        sessions: Option<&Sessions>,
         keys: &mut Vec<Key>,
     ) -> Result<(), Objection> {
-        for (record, descriptor) in records.iter().zip(descriptors) {
-            keys.push(self.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?);
+        for ((place, record), descriptor) in (0..).zip(records).zip(descriptors) {
+            let key = self.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?;
+            keys.push(key);
+            if record.session != 0 {
+                let owner = Owner { row: place, serial: record.serial };
+                let session = sessions.and_then(|sessions| sessions.get(record.session, owner));
+                self.connections.set_session(key, session.ok_or(Objection::State)?)?;
+            }
         }
         let Some(states) = states else { return Ok(()) };
         let mut reader = Reader::new(states.as_fd())?;
