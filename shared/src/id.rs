@@ -41,6 +41,9 @@ id! {
 }
 
 impl Incarnation {
+    /// As an addressee: whichever of the slot's workers serves.
+    pub const ANY: Self = Self(0);
+
     /// The one that follows.
     #[must_use]
     pub fn next(self) -> Self {

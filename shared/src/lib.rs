@@ -15,6 +15,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod counters;
+pub mod format;
 pub mod id;
 pub mod ipc;
 pub mod level;

@@ -1,12 +1,15 @@
 //! Why a client was refused and why a connection ended: the words that metrics, logs, the control socket and
 //! refusal bodies share. Append only: the order is part of the table layout and of the link's messages.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{DeserializeSeed, EnumAccess, Error, VariantAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! reasons {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident, unknown ones are $fallback:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
         #[serde(rename_all = "snake_case")]
         #[repr(u8)]
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
@@ -37,9 +40,18 @@ macro_rules! reasons {
             }
         }
 
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(self.name())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                const NAMES: &[&str] = &[$($text,)+];
+                let position = deserializer.deserialize_enum(stringify!($name), NAMES, Position(NAMES))?;
+                // A newer program's reason must not cost the message that it is in.
+                Ok(Self::from_index(position).unwrap_or(Self::$fallback))
             }
         }
     };
@@ -47,7 +59,7 @@ macro_rules! reasons {
 
 reasons! {
     /// Why a client was not let in.
-    Rejection {
+    Rejection, unknown ones are MaxConnections {
         /// The cluster-wide cap is reached.
         MaxConnections = "max_connections",
         /// The client's address holds as many connections as one address may.
@@ -71,7 +83,7 @@ reasons! {
 
 reasons! {
     /// Why an established connection ended.
-    CloseReason {
+    CloseReason, unknown ones are Error {
         /// The client closed it, with or without a close frame.
         Client = "client",
         /// No data frame for `timeouts.idle`.
@@ -98,5 +110,38 @@ reasons! {
         Shed = "shed",
         /// A socket error.
         Error = "error",
+    }
+}
+
+/// Reads a reason as its place among these names; one that is not among them as a place beyond.
+struct Position(&'static [&'static str]);
+
+impl<'de> Visitor<'de> for Position {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a reason")
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<usize, A::Error> {
+        let (position, rest) = access.variant_seed(self)?;
+        rest.unit_variant()?;
+        Ok(position)
+    }
+
+    fn visit_u64<E: Error>(self, position: u64) -> Result<usize, E> {
+        Ok(usize::try_from(position).unwrap_or(usize::MAX))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<usize, E> {
+        Ok(self.0.iter().position(|&known| known == name).unwrap_or(usize::MAX))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Position {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_identifier(self)
     }
 }

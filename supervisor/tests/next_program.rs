@@ -13,8 +13,11 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_shared::ipc::codec;
 use holdfast_shared::ipc::link::{self, SupervisorEnd};
-use holdfast_shared::ipc::message::{ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::ipc::message::{
+    Envelope, KeeperMessage, ToSupervisor, ToWorker, Verdict, WorkerMessage,
+};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory;
 use holdfast_shared::sys::{descriptor, mapping};
@@ -87,9 +90,9 @@ impl Slot {
     }
 
     /// Listens, and lets everybody in, until the slot says what is waited for.
-    fn hear<T>(&mut self, mut wanted: impl FnMut(&ToSupervisor) -> Option<T>) -> T {
+    fn hear<T>(&mut self, mut wanted: impl FnMut(Incarnation, &ToSupervisor) -> Option<T>) -> T {
         loop {
-            let Some(message) = self.link.receive().unwrap() else {
+            let Some(Envelope { incarnation, message }) = self.link.receive().unwrap() else {
                 let mut watched = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
                 assert!(
                     poll(&mut watched, PollTimeout::from(60_000_u16)).unwrap() > 0,
@@ -98,26 +101,31 @@ impl Slot {
                 continue;
             };
             match &message {
-                ToSupervisor::Hello { .. } if self.serves => {
+                ToSupervisor::Worker(WorkerMessage::Hello { .. }) if self.serves => {
                     let settings = Box::new(settings());
-                    self.link.send(&ToWorker::Configure { generation: 1, settings }).unwrap();
+                    let knows = codec::known::<WorkerMessage>();
+                    self.send(Incarnation::ANY, &ToWorker::Configure { generation: 1, settings, knows });
                 }
-                ToSupervisor::Admit { incarnation, tickets } => {
+                ToSupervisor::Worker(WorkerMessage::Admit { tickets }) => {
                     let verdicts = tickets.iter().map(|&(ticket, _)| (ticket, Verdict::Granted)).collect();
-                    self.link.send(&ToWorker::Verdicts { incarnation: *incarnation, verdicts }).unwrap();
+                    self.send(incarnation, &ToWorker::Verdicts { verdicts });
                 }
                 _ => {}
             }
-            if let Some(found) = wanted(&message) {
+            if let Some(found) = wanted(incarnation, &message) {
                 return found;
             }
         }
     }
 
+    fn send(&mut self, incarnation: Incarnation, message: &ToWorker) {
+        self.link.send(incarnation, message).unwrap();
+    }
+
     fn ready(&mut self, wanted: u32) -> u32 {
-        self.hear(|message| match message {
-            ToSupervisor::Ready { incarnation, resumed, .. } => {
-                assert_eq!(*incarnation, Incarnation(wanted));
+        self.hear(|incarnation, message| match message {
+            ToSupervisor::Worker(WorkerMessage::Ready { resumed, .. }) => {
+                assert_eq!(incarnation, Incarnation(wanted));
                 Some(*resumed)
             }
             _ => None,
@@ -125,20 +133,25 @@ impl Slot {
     }
 
     fn restart(&mut self, program: BorrowedFd<'_>, worker: u32) {
-        let incarnation = Incarnation(worker);
-        self.link.send_with(&ToWorker::Restart { incarnation }, &[program]).unwrap();
-        self.hear(|message| (*message == ToSupervisor::HandedOver { incarnation }).then_some(()));
+        let asked = Incarnation(worker);
+        self.link.send_with(asked, &ToWorker::Restart, &[program]).unwrap();
+        let handed_over = ToSupervisor::Keeper(KeeperMessage::HandedOver);
+        self.hear(|by, message| (by == asked && *message == handed_over).then_some(()));
     }
 
     /// Asks a worker that is dead to hand over, and hears from the one that lives that it stays.
     fn ask_the_dead(&mut self, dead: u32) {
-        self.link.send(&ToWorker::Restart { incarnation: Incarnation(dead) }).unwrap();
+        self.send(Incarnation(dead), &ToWorker::Restart);
         // Whoever hands over does so in the turn in which it was asked, so the second answer would be missing.
         for asked in [1, 2] {
-            self.link.send(&ToWorker::ReportNow { request: asked }).unwrap();
-            self.hear(|message| match message {
-                ToSupervisor::HandedOver { incarnation } => panic!("worker {incarnation} has handed over"),
-                ToSupervisor::Report { request, .. } => (*request == Some(asked)).then_some(()),
+            self.send(Incarnation::ANY, &ToWorker::ReportNow { request: asked });
+            self.hear(|incarnation, message| match message {
+                ToSupervisor::Keeper(KeeperMessage::HandedOver) => {
+                    panic!("worker {incarnation} has handed over");
+                }
+                ToSupervisor::Worker(WorkerMessage::Report { request, .. }) => {
+                    (*request == Some(asked)).then_some(())
+                }
                 _ => None,
             });
         }
@@ -187,7 +200,9 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
         )
         .unwrap();
-    slot.hear(|message| matches!(message, ToSupervisor::Admit { .. }).then_some(()));
+    slot.hear(|_, message| {
+        matches!(message, ToSupervisor::Worker(WorkerMessage::Admit { .. })).then_some(())
+    });
     let mut response = Vec::new();
     while !response.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -199,8 +214,8 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
 
     let no_program = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     slot.restart(no_program.as_fd(), 1);
-    let reason = slot.hear(|message| match message {
-        ToSupervisor::ProgramRefused { incarnation: Incarnation(1), reason } => Some(reason.clone()),
+    let reason = slot.hear(|by, message| match message {
+        ToSupervisor::Keeper(KeeperMessage::ProgramRefused { reason }) if by.0 == 1 => Some(reason.clone()),
         _ => None,
     });
     assert!(reason.contains("Permission denied"), "{reason}");
@@ -212,15 +227,15 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
     slot.serves = false;
     slot.ask_the_dead(1);
     slot.restart(program.as_fd(), 2);
-    let worker = slot.hear(|message| match message {
-        ToSupervisor::Started { incarnation: Incarnation(3), pid } => Some(Pid::from_raw(*pid)),
+    let worker = slot.hear(|by, message| match message {
+        ToSupervisor::Keeper(KeeperMessage::Started { pid }) if by.0 == 3 => Some(Pid::from_raw(*pid)),
         _ => None,
     });
     assert!(slot.arguments().contains("--previous") && slot.holds_program());
     kill(worker, Signal::SIGKILL).unwrap();
     slot.serves = true;
-    let reason = slot.hear(|message| match message {
-        ToSupervisor::WentBack { incarnation: Incarnation(3), reason } => Some(reason.clone()),
+    let reason = slot.hear(|by, message| match message {
+        ToSupervisor::Keeper(KeeperMessage::WentBack { reason }) if by.0 == 3 => Some(reason.clone()),
         _ => None,
     });
     assert!(reason.contains("SIGKILL"), "{reason}");
@@ -233,7 +248,8 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
     echoes(&mut client);
     assert!(slot.arguments().contains("--previous") && !slot.holds_program());
 
-    slot.link.send(&ToWorker::Leave).unwrap();
-    slot.hear(|message| matches!(message, ToSupervisor::Left { incarnation: Incarnation(5) }).then_some(()));
+    slot.send(Incarnation::ANY, &ToWorker::Leave);
+    let left = ToSupervisor::Keeper(KeeperMessage::Left);
+    slot.hear(|by, message| (by.0 == 5 && *message == left).then_some(()));
     assert!(slot.keeper.wait().unwrap().success());
 }

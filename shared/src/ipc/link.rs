@@ -2,27 +2,25 @@
 //! SEQPACKET, because each read is one message, with the descriptors that came with it, and end of file is
 //! still seen.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
+use crate::id::Incarnation;
+use crate::ipc::codec::{self, CodecError, Kind, Message};
+use crate::ipc::message::{Envelope, ToSupervisor, ToWorker};
+use crate::sys::descriptor;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socketpair,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::ipc::codec::{self, CodecError};
-use crate::ipc::message::{ToSupervisor, ToWorker};
-use crate::sys::descriptor;
 
 /// Most descriptors that the kernel lets one message carry (SCM_MAX_FD).
 pub const MAX_DESCRIPTORS: usize = 253;
 
-/// Most messages that wait for the other side to read.
+/// How many messages wait for the other side to read before those that may be lost are.
 pub const MAX_QUEUED: usize = 1024;
 
 /// The supervisor's end of a slot's link.
@@ -54,9 +52,12 @@ pub enum LinkError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The other side does not read: [`MAX_QUEUED`] messages wait already.
-    #[error("the other side of the link does not read: {MAX_QUEUED} messages are waiting")]
-    Full,
+    /// The program on the other side is older than this kind of message.
+    #[error("the program on the other side of the link does not know the message {}", kind.name().unwrap_or("it is sent"))]
+    NotKnown {
+        /// Which kind.
+        kind: Kind,
+    },
     /// Descriptors came with a message and could not be taken: this process has none left.
     #[error("the descriptors of a message got lost: this process may have no more")]
     DescriptorsLost,
@@ -72,6 +73,11 @@ pub struct Link<Tx, Rx> {
     queue: VecDeque<Packet>,
     buffer: Vec<u8>,
     control: Vec<u8>,
+    /// How many kinds of messages the other side knows, once it has said so.
+    peer_knows: Option<u32>,
+    dropped: u64,
+    skipped: u64,
+    skipped_kinds: BTreeSet<(u32, u32)>,
     direction: PhantomData<fn(Tx) -> Rx>,
 }
 
@@ -97,7 +103,7 @@ pub fn pair() -> Result<(SupervisorEnd, OwnedFd), LinkError> {
     Ok((Link::new(ours), theirs))
 }
 
-impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
+impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
     /// The end whose nonblocking socket this is.
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
@@ -106,27 +112,49 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
             queue: VecDeque::new(),
             buffer: vec![0; codec::MAX_MESSAGE + 1],
             control: nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]),
+            peer_knows: None,
+            dropped: 0,
+            skipped: 0,
+            skipped_kinds: BTreeSet::new(),
             direction: PhantomData,
         }
     }
 
-    /// Sends a message, or queues it behind those the other side has not read yet.
+    /// The other side knows so many kinds of messages. Those beyond are not sent from now on.
+    pub fn set_peer_knows(&mut self, kinds: u32) {
+        self.peer_knows = Some(kinds);
+    }
+
+    /// Sends a message, or queues it behind those the other side has not read yet. One that may be lost is dropped
+    /// instead, and counted, when [`MAX_QUEUED`] wait.
     ///
     /// # Errors
-    /// [`LinkError::Full`] when too many wait already: the message is not queued.
-    pub fn send(&mut self, message: &Tx) -> Result<(), LinkError> {
-        self.send_with(message, &[])
+    /// When it cannot be sent, or would not be understood.
+    pub fn send(&mut self, incarnation: Incarnation, message: &Tx) -> Result<(), LinkError> {
+        self.send_with(incarnation, message, &[])
     }
 
     /// As [`send`](Self::send), with copies of `descriptors`, at most [`MAX_DESCRIPTORS`].
     ///
     /// # Errors
     /// As `send`; and when a descriptor that has to wait cannot be copied.
-    pub fn send_with(&mut self, message: &Tx, descriptors: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
-        if !self.has_room() {
-            return Err(LinkError::Full);
+    pub fn send_with(
+        &mut self,
+        incarnation: Incarnation,
+        message: &Tx,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), LinkError> {
+        if !self.has_room() && message.may_be_lost() {
+            self.dropped += 1;
+            return Ok(());
         }
-        let bytes = codec::encode(message)?;
+        let bytes = codec::encode(incarnation, message)?;
+        if let Some(known) = self.peer_knows
+            && let Some(kind) = codec::kind::<Tx>(&bytes)
+            && kind.index >= known
+        {
+            return Err(LinkError::NotKnown { kind });
+        }
         if self.queue.is_empty() && self.write(&bytes, descriptors)? {
             return Ok(());
         }
@@ -137,10 +165,17 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
         Ok(())
     }
 
-    /// Would `send` take another message?
+    /// Does the other side read as fast as this one sends, so far?
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.queue.len() < MAX_QUEUED
+    }
+
+    /// Messages that were dropped since the other side did not read, and messages of unknown kinds that were
+    /// skipped.
+    #[must_use]
+    pub fn lost(&self) -> (u64, u64) {
+        (self.dropped, self.skipped)
     }
 
     /// Does anything wait for the other side to read?
@@ -180,8 +215,8 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
     ///
     /// # Errors
     /// [`LinkError::Closed`] at end of file; a message that does not decode is an error, and consumed.
-    pub fn receive(&mut self) -> Result<Option<Rx>, LinkError> {
-        Ok(self.receive_with()?.map(|(message, _)| message))
+    pub fn receive(&mut self) -> Result<Option<Envelope<Rx>>, LinkError> {
+        Ok(self.receive_with()?.map(|(envelope, _)| envelope))
     }
 
     /// As [`receive`](Self::receive), with the descriptors that came with the message. They are not inherited
@@ -189,24 +224,46 @@ impl<Tx: Serialize, Rx: DeserializeOwned> Link<Tx, Rx> {
     ///
     /// # Errors
     /// As `receive`; and when the descriptors got lost on the way.
-    pub fn receive_with(&mut self) -> Result<Option<(Rx, Vec<OwnedFd>)>, LinkError> {
+    pub fn receive_with(&mut self) -> Result<Option<(Envelope<Rx>, Vec<OwnedFd>)>, LinkError> {
+        while let Some((length, descriptors)) = self.read()? {
+            match codec::decode(&self.buffer[..length]) {
+                Ok(envelope) => return Ok(Some((envelope, descriptors))),
+                Err(CodecError::UnknownKind { kind }) => self.note_skipped(kind),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn note_skipped(&mut self, kind: Kind) {
+        self.skipped += 1;
+        if self.skipped_kinds.insert((kind.speaker, kind.index)) {
+            let Kind { index, known, .. } = kind;
+            log::warn!(
+                "a newer program sends message {index} of which this one knows {}: skipped",
+                known.len()
+            );
+        }
+    }
+
+    /// The next packet, in `buffer`: its length, and what came with it.
+    fn read(&mut self) -> Result<Option<(usize, Vec<OwnedFd>)>, LinkError> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let number = self.socket.as_raw_fd();
-        let (length, descriptors) = loop {
+        loop {
             let mut parts = [IoSliceMut::new(&mut self.buffer)];
             match recvmsg::<()>(number, &mut parts, Some(&mut self.control), flags) {
                 Ok(packet) if packet.bytes == 0 => return Err(LinkError::Closed),
                 Ok(packet) => {
                     let control = packet.cmsgs().map_err(|_| LinkError::DescriptorsLost)?;
-                    break (packet.bytes, control.flat_map(take_descriptors).collect());
+                    return Ok(Some((packet.bytes, control.flat_map(take_descriptors).collect())));
                 }
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR) => {}
                 Err(Errno::ECONNRESET) => return Err(LinkError::Closed),
                 Err(error) => return Err(LinkError::Receive { source: error.into() }),
             }
-        };
-        Ok(Some((codec::decode(&self.buffer[..length])?, descriptors)))
+        }
     }
 
     fn write(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<bool, LinkError> {
@@ -257,39 +314,67 @@ mod tests {
     use nix::sys::socket::send;
 
     use super::*;
+    use crate::ipc::message::{KeeperMessage, WorkerMessage};
+
+    const ANY: Incarnation = Incarnation::ANY;
+
+    fn next(slot: &mut SlotEnd) -> Option<ToWorker> {
+        slot.receive().unwrap().map(|envelope| envelope.message)
+    }
 
     #[test]
     fn messages_arrive_whole_and_in_order() {
         let (mut supervisor, slot) = pair().unwrap();
         let mut slot = SlotEnd::new(slot);
         for request in 0..5 {
-            supervisor.send(&ToWorker::ReportNow { request }).unwrap();
+            supervisor.send(ANY, &ToWorker::ReportNow { request }).unwrap();
         }
         for request in 0..5 {
-            assert_eq!(slot.receive().unwrap(), Some(ToWorker::ReportNow { request }));
+            assert_eq!(next(&mut slot), Some(ToWorker::ReportNow { request }));
         }
-        assert_eq!(slot.receive().unwrap(), None);
+        assert_eq!(next(&mut slot), None);
     }
 
     #[test]
-    fn a_side_that_does_not_read_fills_a_bounded_queue_and_loses_nothing() {
+    fn a_side_that_does_not_read_costs_only_what_may_be_lost() {
         let (mut supervisor, slot) = pair().unwrap();
         let mut slot = SlotEnd::new(slot);
         let mut sent = 0;
         while supervisor.has_room() {
-            supervisor.send(&ToWorker::ReportNow { request: sent }).unwrap();
+            supervisor.send(ANY, &ToWorker::ReportNow { request: sent }).unwrap();
             sent += 1;
         }
-        assert!(matches!(supervisor.send(&ToWorker::ReportNow { request: 0 }), Err(LinkError::Full)));
-        let mut received = 0;
-        while received < sent {
-            supervisor.flush().unwrap();
-            while let Some(message) = slot.receive().unwrap() {
-                assert_eq!(message, ToWorker::ReportNow { request: received });
-                received += 1;
-            }
+        let must_arrive = ToWorker::Counted { transfer: 7 };
+        for _ in 0..MAX_QUEUED {
+            supervisor.send(ANY, &ToWorker::ReportNow { request: 0 }).unwrap();
+            supervisor.send(Incarnation(5), &must_arrive).unwrap();
         }
-        assert!(supervisor.has_room());
+        assert_eq!(supervisor.lost(), (MAX_QUEUED as u64, 0));
+        let mut received = Vec::new();
+        while supervisor.has_queued() {
+            supervisor.flush().unwrap();
+            received.extend(std::iter::from_fn(|| slot.receive().unwrap()));
+        }
+        let reports = (0..sent).map(|request| (ANY, ToWorker::ReportNow { request }));
+        let expected = reports.chain(std::iter::repeat_n((Incarnation(5), must_arrive), MAX_QUEUED));
+        assert!(received.into_iter().map(|envelope| (envelope.incarnation, envelope.message)).eq(expected));
+    }
+
+    #[test]
+    fn what_the_other_side_does_not_know_is_not_sent_and_what_this_one_does_not_is_skipped() {
+        let (mut supervisor, slot) = pair().unwrap();
+        supervisor.set_peer_knows(1);
+        let new = supervisor.send(ANY, &ToWorker::Leave).unwrap_err();
+        assert!(new.to_string().ends_with("does not know the message Leave"), "{new}");
+        let known = ToSupervisor::from(WorkerMessage::Applied { generation: 1 });
+        let mut bytes = codec::encode(ANY, &known).unwrap();
+        bytes[12] = 200;
+        for _ in 0..3 {
+            send(slot.as_raw_fd(), &bytes, MsgFlags::empty()).unwrap();
+        }
+        SlotEnd::new(slot).send(ANY, &known).unwrap();
+        assert_eq!(supervisor.receive().unwrap().unwrap().message, known);
+        assert_eq!(supervisor.lost(), (0, 3));
     }
 
     #[test]
@@ -299,18 +384,18 @@ mod tests {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let mut before = 0;
         while !supervisor.has_queued() {
-            supervisor.send(&ToWorker::ReportNow { request: 0 }).unwrap();
+            supervisor.send(ANY, &ToWorker::ReportNow { request: 0 }).unwrap();
             before += 1;
         }
-        supervisor.send_with(&ToWorker::Leave, &[reader.as_fd(), writer.as_fd()]).unwrap();
+        supervisor.send_with(ANY, &ToWorker::Leave, &[reader.as_fd(), writer.as_fd()]).unwrap();
         drop((reader, writer));
         for _ in 0..before {
             let (_, descriptors) = slot.receive_with().unwrap().unwrap();
             assert!(descriptors.is_empty());
             supervisor.flush().unwrap();
         }
-        let (message, descriptors) = slot.receive_with().unwrap().unwrap();
-        assert_eq!(message, ToWorker::Leave);
+        let (envelope, descriptors) = slot.receive_with().unwrap().unwrap();
+        assert_eq!(envelope.message, ToWorker::Leave);
         let [reader, writer] = <[OwnedFd; 2]>::try_from(descriptors).unwrap();
         File::from(writer).write_all(b"over there").unwrap();
         let mut text = String::new();
@@ -324,8 +409,8 @@ mod tests {
         let number = slot.as_raw_fd();
         SlotEnd::new(slot).abandon();
         let mut slot = SlotEnd::new(descriptor::adopt(number).unwrap());
-        supervisor.send(&ToWorker::Leave).unwrap();
-        assert_eq!(slot.receive().unwrap(), Some(ToWorker::Leave));
+        supervisor.send(ANY, &ToWorker::Leave).unwrap();
+        assert_eq!(next(&mut slot), Some(ToWorker::Leave));
     }
 
     #[test]
@@ -333,17 +418,17 @@ mod tests {
         let (mut supervisor, slot) = pair().unwrap();
         drop(slot);
         assert!(matches!(supervisor.receive(), Err(LinkError::Closed)));
-        assert!(matches!(supervisor.send(&ToWorker::ReportNow { request: 0 }), Err(LinkError::Closed)));
+        assert!(matches!(supervisor.send(ANY, &ToWorker::ReportNow { request: 0 }), Err(LinkError::Closed)));
     }
 
     #[test]
     fn garbage_is_an_error_and_the_next_message_still_arrives() {
         let (mut supervisor, slot) = pair().unwrap();
         send(slot.as_raw_fd(), b"garbage", MsgFlags::empty()).unwrap();
-        let message =
-            codec::encode(&ToSupervisor::Started { incarnation: crate::id::Incarnation(1), pid: 2 });
-        send(slot.as_raw_fd(), &message.unwrap(), MsgFlags::empty()).unwrap();
+        let started = ToSupervisor::from(KeeperMessage::Started { pid: 2 });
+        SlotEnd::new(slot).send(Incarnation(1), &started).unwrap();
         assert!(matches!(supervisor.receive(), Err(LinkError::Codec(_))));
-        assert!(matches!(supervisor.receive(), Ok(Some(ToSupervisor::Started { pid: 2, .. }))));
+        let expected = Envelope { incarnation: Incarnation(1), message: started };
+        assert_eq!(supervisor.receive().unwrap(), Some(expected));
     }
 }

@@ -1,5 +1,8 @@
-//! Everything that is said on a link, one enum for each direction. Variants and fields are appended only;
-//! whatever changes the bytes of an existing message raises `codec::PROTOCOL_VERSION`.
+//! Everything that is said on a link, one enum for each speaker. Every message travels in an [`Envelope`].
+//!
+//! Variants are appended, and fields are appended to variants, in such a way that zeros mean "not said". A program
+//! skips the kinds that it does not know, and each side says at the start how many kinds it knows. So a newer
+//! program can see what an older one would not hear.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,26 +12,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::Counters;
 use crate::id::{Incarnation, SlotId, Ticket};
+use crate::ipc::codec::{self, Kind, Message};
 use crate::ipc::settings::Settings;
 use crate::reason::{CloseReason, Rejection};
 
 /// Most tickets, verdicts, releases or holdings in one message; more are split over several.
 pub const MAX_BATCH: usize = 1024;
 
+/// A message and the worker it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope<M> {
+    /// From a slot: which of its workers speaks, or is spoken of by its keeper. To a slot: which of its workers is
+    /// meant, or [`Incarnation::ANY`].
+    pub incarnation: Incarnation,
+    /// What is said.
+    pub message: M,
+}
+
 /// From a slot to the supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToSupervisor {
+    /// By the slot's keeper, about its last worker.
+    Keeper(KeeperMessage),
+    /// By the slot's worker.
+    Worker(WorkerMessage),
+}
+
+/// What only a slot's keeper says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeeperMessage {
     /// The keeper has made a worker. Not answered.
     Started {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// Its process.
         pid: i32,
     },
     /// The keeper's worker is dead; the next one comes after `pause`. Not answered.
     Died {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// How it ended.
         cause: DeathCause,
         /// How long it had lived.
@@ -36,24 +55,60 @@ pub enum ToSupervisor {
         /// How long the keeper waits before the next.
         pause: Duration,
     },
-    /// The worker is there and has begun to look through the table. Answered by `Configure`.
-    Hello {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
+    /// The keeper's worker has left as it was told; the keeper leaves too. Not answered.
+    Left,
+    /// The keeper's worker has saved what it had in hand and left, as `Restart` asked; the next one comes at
+    /// once. Not answered.
+    HandedOver,
+    /// The keeper cannot execute the program that came with `Restart`, and goes on with the one it is. Comes
+    /// behind `HandedOver`. Not answered.
+    ProgramRefused {
+        /// Why.
+        reason: String,
+    },
+    /// The program that came with `Restart` was given up, and the slot is back with the one before. Not answered.
+    WentBack {
+        /// Why.
+        reason: String,
+    },
+    /// The first word of every keeper. One that the supervisor did not start was the slot's worker, and has taken
+    /// the place of a keeper that died. Not answered.
+    Keeper {
+        /// The keeper's process.
+        pid: i32,
+    },
+}
+
+/// What only a slot's worker says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum WorkerMessage {
+    /// A slot whose supervisor is gone gives itself to the next, as the first message of a new link. With it
+    /// come, by descriptor: the table's memory, the lock of the slots, and the listening sockets in the order of
+    /// their addresses. `Hello` follows. Not answered.
+    Adopt {
+        /// The place it fills.
+        slot: SlotId,
         /// Its process.
         pid: i32,
+        /// The process that keeps the slot.
+        keeper: i32,
+    },
+    /// The worker is there and has begun to look through the table. Answered by `Configure`.
+    Hello {
+        /// Its process.
+        pid: i32,
+        /// Its program's version, as the program calls itself.
+        version: String,
+        /// How many kinds of [`ToWorker`] it knows.
+        knows: u32,
     },
     /// A part of what the worker took over: admitted connections, by client address. Not answered.
     Holdings {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// Addresses and how many connections each has.
         addresses: Vec<(IpAddr, u32)>,
     },
     /// All holdings were named, everything else is closed, and clients are being served. Not answered.
     Ready {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// Connections taken over.
         resumed: u32,
         /// Connections that had to be closed since their stream state died with the last worker.
@@ -65,22 +120,16 @@ pub enum ToSupervisor {
     },
     /// Clients with valid requests ask to be let in: all of one turn of the loop. Answered by `Verdicts`.
     Admit {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// Who asks.
         tickets: Vec<(Ticket, IpAddr)>,
     },
     /// Admitted connections whose descriptors are closed now: all of one turn of the loop. Not answered.
     Release {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// One entry for each connection.
         closed: Vec<(IpAddr, CloseReason)>,
     },
     /// What the worker counts; every second, and when asked.
     Report {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// The request it answers, if it was asked for.
         request: Option<u64>,
         /// The counts.
@@ -88,85 +137,23 @@ pub enum ToSupervisor {
     },
     /// The settings of this generation are in force.
     Applied {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// The generation, as in `Configure`.
         generation: u64,
     },
-    /// The keeper's worker has left as it was told; the keeper leaves too. Not answered.
-    Left {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
-    },
-    /// Which program the worker runs; comes behind `Hello`. Not answered.
-    Version {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
-        /// As its program calls itself.
-        version: String,
-    },
     /// How far a drain has come; before every report while there is one. Not answered.
     Draining {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// Connections that were told to go and have not gone.
         told: u32,
         /// Connections that are still to be told.
         untold: u32,
     },
-    /// The keeper's worker has saved what it had in hand and left, as `Restart` asked; the next one comes at
-    /// once. Not answered.
-    HandedOver {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
-    },
     /// The worker was asked to hand over and stays: nothing has changed. Answers `Restart`.
     RestartRefused {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// Why.
         reason: String,
-    },
-    /// A slot whose supervisor is gone gives itself to the next, as the first message of a new link. With it
-    /// come, by descriptor: the table's memory, the lock of the slots, and the listening sockets in the order of
-    /// their addresses. `Hello` follows. Not answered.
-    Adopt {
-        /// The place it fills.
-        slot: SlotId,
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
-        /// Its process.
-        pid: i32,
-        /// The process that keeps the slot.
-        keeper: i32,
-    },
-    /// The keeper cannot execute the program that came with `Restart`, and goes on with the one it is. Comes
-    /// behind `HandedOver`. Not answered.
-    ProgramRefused {
-        /// The worker that handed over.
-        incarnation: Incarnation,
-        /// Why.
-        reason: String,
-    },
-    /// The program that came with `Restart` was given up, and the slot is back with the one before. Not answered.
-    WentBack {
-        /// The slot's last worker.
-        incarnation: Incarnation,
-        /// Why.
-        reason: String,
-    },
-    /// The first word of every keeper. One that the supervisor did not start was the slot's worker, and has taken
-    /// the place of a keeper that died. Not answered.
-    Keeper {
-        /// The slot's last worker.
-        incarnation: Incarnation,
-        /// The keeper's process.
-        pid: i32,
     },
     /// Established connections are about to go to another slot. Answered by `Counted`; until then they stay.
     Giving {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// As in `Give`.
         transfer: u64,
         /// One entry for each connection.
@@ -174,8 +161,6 @@ pub enum ToSupervisor {
     },
     /// Connections that were to go, or were sent and not taken, are this slot's after all. Not answered.
     Kept {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// As in `Give`.
         transfer: u64,
         /// One entry for each connection.
@@ -183,8 +168,6 @@ pub enum ToSupervisor {
     },
     /// Connections of another slot are this one's now. Not answered.
     Took {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// As in `Take`.
         transfer: u64,
         /// One entry for each connection.
@@ -192,8 +175,6 @@ pub enum ToSupervisor {
     },
     /// No more connections are given, and none is on its way. Answers `Give`.
     GiveEnded {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// As in `Give`.
         transfer: u64,
         /// How many went.
@@ -203,43 +184,9 @@ pub enum ToSupervisor {
     },
     /// No more connections will come. Answers `Take`.
     TakeEnded {
-        /// Which of the slot's workers.
-        incarnation: Incarnation,
         /// As in `Take`.
         transfer: u64,
     },
-}
-
-impl ToSupervisor {
-    /// Did the worker itself say this, rather than its keeper about it?
-    #[must_use]
-    pub fn is_of_worker(&self) -> bool {
-        match self {
-            Self::Started { .. }
-            | Self::Died { .. }
-            | Self::Left { .. }
-            | Self::HandedOver { .. }
-            | Self::ProgramRefused { .. }
-            | Self::WentBack { .. }
-            | Self::Keeper { .. } => false,
-            Self::Hello { .. }
-            | Self::Holdings { .. }
-            | Self::Ready { .. }
-            | Self::Admit { .. }
-            | Self::Release { .. }
-            | Self::Report { .. }
-            | Self::Applied { .. }
-            | Self::Version { .. }
-            | Self::Draining { .. }
-            | Self::RestartRefused { .. }
-            | Self::Adopt { .. }
-            | Self::Giving { .. }
-            | Self::Kept { .. }
-            | Self::Took { .. }
-            | Self::GiveEnded { .. }
-            | Self::TakeEnded { .. } => true,
-        }
-    }
 }
 
 /// From the supervisor to a slot's worker.
@@ -251,11 +198,11 @@ pub enum ToWorker {
         generation: u64,
         /// What holds.
         settings: Box<Settings>,
+        /// How many kinds of [`WorkerMessage`] the supervisor knows.
+        knows: u32,
     },
-    /// Answers to `Admit`. Those of an earlier incarnation are meant for a dead worker and void.
+    /// Answers to `Admit`, for the worker that asked.
     Verdicts {
-        /// The incarnation that asked.
-        incarnation: Incarnation,
         /// The tickets and their verdicts.
         verdicts: Vec<(Ticket, Verdict)>,
     },
@@ -282,16 +229,11 @@ pub enum ToWorker {
     HoldDrain,
     /// Save what is in hand and leave, for the next worker to go on with. With it may come, by descriptor, the
     /// program that the slot is to go on with. Answered by the keeper's `HandedOver`, or by `RestartRefused`.
-    /// Void for every other worker: the one that was asked may be dead.
-    Restart {
-        /// Which of the slot's workers is asked.
-        incarnation: Incarnation,
-    },
-    /// Give established connections to another slot, over the socket that comes with this. Answered by
-    /// `GiveEnded`, after any number of `Giving`.
+    /// For one worker: the one that was asked may be dead.
+    Restart,
+    /// For one worker: give established connections to another slot, over the socket that comes with this.
+    /// Answered by `GiveEnded`, after any number of `Giving`.
     Give {
-        /// The worker that is meant; void for a later one.
-        incarnation: Incarnation,
         /// Which transfer this is.
         transfer: u64,
         /// Who gets them.
@@ -299,11 +241,9 @@ pub enum ToWorker {
         /// How many at most.
         count: u32,
     },
-    /// Take connections of another slot, over the socket that comes with this. Answered by `TakeEnded`, after
-    /// any number of `Took`.
+    /// For one worker: take connections of another slot, over the socket that comes with this. Answered by
+    /// `TakeEnded`, after any number of `Took`.
     Take {
-        /// The worker that is meant; void for a later one.
-        incarnation: Incarnation,
         /// Which transfer this is.
         transfer: u64,
         /// Whose they are.
@@ -314,6 +254,44 @@ pub enum ToWorker {
         /// As in `Give`.
         transfer: u64,
     },
+}
+
+impl Message for ToSupervisor {
+    fn kind(tags: &[u8]) -> Option<Kind> {
+        let (speaker, tags) = codec::tag(tags)?;
+        let known = match speaker {
+            0 => codec::kinds::<KeeperMessage>(),
+            1 => codec::kinds::<WorkerMessage>(),
+            _ => &[],
+        };
+        Some(Kind { speaker, index: codec::tag(tags)?.0, known })
+    }
+
+    fn may_be_lost(&self) -> bool {
+        matches!(self, Self::Worker(WorkerMessage::Report { .. } | WorkerMessage::Draining { .. }))
+    }
+}
+
+impl Message for ToWorker {
+    fn kind(tags: &[u8]) -> Option<Kind> {
+        codec::only_kind::<Self>(tags)
+    }
+
+    fn may_be_lost(&self) -> bool {
+        matches!(self, Self::ReportNow { .. })
+    }
+}
+
+impl From<KeeperMessage> for ToSupervisor {
+    fn from(message: KeeperMessage) -> Self {
+        Self::Keeper(message)
+    }
+}
+
+impl From<WorkerMessage> for ToSupervisor {
+    fn from(message: WorkerMessage) -> Self {
+        Self::Worker(message)
+    }
 }
 
 /// The supervisor's answer to one ticket.

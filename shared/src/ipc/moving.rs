@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ipc::codec::{self, Kind, Message};
 use crate::ipc::link::{Link, MAX_DESCRIPTORS};
 use crate::table::{LAYOUT_VERSION, Record};
 
@@ -60,4 +61,24 @@ pub enum ToGiver {
     Full,
     /// The batch has arrived: its connections are the taker's.
     Taken,
+}
+
+impl Message for ToTaker {
+    fn kind(payload: &[u8]) -> Option<Kind> {
+        codec::only_kind::<Self>(payload)
+    }
+
+    fn may_be_lost(&self) -> bool {
+        false
+    }
+}
+
+impl Message for ToGiver {
+    fn kind(payload: &[u8]) -> Option<Kind> {
+        codec::only_kind::<Self>(payload)
+    }
+
+    fn may_be_lost(&self) -> bool {
+        false
+    }
 }

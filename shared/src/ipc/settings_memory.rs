@@ -68,7 +68,11 @@ pub fn write(
     generation: u64,
     settings: &Settings,
 ) -> Result<(), SettingsMemoryError> {
-    let payload = codec::encode(&(generation, settings))?;
+    let mut payload = Vec::new();
+    codec::append_bare(&(generation, settings), &mut payload)?;
+    if payload.len() > MAX_MESSAGE {
+        return Err(CodecError::TooLong { length: payload.len() }.into());
+    }
     let newest = newest(memory)?;
     let (half, sequence) = newest.map_or((0, 1), |(half, head, _)| (1 - half, head.sequence.wrapping_add(1)));
     let checksum = checksum(sequence, &payload);
@@ -89,7 +93,7 @@ pub fn write(
 /// See [`SettingsMemoryError`].
 pub fn read(memory: BorrowedFd<'_>) -> Result<(u64, Settings), SettingsMemoryError> {
     let (_, _, payload) = newest(memory)?.ok_or(SettingsMemoryError::Empty)?;
-    Ok(codec::decode(&payload)?)
+    Ok(codec::read_bare(&payload)?)
 }
 
 /// The half that is whole and newer than the other.

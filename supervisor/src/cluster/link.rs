@@ -6,8 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use holdfast_shared::id::{Incarnation, Ticket};
+use holdfast_shared::ipc::codec;
 use holdfast_shared::ipc::link::LinkError;
-use holdfast_shared::ipc::message::{DeathCause, Report, ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::ipc::message::{
+    DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, Verdict, WorkerMessage,
+};
 use holdfast_shared::level::Level;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -78,19 +81,26 @@ impl Supervisor {
         }
     }
 
-    /// Says something to a slot's worker. One that has stopped reading is killed: the next one takes over its
-    /// connections, and asks again for what it was not told.
+    /// Says something to whichever worker of a slot serves. What must arrive waits until there is room, but a
+    /// worker that has stopped reading is killed: the next one takes over its connections, and asks again for
+    /// what it was not told.
     pub(crate) fn tell(&mut self, position: usize, message: &ToWorker) {
-        self.tell_with(position, message, &[]);
+        self.tell_worker(position, Incarnation::ANY, message, &[]);
     }
 
-    /// As `tell`, with copies of `descriptors`.
-    pub(crate) fn tell_with(&mut self, position: usize, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) {
+    /// As `tell`, to one of the slot's workers and no other, with copies of `descriptors`.
+    pub(crate) fn tell_worker(
+        &mut self,
+        position: usize,
+        incarnation: Incarnation,
+        message: &ToWorker,
+        descriptors: &[BorrowedFd<'_>],
+    ) {
         let Some(seat) = self.slots.get_mut(position) else { return };
         let Some(link) = &mut seat.link else { return };
-        match link.send_with(message, descriptors) {
-            Ok(()) => {}
-            Err(LinkError::Full) => {
+        match link.send_with(incarnation, message, descriptors) {
+            Ok(()) if link.has_room() => {}
+            Ok(()) => {
                 log::error!(
                     "slot {}: worker {} does not read its link, killing it",
                     seat.id,
@@ -107,58 +117,71 @@ impl Supervisor {
         }
     }
 
-    fn on_message(&mut self, position: usize, message: ToSupervisor) {
-        let slot = self.slots[position].id;
-        if message.is_of_worker() {
-            self.hear(position);
-        }
+    fn on_message(&mut self, position: usize, envelope: Envelope<ToSupervisor>) {
+        let Envelope { incarnation, message } = envelope;
         match message {
-            ToSupervisor::Started { incarnation, pid } => {
+            ToSupervisor::Keeper(message) => self.on_keeper_message(position, incarnation, message),
+            ToSupervisor::Worker(message) => {
+                self.hear(position);
+                self.on_worker_message(position, incarnation, message);
+            }
+        }
+    }
+
+    fn on_keeper_message(&mut self, position: usize, incarnation: Incarnation, message: KeeperMessage) {
+        let slot = self.slots[position].id;
+        match message {
+            KeeperMessage::Started { pid } => {
                 let worker = Worker { pid: Pid::from_raw(pid), incarnation };
                 self.on_worker(position, worker);
                 self.step(position, Event::WorkerStarted(worker));
             }
-            ToSupervisor::Died { incarnation, cause, lived, pause } => {
+            KeeperMessage::Died { cause, lived, pause } => {
                 log::debug!("slot {slot}: worker {incarnation} lived {lived:?}");
                 if self.is_current(position, incarnation) {
                     self.step(position, Event::WorkerDied { cause: cause.into(), pause });
                 }
                 self.on_restart(restart::Event::Died { slot, incarnation });
             }
-            ToSupervisor::Left { incarnation } => {
+            KeeperMessage::Left => {
                 log::debug!("slot {slot}: worker {incarnation} has left");
                 if self.is_current(position, incarnation) {
                     self.step(position, Event::WorkerLeft);
                 }
             }
-            ToSupervisor::HandedOver { incarnation } => {
+            KeeperMessage::HandedOver => {
                 log::debug!("slot {slot}: worker {incarnation} has handed over");
                 if self.is_current(position, incarnation) {
                     self.slots[position].worker_handed_over(self.now);
                     self.step(position, Event::WorkerLeft);
                 }
             }
-            ToSupervisor::RestartRefused { incarnation, reason } => {
-                self.on_restart(restart::Event::Refused { slot, incarnation, reason });
-            }
-            ToSupervisor::ProgramRefused { reason, .. } => {
+            KeeperMessage::ProgramRefused { reason } => {
                 let reason = format!("the new one cannot be executed: {reason}");
                 self.on_restart(restart::Event::KeptProgram { slot, reason });
             }
-            ToSupervisor::WentBack { reason, .. } => {
+            KeeperMessage::WentBack { reason } => {
                 log::error!("slot {slot}: went back to the program before: {reason}");
                 self.on_restart(restart::Event::KeptProgram { slot, reason });
             }
-            ToSupervisor::Keeper { incarnation, pid } => {
+            KeeperMessage::Keeper { pid } => {
                 self.on_keeper(position, Worker { pid: Pid::from_raw(pid), incarnation });
             }
-            ToSupervisor::Hello { incarnation, pid } => self.on_hello(position, incarnation, pid),
-            ToSupervisor::Holdings { incarnation, addresses } => {
+        }
+    }
+
+    fn on_worker_message(&mut self, position: usize, incarnation: Incarnation, message: WorkerMessage) {
+        let slot = self.slots[position].id;
+        match message {
+            WorkerMessage::Hello { pid, version, knows } => {
+                self.on_hello(position, Worker { pid: Pid::from_raw(pid), incarnation }, version, knows);
+            }
+            WorkerMessage::Holdings { addresses } => {
                 for (address, count) in addresses {
                     self.ledger.resync_add(slot, incarnation, address, count);
                 }
             }
-            ToSupervisor::Ready { incarnation, resumed, lost, took, counters } => {
+            WorkerMessage::Ready { resumed, lost, took, counters } => {
                 log::debug!("slot {slot}: worker {incarnation} resumed {resumed}, lost {lost}, in {took:?}");
                 self.slots[position].reconcile(&counters);
                 self.on_ready(position, incarnation);
@@ -168,8 +191,8 @@ impl Supervisor {
                 self.remember(position);
                 self.note_reported(position);
             }
-            ToSupervisor::Admit { incarnation, tickets } => self.on_admit(position, incarnation, tickets),
-            ToSupervisor::Release { incarnation, closed } => {
+            WorkerMessage::Admit { tickets } => self.on_admit(position, incarnation, tickets),
+            WorkerMessage::Release { closed } => {
                 for (address, reason) in closed {
                     if self.ledger.release(slot, incarnation, address) {
                         self.slots[position].count_close(reason);
@@ -177,30 +200,28 @@ impl Supervisor {
                 }
                 self.remember(position);
             }
-            ToSupervisor::Report { request, report, .. } => self.on_report(position, request, *report),
-            ToSupervisor::Version { incarnation, version } => {
-                if self.is_current(position, incarnation) {
-                    self.slots[position].version = version;
-                }
-            }
-            ToSupervisor::Draining { told, untold, .. } => {
+            WorkerMessage::Report { request, report } => self.on_report(position, request, *report),
+            WorkerMessage::Draining { told, untold } => {
                 self.slots[position].note_drain(told, untold);
             }
-            ToSupervisor::Adopt { .. } => log::error!("slot {slot}: gives itself to us, and is ours"),
-            ToSupervisor::Giving { incarnation, transfer, addresses } => {
+            WorkerMessage::RestartRefused { reason } => {
+                self.on_restart(restart::Event::Refused { slot, incarnation, reason });
+            }
+            WorkerMessage::Adopt { .. } => log::error!("slot {slot}: gives itself to us, and is ours"),
+            WorkerMessage::Giving { transfer, addresses } => {
                 self.on_giving(position, incarnation, transfer, addresses);
             }
-            ToSupervisor::Kept { incarnation, transfer, addresses } => {
+            WorkerMessage::Kept { transfer, addresses } => {
                 self.on_kept(position, incarnation, transfer, addresses);
             }
-            ToSupervisor::Took { incarnation, addresses, .. } => {
+            WorkerMessage::Took { addresses, .. } => {
                 self.on_arrived(position, incarnation, addresses);
             }
-            ToSupervisor::GiveEnded { transfer, moved, stopped, .. } => {
+            WorkerMessage::GiveEnded { transfer, moved, stopped } => {
                 self.on_give_ended(transfer, moved, stopped);
             }
-            ToSupervisor::TakeEnded { transfer, .. } => self.on_take_ended(transfer),
-            ToSupervisor::Applied { generation, .. } => self.slots[position].applied_generation = generation,
+            WorkerMessage::TakeEnded { transfer } => self.on_take_ended(transfer),
+            WorkerMessage::Applied { generation } => self.slots[position].applied_generation = generation,
         }
     }
 
@@ -222,19 +243,30 @@ impl Supervisor {
     }
 
     /// A worker is there: from now on its word counts, and it is told what holds.
-    fn on_hello(&mut self, position: usize, incarnation: Incarnation, pid: i32) {
-        self.on_worker(position, Worker { pid: Pid::from_raw(pid), incarnation });
+    fn on_hello(&mut self, position: usize, worker: Worker, version: String, knows: u32) {
+        self.on_worker(position, worker);
         let seat = &mut self.slots[position];
         seat.unanswered.clear();
+        seat.version = version;
+        if let Some(link) = &mut seat.link {
+            link.set_peer_knows(knows);
+        }
         let slot = seat.id;
-        self.ledger.resync_begin(slot, incarnation);
-        let settings = Box::new(settings::for_worker(&self.effective.config, &self.capacity));
-        self.tell(position, &ToWorker::Configure { generation: self.generation, settings });
+        self.ledger.resync_begin(slot, worker.incarnation);
+        let configure = self.configure();
+        self.tell(position, &configure);
         self.tell(position, &ToWorker::State { full: self.level == Level::Full });
         if self.stage.is_ending() {
             // Before it serves anybody: /health has to say so from the first moment.
             self.tell(position, &ToWorker::HoldDrain);
         }
+    }
+
+    /// The settings that hold.
+    pub(crate) fn configure(&self) -> ToWorker {
+        let settings = Box::new(settings::for_worker(&self.effective.config, &self.capacity));
+        let knows = codec::known::<WorkerMessage>();
+        ToWorker::Configure { generation: self.generation, settings, knows }
     }
 
     fn on_ready(&mut self, position: usize, incarnation: Incarnation) {
@@ -270,7 +302,7 @@ impl Supervisor {
         // Before anybody hears of it: whoever adopts must not count fewer than were let in.
         self.remember(position);
         if !verdicts.is_empty() {
-            self.tell(position, &ToWorker::Verdicts { incarnation, verdicts });
+            self.tell_worker(position, incarnation, &ToWorker::Verdicts { verdicts }, &[]);
         }
     }
 

@@ -184,6 +184,6 @@ impl Supervisor {
         log::warn!("slot {}: too many clients wait to be let in", self.slots[position].id);
         let refused = Verdict::Refused(Rejection::PendingHandshakes);
         let verdicts = tickets.into_iter().map(|(ticket, _)| (ticket, refused)).collect();
-        self.tell(position, &ToWorker::Verdicts { incarnation, verdicts });
+        self.tell_worker(position, incarnation, &ToWorker::Verdicts { verdicts }, &[]);
     }
 }

@@ -6,7 +6,6 @@ use std::io;
 use std::time::Duration;
 
 use holdfast_shared::config::{self, Config, ConfigErrors, Effective};
-use holdfast_shared::ipc::message::ToWorker;
 
 use crate::api::Reply;
 use crate::api::{Answer, Change, Failure, ReloadReport};
@@ -168,8 +167,8 @@ impl Supervisor {
         self.steering.reconsider();
         self.generation += 1;
         self.state.set_generation(self.generation);
-        let settings = Box::new(settings::for_worker(config, &capacity));
-        self.tell_all(&ToWorker::Configure { generation: self.generation, settings });
+        let configure = self.configure();
+        self.tell_all(&configure);
     }
 }
 

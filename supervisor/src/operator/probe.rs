@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use holdfast_shared::config::{self, Inputs, Workers};
-use holdfast_shared::ipc::codec::PROTOCOL_VERSION;
+use holdfast_shared::ipc::codec::LINK_FORMAT;
 use holdfast_shared::table::LAYOUT_VERSION;
 use holdfast_worker::Program;
 use holdfast_worker::connection::saved::SAVED_VERSION;
@@ -40,7 +40,7 @@ impl Identity {
     pub fn of(program: Program) -> Self {
         Self {
             version: program.version.to_owned(),
-            protocol: PROTOCOL_VERSION.into(),
+            protocol: LINK_FORMAT.version,
             layout: LAYOUT_VERSION,
             saved: SAVED_VERSION,
         }

@@ -12,7 +12,7 @@ use holdfast_shared::backoff::Backoff;
 use holdfast_shared::clock;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
-use holdfast_shared::ipc::message::{DeathCause, ToSupervisor};
+use holdfast_shared::ipc::message::{DeathCause, KeeperMessage};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
 use holdfast_shared::sys::process::{Side, die_of_faults, fork_sharing_descriptors};
 use nix::errno::Errno;
@@ -59,12 +59,11 @@ pub fn run(program: Program, handover: KeeperStart) -> Result<(), KeeperError> {
     let mut keeper = Keeper::new(handover, SlotEnd::new(link));
     loop {
         keeper.incarnation = keeper.incarnation.next();
-        let incarnation = keeper.incarnation;
         let started = clock::now();
         let end = match fork_sharing_descriptors() {
             Ok(Side::Child) => become_worker(program, keeper),
             Ok(Side::Parent { child }) => {
-                keeper.tell(&ToSupervisor::Started { incarnation, pid: child.as_raw() });
+                keeper.tell(KeeperMessage::Started { pid: child.as_raw() });
                 wait_for(child)
             }
             Err(error) => {
@@ -73,12 +72,12 @@ pub fn run(program: Program, handover: KeeperStart) -> Result<(), KeeperError> {
             }
         };
         if end == DeathCause::Exit(run::LEFT) {
-            keeper.tell(&ToSupervisor::Left { incarnation });
+            keeper.tell(KeeperMessage::Left);
             return Ok(());
         }
         keeper.end_probation(end);
         if end == DeathCause::Exit(run::HANDED_OVER) {
-            keeper.tell(&ToSupervisor::HandedOver { incarnation });
+            keeper.tell(KeeperMessage::HandedOver);
             keeper.predecessor = Predecessor::HandedOver;
             keeper.become_next_program();
         } else {
@@ -109,10 +108,10 @@ impl Keeper {
         if keeper.has_served() {
             keeper.predecessor = Predecessor::HandedOver;
         }
-        keeper.tell(&ToSupervisor::Keeper { incarnation, pid: keeper.pid.as_raw() });
+        keeper.tell(KeeperMessage::Keeper { pid: keeper.pid.as_raw() });
         if let Some(reason) = went_back {
             log::error!("slot {}: back to the program before: {reason}", keeper.handover.slot);
-            keeper.tell(&ToSupervisor::WentBack { incarnation, reason });
+            keeper.tell(KeeperMessage::WentBack { reason });
         }
         keeper
     }
@@ -125,13 +124,14 @@ impl Keeper {
         log::warn!(
             "slot {slot}: worker {incarnation} died of {cause} after {lived:.1?}; the next one comes {next}"
         );
-        self.tell(&ToSupervisor::Died { incarnation, cause, lived, pause });
+        self.tell(KeeperMessage::Died { cause, lived, pause });
         self.predecessor = Predecessor::Died(cause);
         std::thread::sleep(pause);
     }
 
-    fn tell(&mut self, message: &ToSupervisor) {
-        match self.link.flush().and_then(|()| self.link.send(message)) {
+    fn tell(&mut self, message: KeeperMessage) {
+        let incarnation = self.incarnation;
+        match self.link.flush().and_then(|()| self.link.send(incarnation, &message.into())) {
             // A keeper without a supervisor keeps all the same.
             Ok(()) | Err(LinkError::Closed) => {}
             Err(error) => log::error!("{error}"),

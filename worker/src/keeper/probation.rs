@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use holdfast_shared::ipc::message::{DeathCause, ToSupervisor};
+use holdfast_shared::ipc::message::{DeathCause, KeeperMessage};
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::Header;
 
@@ -24,7 +24,7 @@ impl Keeper {
         close(number);
         let (slot, reason) = (self.handover.slot, error.to_string());
         log::error!("slot {slot}: cannot execute the next program: {reason}; going on with this one");
-        self.tell(&ToSupervisor::ProgramRefused { incarnation: self.incarnation, reason });
+        self.tell(KeeperMessage::ProgramRefused { reason });
     }
 
     /// A worker died before it had handed over: nothing comes of the program it had for us.

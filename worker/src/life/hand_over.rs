@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Duration;
 
 use holdfast_shared::clock;
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::Header;
 
@@ -163,6 +163,6 @@ impl Worker {
         log::error!("worker {} does not hand over: {reason}", self.incarnation);
         self.hand_over = None;
         let reason = reason.to_owned();
-        self.tell(&ToSupervisor::RestartRefused { incarnation: self.incarnation, reason });
+        self.tell(WorkerMessage::RestartRefused { reason });
     }
 }

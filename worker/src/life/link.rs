@@ -4,8 +4,9 @@
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
+use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::LinkError;
-use holdfast_shared::ipc::message::{MAX_BATCH, Report, ToSupervisor, ToWorker, Verdict};
+use holdfast_shared::ipc::message::{Envelope, MAX_BATCH, Report, ToWorker, Verdict, WorkerMessage};
 use holdfast_shared::table::Phase;
 use mio::unix::SourceFd;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,7 +21,7 @@ impl Worker {
         while let Some(link) = &mut self.link {
             let received = link.flush().and_then(|()| link.receive_with());
             match received {
-                Ok(Some((message, descriptors))) => self.on_message(message, descriptors),
+                Ok(Some((envelope, descriptors))) => self.on_message(envelope, descriptors),
                 Ok(None) => return,
                 Err(LinkError::Closed) => return self.lose_supervisor(),
                 Err(error) => log::error!("{error}; the message is ignored"),
@@ -28,18 +29,23 @@ impl Worker {
         }
     }
 
-    fn on_message(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) {
-        match message {
-            ToWorker::Configure { generation, settings } => {
+    fn on_message(&mut self, envelope: Envelope<ToWorker>, descriptors: Vec<OwnedFd>) {
+        if ![Incarnation::ANY, self.incarnation].contains(&envelope.incarnation) {
+            // For a worker that is dead. A socket that is dropped tells the other side that nobody is here.
+            return;
+        }
+        match envelope.message {
+            ToWorker::Configure { generation, settings, knows } => {
+                if let Some(link) = &mut self.link {
+                    link.set_peer_knows(knows);
+                }
                 self.reconnection.remember_settings(generation, &settings);
                 self.configure(*settings);
-                self.tell(&ToSupervisor::Applied { incarnation: self.incarnation, generation });
+                self.tell(WorkerMessage::Applied { generation });
             }
-            ToWorker::Verdicts { incarnation, verdicts } => {
-                if incarnation == self.incarnation {
-                    for (ticket, verdict) in verdicts {
-                        self.on_verdict(ticket, verdict);
-                    }
+            ToWorker::Verdicts { verdicts } => {
+                for (ticket, verdict) in verdicts {
+                    self.on_verdict(ticket, verdict);
                 }
             }
             ToWorker::ReportNow { request } => self.send_report(Some(request)),
@@ -47,21 +53,14 @@ impl Worker {
             ToWorker::Drain { duration } => self.begin_drain(duration),
             ToWorker::HoldDrain => self.hold_drain(),
             ToWorker::Leave => self.leave(),
-            ToWorker::Restart { incarnation } => {
-                if incarnation == self.incarnation {
-                    self.begin_hand_over(descriptors.into_iter().next());
-                }
-            }
-            // A socket that is dropped tells the other side that nobody is here.
-            ToWorker::Give { incarnation, transfer, to, count } => {
-                let pair = descriptors.into_iter().next();
-                if let Some(pair) = pair.filter(|_| incarnation == self.incarnation) {
+            ToWorker::Restart => self.begin_hand_over(descriptors.into_iter().next()),
+            ToWorker::Give { transfer, to, count } => {
+                if let Some(pair) = descriptors.into_iter().next() {
                     self.begin_giving(transfer, to, count, pair);
                 }
             }
-            ToWorker::Take { incarnation, transfer, from } => {
-                let pair = descriptors.into_iter().next();
-                if let Some(pair) = pair.filter(|_| incarnation == self.incarnation) {
+            ToWorker::Take { transfer, from } => {
+                if let Some(pair) = descriptors.into_iter().next() {
                     self.begin_taking(transfer, from, pair);
                 }
             }
@@ -96,7 +95,7 @@ impl Worker {
         self.admission.trim(|key| connections.is_in(key, Phase::AwaitingAdmission));
         while self.admission.has_unsent() && self.link_has_room() {
             let tickets = self.admission.take_batch();
-            self.tell(&ToSupervisor::Admit { incarnation: self.incarnation, tickets });
+            self.tell(WorkerMessage::Admit { tickets });
         }
     }
 
@@ -110,7 +109,7 @@ impl Worker {
         while !self.connections.released.is_empty() && self.link_has_room() {
             let released = &mut self.connections.released;
             let closed = released.drain(..released.len().min(MAX_BATCH)).collect();
-            self.tell(&ToSupervisor::Release { incarnation: self.incarnation, closed });
+            self.tell(WorkerMessage::Release { closed });
         }
     }
 
@@ -127,12 +126,13 @@ impl Worker {
             open_descriptors: self.own_descriptors + self.connections.admitted() + self.connections.pending(),
             counters: *self.connections.table.counters(),
         };
-        self.tell(&ToSupervisor::Report { incarnation: self.incarnation, request, report: Box::new(report) });
+        self.tell(WorkerMessage::Report { request, report: Box::new(report) });
     }
 
-    pub(crate) fn tell(&mut self, message: &ToSupervisor) {
+    /// Says something to the supervisor. What must arrive waits until there is room.
+    pub(crate) fn tell(&mut self, message: WorkerMessage) {
         let Some(link) = &mut self.link else { return };
-        match link.send(message) {
+        match link.send(self.incarnation, &message.into()) {
             Ok(()) => {}
             Err(LinkError::Closed) => self.lose_supervisor(),
             Err(error) => log::error!("{error}"),

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::id::SlotId;
+use holdfast_shared::ipc::codec;
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::{ToWorker, WorkerMessage};
 use holdfast_shared::ipc::reconnect::{self, ReconnectError};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
@@ -84,6 +85,12 @@ enum ConnectError {
 }
 
 impl Reconnection {
+    /// The first word to a supervisor.
+    pub(crate) fn hello(&self) -> WorkerMessage {
+        let version = self.version.to_owned();
+        WorkerMessage::Hello { pid: self.pid.as_raw(), version, knows: codec::known::<ToWorker>() }
+    }
+
     /// The supervisor is gone: the search for the next begins, at once unless there was an attempt just now.
     /// One that does not take this slot hangs up on it, and would otherwise be asked again without a rest.
     pub(crate) fn begin(&mut self, now: Duration) {
@@ -156,8 +163,8 @@ impl Worker {
         let all = own.into_iter().chain(self.listeners.iter().map(|listener| listener.descriptor));
         let all: Vec<BorrowedFd<'_>> = all.filter_map(descriptor::borrow).collect();
         let (pid, keeper) = (pid.as_raw(), keeper.as_raw());
-        let offer = ToSupervisor::Adopt { slot, incarnation: self.incarnation, pid, keeper };
-        let sent = link.send_with(&offer, &all).map_err(ConnectError::from);
+        let offer = WorkerMessage::Adopt { slot, pid, keeper };
+        let sent = link.send_with(self.incarnation, &offer.into(), &all).map_err(ConnectError::from);
         match sent.and_then(|()| watch_link(&self.poll, number).map_err(ConnectError::Watch)) {
             Ok(()) => Ok(link),
             Err(error) => {
@@ -171,9 +178,7 @@ impl Worker {
     /// last one died are not among the holdings, so there is nothing to give back.
     fn register_with_supervisor(&mut self) {
         log::info!("found the next supervisor, with {} connections", self.connections.admitted());
-        let (incarnation, pid) = (self.incarnation, self.reconnection.pid.as_raw());
-        self.tell(&ToSupervisor::Hello { incarnation, pid });
-        self.tell(&ToSupervisor::Version { incarnation, version: self.reconnection.version.to_owned() });
+        self.tell(self.reconnection.hello());
         if is_crash_wanted("register") {
             // Not before the supervisor has looked at us and heard the first word.
             let answer = descriptor::borrow(self.reconnection.link);
@@ -189,7 +194,7 @@ impl Worker {
         self.tell_holdings();
         let counters = Box::new(*self.connections.table.counters());
         let took = Duration::ZERO;
-        self.tell(&ToSupervisor::Ready { incarnation, resumed: 0, lost: 0, took, counters });
+        self.tell(WorkerMessage::Ready { resumed: 0, lost: 0, took, counters });
         for row in self.connections.occupied_rows(0) {
             if let Some(key) = self.connections.key_at(row)
                 && let Some(record) = self.connections.get(key)

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use holdfast_shared::clock;
 use holdfast_shared::counters::Counters;
-use holdfast_shared::ipc::message::{DeathCause, MAX_BATCH, ToSupervisor};
+use holdfast_shared::ipc::message::{DeathCause, MAX_BATCH, WorkerMessage};
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Flags, Phase, Record};
@@ -180,7 +180,7 @@ impl Worker {
             );
         }
         self.connections.table.header_mut().ready_incarnation = self.incarnation.0;
-        self.tell(&ToSupervisor::Ready { incarnation: self.incarnation, resumed, lost, took, counters });
+        self.tell(WorkerMessage::Ready { resumed, lost, took, counters });
     }
 
     /// Goes on with all of `staying`, those first who were active last. Returns how many established ones go
@@ -270,7 +270,7 @@ impl Worker {
         }
         let holdings: Vec<(IpAddr, u32)> = holdings.into_iter().collect();
         for batch in holdings.chunks(MAX_BATCH) {
-            self.tell(&ToSupervisor::Holdings { incarnation: self.incarnation, addresses: batch.to_vec() });
+            self.tell(WorkerMessage::Holdings { addresses: batch.to_vec() });
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use holdfast_shared::clock;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
-use holdfast_shared::ipc::message::{DeathCause, ToSupervisor, ToWorker};
+use holdfast_shared::ipc::message::{DeathCause, Envelope, ToWorker, WorkerMessage};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::SettingsMemoryError;
 use holdfast_shared::sys::descriptor;
@@ -148,8 +148,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     };
 
     // If it cannot be said, the loop finds out why, and looks for another supervisor.
-    let _ = link.send(&ToSupervisor::Hello { incarnation, pid: reconnection.pid.as_raw() });
-    let _ = link.send(&ToSupervisor::Version { incarnation, version: reconnection.version.to_owned() });
+    let _ = link.send(incarnation, &reconnection.hello().into());
     let memory = descriptor::borrow(table_memory)
         .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
     let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
@@ -181,7 +180,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let parts =
         Parts { incarnation, link, reconnection, listeners, table_memory, own_descriptors, connections, app };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
-    worker.tell(&ToSupervisor::Applied { incarnation, generation });
+    worker.tell(WorkerMessage::Applied { generation });
     worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;
     if let Some(previous) = previous {
         nix::unistd::close(previous).map_err(|error| kernel("closing the program before")(error.into()))?;
@@ -207,19 +206,11 @@ fn wait_for_settings(link: &mut SlotEnd) -> Option<(u64, Settings)> {
     let deadline = clock::now() + PATIENCE;
     loop {
         match link.flush().and_then(|()| link.receive()) {
-            Ok(Some(ToWorker::Configure { generation, settings })) => return Some((generation, *settings)),
-            Ok(Some(
-                ToWorker::Verdicts { .. }
-                | ToWorker::ReportNow { .. }
-                | ToWorker::State { .. }
-                | ToWorker::Drain { .. }
-                | ToWorker::HoldDrain
-                | ToWorker::Leave
-                | ToWorker::Restart { .. }
-                | ToWorker::Give { .. }
-                | ToWorker::Take { .. }
-                | ToWorker::Counted { .. },
-            )) => {}
+            Ok(Some(Envelope { message: ToWorker::Configure { generation, settings, knows }, .. })) => {
+                link.set_peer_knows(knows);
+                return Some((generation, *settings));
+            }
+            Ok(Some(_)) => {}
             Ok(None) => {
                 let left = deadline.saturating_sub(clock::now());
                 let socket = descriptor::borrow(link.as_raw_fd()).filter(|_| !left.is_zero())?;

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Phase, Record};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -121,7 +121,7 @@ impl Worker {
                 _ => {}
             }
         }
-        self.tell(&ToSupervisor::Draining { incarnation: self.incarnation, told, untold });
+        self.tell(WorkerMessage::Draining { told, untold });
     }
 
     /// Takes the idlest of those who are still open out of the order.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::SupervisorEnd;
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::{Envelope, ToSupervisor, WorkerMessage};
 use holdfast_shared::sys::mapping;
 use holdfast_shared::table::{self, TableError};
 use nix::unistd::Pid;
@@ -80,12 +80,12 @@ impl Brought {
 
 /// Looks at what process `pid` brings.
 pub(super) fn examine(
-    message: &ToSupervisor,
+    envelope: &Envelope<ToSupervisor>,
     descriptors: Vec<OwnedFd>,
     pid: Pid,
     run_dir: &RunDir,
 ) -> Result<Brought, Objection> {
-    let &ToSupervisor::Adopt { slot, incarnation, pid: said, keeper } = message else {
+    let &ToSupervisor::Worker(WorkerMessage::Adopt { slot, pid: said, keeper }) = &envelope.message else {
         return Err(Objection::NoSlot);
     };
     let (said, keeper) = (Pid::from_raw(said), Pid::from_raw(keeper));
@@ -117,7 +117,7 @@ pub(super) fn examine(
     let addresses: Option<Vec<SocketAddr>> = listeners.iter().map(listens_on).collect();
     match addresses {
         Some(addresses) if !addresses.is_empty() => {
-            let worker = Worker { pid, incarnation };
+            let worker = Worker { pid, incarnation: envelope.incarnation };
             Ok(Brought { slot, worker, keeper, table, lock, listeners, addresses })
         }
         Some(_) => Err(Objection::Incomplete { slot, found }),
@@ -173,12 +173,14 @@ mod tests {
         socket.try_clone_to_owned().unwrap()
     }
 
+    fn offer(slot: SlotId, pid: i32, keeper: i32) -> Envelope<ToSupervisor> {
+        let message = WorkerMessage::Adopt { slot, pid, keeper }.into();
+        Envelope { incarnation: Incarnation(2), message }
+    }
+
     fn bring(run_dir: &RunDir, descriptors: Vec<OwnedFd>) -> Result<Brought, Objection> {
         let (pid, keeper) = (nix::unistd::getpid(), nix::unistd::getppid());
-        let incarnation = Incarnation(2);
-        let (said, keeper) = (pid.as_raw(), keeper.as_raw());
-        let offer = ToSupervisor::Adopt { slot: SLOT, incarnation, pid: said, keeper };
-        examine(&offer, descriptors, pid, run_dir)
+        examine(&offer(SLOT, pid.as_raw(), keeper.as_raw()), descriptors, pid, run_dir)
     }
 
     #[test]
@@ -214,14 +216,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let run_dir = RunDir::acquire(Some(&place.path().join("run"))).unwrap();
         let (pid, parent) = (nix::unistd::getpid().as_raw(), nix::unistd::getppid().as_raw());
-        let offer = |slot, pid, keeper| {
-            let incarnation = Incarnation(1);
-            let offer = ToSupervisor::Adopt { slot: SlotId(slot), incarnation, pid, keeper };
-            examine(&offer, Vec::new(), nix::unistd::getpid(), &run_dir).unwrap_err()
+        let refused = |slot, pid, keeper| {
+            examine(&offer(SlotId(slot), pid, keeper), Vec::new(), nix::unistd::getpid(), &run_dir)
+                .unwrap_err()
         };
-        assert!(matches!(offer(0, 1, parent), Objection::Pid { .. }));
-        assert!(matches!(offer(0, pid, pid), Objection::Keeper { .. }));
-        assert!(matches!(offer(u16::MAX, pid, parent), Objection::SlotNumber(_)));
-        assert!(matches!(offer(0, pid, parent), Objection::Incomplete { found: 0, .. }));
+        assert!(matches!(refused(0, 1, parent), Objection::Pid { .. }));
+        assert!(matches!(refused(0, pid, pid), Objection::Keeper { .. }));
+        assert!(matches!(refused(u16::MAX, pid, parent), Objection::SlotNumber(_)));
+        assert!(matches!(refused(0, pid, parent), Objection::Incomplete { found: 0, .. }));
     }
 }

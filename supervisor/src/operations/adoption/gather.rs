@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_shared::clock;
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::{LinkError, SupervisorEnd};
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::{Envelope, ToSupervisor, WorkerMessage};
 use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
@@ -123,12 +123,14 @@ impl Gathering {
     fn hear(waiting: &mut Waiting) -> Heard {
         while waiting.words <= WAITING_WORDS {
             match waiting.link.receive_with() {
-                Ok(Some((message @ ToSupervisor::Adopt { .. }, descriptors))) => {
-                    return Heard::Adopt(message, descriptors);
-                }
-                // From the keeper, which speaks on the new link as soon as it is in the place of the old.
-                Ok(Some((message, _))) if !message.is_of_worker() => waiting.words += 1,
-                Ok(Some(_)) => return Heard::Enough("speaks as if it were known".to_owned()),
+                Ok(Some((envelope, descriptors))) => match envelope.message {
+                    ToSupervisor::Worker(WorkerMessage::Adopt { .. }) => {
+                        return Heard::Adopt(envelope, descriptors);
+                    }
+                    // It speaks on the new link as soon as that is in the place of the old.
+                    ToSupervisor::Keeper(_) => waiting.words += 1,
+                    ToSupervisor::Worker(_) => return Heard::Enough("speaks as if it were known".to_owned()),
+                },
                 Ok(None) if clock::now() < waiting.since + WAITING_TIME => return Heard::Nothing,
                 Ok(None) => return Heard::Enough("says nothing".to_owned()),
                 Err(LinkError::Closed) => return Heard::Enough("has gone without a word".to_owned()),
@@ -138,7 +140,13 @@ impl Gathering {
         Heard::Enough("does not say what it brings".to_owned())
     }
 
-    fn receive(&mut self, from: Waiting, message: &ToSupervisor, with: Vec<OwnedFd>, run_dir: &RunDir) {
+    fn receive(
+        &mut self,
+        from: Waiting,
+        message: &Envelope<ToSupervisor>,
+        with: Vec<OwnedFd>,
+        run_dir: &RunDir,
+    ) {
         let Waiting { link, pid, .. } = from;
         let adopted = examine::examine(message, with, pid, run_dir).and_then(|brought| {
             let others = self.adopted.values().next();
@@ -206,7 +214,7 @@ impl Gathering {
 #[derive(Debug)]
 enum Heard {
     Nothing,
-    Adopt(ToSupervisor, Vec<OwnedFd>),
+    Adopt(Envelope<ToSupervisor>, Vec<OwnedFd>),
     /// No more of it is wanted.
     Enough(String),
 }

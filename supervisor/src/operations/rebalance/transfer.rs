@@ -113,10 +113,10 @@ impl Supervisor {
         let (giver, taker) = (self.slots[from].worker.incarnation, self.slots[to].worker.incarnation);
         log::debug!("slot {} gives {count} connections to slot {}", self.slots[from].id, self.slots[to].id);
         self.moving.transfer = Some(Transfer { id, step, giver, taker, given: None, taken: None });
-        let take = ToWorker::Take { incarnation: taker, transfer: id, from: self.slots[from].id };
-        self.tell_with(to, &take, &[taker_end.as_fd()]);
-        let give = ToWorker::Give { incarnation: giver, transfer: id, to: self.slots[to].id, count };
-        self.tell_with(from, &give, &[giver_end.as_fd()]);
+        let take = ToWorker::Take { transfer: id, from: self.slots[from].id };
+        self.tell_worker(to, taker, &take, &[taker_end.as_fd()]);
+        let give = ToWorker::Give { transfer: id, to: self.slots[to].id, count };
+        self.tell_worker(from, giver, &give, &[giver_end.as_fd()]);
     }
 
     /// Ends the transfer under way once it is settled whose each connection is.

@@ -104,10 +104,15 @@ impl Supervisor {
         let state = self.slots[position].machine.state();
         match (state, state.worker()) {
             (State::Ready(_), Some(worker)) => {
-                // Taken while it is lent, for `tell_with` may change anything else.
+                // Taken while it is lent, for `tell_worker` may change anything else.
                 let program = self.restart.as_mut().and_then(|restart| restart.program.take());
-                let message = ToWorker::Restart { incarnation: worker.incarnation };
-                self.tell_with(position, &message, program.as_ref().map(AsFd::as_fd).as_slice());
+                let program_or_none = program.as_ref().map(AsFd::as_fd);
+                self.tell_worker(
+                    position,
+                    worker.incarnation,
+                    &ToWorker::Restart,
+                    program_or_none.as_slice(),
+                );
                 if let Some(restart) = &mut self.restart {
                     restart.program = program;
                 }

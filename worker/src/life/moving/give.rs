@@ -9,7 +9,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use holdfast_shared::clock;
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::LinkError;
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::ipc::moving::{GiverEnd, MAX_CONNECTIONS, ToGiver, ToTaker};
 use holdfast_shared::session::SessionError;
 use holdfast_shared::sys::descriptor;
@@ -134,7 +134,7 @@ impl Worker {
                 return Err(Stop::Unable(reason));
             }
             match giving.pair.flush().and_then(|()| giving.pair.receive()) {
-                Ok(Some(word)) => self.on_word(giving, word)?,
+                Ok(Some(word)) => self.on_word(giving, word.message)?,
                 Ok(None) => return Ok(()),
                 Err(LinkError::Closed) => return Err(Stop::HungUp(giving.to)),
                 Err(error) => log::error!("{error}; the message is ignored"),
@@ -173,8 +173,8 @@ impl Worker {
         giving.next_row = last.row + 1;
         let named = keys.into_iter().filter_map(|key| Some((key, self.connections.get(key)?.address())));
         let batch: Vec<Named> = named.collect();
-        let (incarnation, transfer, addresses) = (self.incarnation, giving.transfer, addresses(&batch));
-        self.tell(&ToSupervisor::Giving { incarnation, transfer, addresses });
+        let (transfer, addresses) = (giving.transfer, addresses(&batch));
+        self.tell(WorkerMessage::Giving { transfer, addresses });
         giving.stage = Stage::Announced(batch);
         Ok(())
     }
@@ -212,7 +212,7 @@ impl Worker {
         // Marked before anybody else can have them.
         compiler_fence(Ordering::SeqCst);
         giving.stage = Stage::Sent(going);
-        giving.pair.send_with(&message, &descriptors).map_err(Stop::Send)
+        giving.pair.send_with(self.incarnation, &message, &descriptors).map_err(Stop::Send)
     }
 
     /// The states of a batch, numbered by their place in it; `None` if there are none.
@@ -250,13 +250,13 @@ impl Worker {
         let stopped = (!matches!(stop, Stop::Done)).then(|| stop.to_string());
         let level = if matches!(stop, Stop::HungUp(_)) { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "{moved} connections went to slot {to}: {stop}");
-        self.tell(&ToSupervisor::GiveEnded { incarnation: self.incarnation, transfer, moved, stopped });
+        self.tell(WorkerMessage::GiveEnded { transfer, moved, stopped });
     }
 
     fn keep(&mut self, transfer: u64, batch: &[Named]) {
         if !batch.is_empty() {
             let addresses = addresses(batch);
-            self.tell(&ToSupervisor::Kept { incarnation: self.incarnation, transfer, addresses });
+            self.tell(WorkerMessage::Kept { transfer, addresses });
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::LinkError;
-use holdfast_shared::ipc::message::ToSupervisor;
+use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::ipc::moving::{self, MAX_CONNECTIONS, TakerEnd, ToGiver, ToTaker};
 use holdfast_shared::session::{Owner, SessionError, Sessions};
 use holdfast_shared::table::{LAYOUT_VERSION, Record};
@@ -91,7 +91,8 @@ impl Worker {
                 }
             });
             match received {
-                Ok(Some((ToTaker::Batch { layout, records, has_halves }, descriptors))) => {
+                Ok(Some((batch, descriptors))) => {
+                    let ToTaker::Batch { layout, records, has_halves } = batch.message;
                     match self.take_batch(layout, &records, has_halves, descriptors) {
                         Ok(keys) => self.confirm(keys),
                         Err(objection) => self.refuse_batch(&objection),
@@ -114,7 +115,7 @@ impl Worker {
         let Some(taking) = &mut self.moving.taking else { return };
         let word = if has_room && may { ToGiver::Room } else { ToGiver::Full };
         // If it cannot be said, reading says why.
-        let _ = taking.pair.send(&word);
+        let _ = taking.pair.send(self.incarnation, &word);
     }
 
     fn take_batch(
@@ -194,7 +195,7 @@ impl Worker {
         // Whoever is told must find them in the table.
         compiler_fence(Ordering::SeqCst);
         // A giver that is gone has not been told, and whoever comes after it lets go of them all the same.
-        let _ = taking.pair.send(&ToGiver::Taken);
+        let _ = taking.pair.send(self.incarnation, &ToGiver::Taken);
     }
 
     /// Makes those ours of which the giver was told. Says whether there were any.
@@ -216,7 +217,7 @@ impl Worker {
         let address = |&key: &Key| Some(self.connections.get(key)?.address());
         let addresses: Vec<IpAddr> = keys.iter().filter_map(address).collect();
         // Before any of them can end: a close must find them counted here.
-        self.tell(&ToSupervisor::Took { incarnation: self.incarnation, transfer, addresses });
+        self.tell(WorkerMessage::Took { transfer, addresses });
         for &key in keys {
             self.go_on_here(key);
         }
@@ -247,7 +248,7 @@ impl Worker {
                 }
             }
         }
-        self.tell(&ToSupervisor::TakeEnded { incarnation: self.incarnation, transfer });
+        self.tell(WorkerMessage::TakeEnded { transfer });
     }
 }
 
