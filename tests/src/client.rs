@@ -13,25 +13,18 @@ use tungstenite::protocol::WebSocketConfig;
 
 use crate::PATIENCE;
 use crate::frame::{self, Frame};
+use crate::handshake;
+pub use crate::handshake::ACCEPT;
 use crate::http::Response;
 
 const PING_FRAME: u8 = frame::FIN | frame::PING;
 const TEXT_MESSAGE: u8 = frame::FIN | frame::TEXT;
 const BINARY_MESSAGE: u8 = frame::FIN | frame::BINARY;
 
-/// The key of RFC 6455's own example, and the accept value it must get.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// What `KEY` must be answered with.
-pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
 /// An upgrade request for `/` with `extra` header lines, each ended by CRLF.
 #[must_use]
 pub fn upgrade_request(extra: &str) -> Vec<u8> {
-    format!(
-        "GET / HTTP/1.1\r\nHost: holdfast.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
-    )
-    .into_bytes()
+    handshake::request("holdfast.test", "/", extra)
 }
 
 /// The `n`-th loopback address from 127.0.0.2 on: as many client addresses as a test wants.
@@ -41,16 +34,17 @@ pub fn loopback(n: u16) -> IpAddr {
     IpAddr::from([127, 0, high, low])
 }
 
-/// A blocking, unconnected socket bound to `source`, which leaves the choice of a port to connect time, so
-/// that one address has as many ports as there are destinations.
+/// A blocking, unconnected socket for `server`. One bound to `source` leaves the choice of a port to connect time:
+/// otherwise bind takes one of its own at once, and all destinations share 28,232 of them (ip(7)).
 ///
 /// # Errors
 /// When the descriptors run out or the address is not ours.
-pub fn socket_from(source: IpAddr) -> io::Result<Socket> {
-    let source = SocketAddr::new(source, 0);
-    let socket = Socket::new(Domain::for_address(source), Type::STREAM, None)?;
-    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(&source.into())?;
+pub(crate) fn socket_from(source: Option<IpAddr>, server: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    if let Some(source) = source {
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     Ok(socket)
 }
 
@@ -85,7 +79,7 @@ impl RawClient {
     /// When nobody accepts.
     #[must_use]
     pub fn connect_from(source: IpAddr, server: SocketAddr) -> Self {
-        let socket = socket_from(source).expect("a socket");
+        let socket = socket_from(Some(source), server).expect("a socket");
         socket.connect(&server.into()).unwrap_or_else(|error| panic!("connect to {server}: {error}"));
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).expect("set a read timeout");

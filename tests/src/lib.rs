@@ -7,11 +7,11 @@
 
 pub mod chaos;
 pub mod client;
-pub mod client_process;
 pub mod clients;
 pub mod control;
 pub mod exposition;
 pub mod frame;
+mod handshake;
 pub mod holdfast;
 pub mod http;
 pub mod kernel;

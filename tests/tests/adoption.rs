@@ -114,7 +114,7 @@ fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
     assert!(after.0["uptime_seconds"].as_f64() >= before.0["uptime_seconds"].as_f64());
 
     clients.leave(idle, 10);
-    clients.run_until("ten leave", |clients| clients.stats(idle).left == 10);
+    clients.run_until("ten leave", |clients| clients.stats(idle).left() == 10);
     second.wait_until("ten places are free", |totals| totals.number("connections") == 290);
     let next = clients.add(Group::new(30, Role::Idle).from([loopback(2)]));
     clients.run_until("newcomers have their answers", |clients| clients.stats(next).undecided() == 0);

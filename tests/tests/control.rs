@@ -130,7 +130,7 @@ fn totals_are_one_consistent_picture_under_load() {
             clients.leave(guests, 100);
             clients.leave(talkers, 20);
             clients.run_until("all have left", |clients| {
-                clients.stats(guests).left == 100 && clients.stats(talkers).left == 20
+                clients.stats(guests).left() == 100 && clients.stats(talkers).left() == 20
             });
         } else {
             clients.vanish(guests, 100);

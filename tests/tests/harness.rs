@@ -47,12 +47,12 @@ fn it_is_counted_what_happens_to_many_clients() {
         .run_until("all are in", |clients| clients.stats(idle).open == 40 && clients.stats(echo).open == 10);
     clients.run_until("every byte comes back", |clients| clients.stats(echo).echoes > 1000);
     clients.leave(idle, 7);
-    clients.run_until("some leave", |clients| clients.stats(idle).left == 7);
+    clients.run_until("some leave", |clients| clients.stats(idle).left() == 7);
     clients.vanish(idle, 3);
-    assert_eq!((clients.stats(idle).open, clients.stats(idle).left), (30, 10));
+    assert_eq!((clients.stats(idle).open, clients.stats(idle).left()), (30, 10));
     assert_eq!(clients.retry(idle, |end| end == End::Left), 10);
     clients.run_until("they come again", |clients| clients.stats(idle).open == 40);
-    assert_eq!(clients.stats(echo).lost + clients.stats(idle).lost + clients.stats(idle).failed, 0);
+    assert_eq!(clients.stats(echo).lost() + clients.stats(idle).lost() + clients.stats(idle).failed(), 0);
 }
 
 #[test]

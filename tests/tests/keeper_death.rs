@@ -86,7 +86,7 @@ fn nobody_is_lost_and_everything_goes_on() {
     assert_eq!((clients.stats(newcomers).open, clients.stats(newcomers).refused(503)), (51, 29));
 
     clients.leave(echo, 40);
-    clients.run_until("the echoing ones leave", |clients| clients.stats(echo).left == 40);
+    clients.run_until("the echoing ones leave", |clients| clients.stats(echo).left() == 40);
     for pid in server.worker_pids() {
         kill(pid, Signal::SIGKILL).unwrap();
     }

@@ -55,7 +55,7 @@ fn a_good_file_changes_limits_live_and_touches_nobody() {
     assert_eq!(RawClient::connect(server.address()).upgrade("").status, 503);
     drop(more);
     clients.leave(idle, 11);
-    clients.run_until("thirteen have left", |clients| clients.stats(idle).left == 11);
+    clients.run_until("thirteen have left", |clients| clients.stats(idle).left() == 11);
     server.wait_until("they are counted out", |totals| totals.number("connections") == 39);
     let mut last = RawClient::open(server.address());
     assert_eq!(RawClient::connect(server.address()).upgrade("").status, 503);

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use holdfast_tests::client::{RawClient, loopback};
-use holdfast_tests::client_process::ClientProcess;
-use holdfast_tests::clients::{Clients, Group, Role};
+use holdfast_tests::clients::{Clients, Group, Kind, Role};
 use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::Holdfast;
+use holdfast_tests::load::processes::ClientProcesses;
+use holdfast_tests::load::wire::{Order, Plan};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-clients");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-load");
 const EACH: usize = 10_000;
 
 #[test]
@@ -22,11 +26,23 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
         timeouts.idle = \"0s\"",
     );
     let mut early = RawClient::open(server.address());
-    let mut processes: Vec<ClientProcess> =
-        (0..2).map(|n| ClientProcess::start(PROGRAM, server.address(), EACH, "silent", n * 20, 20)).collect();
+    // More than one process may have descriptors.
+    let plan = |n: u16| Plan {
+        server: server.address(),
+        request: String::new(),
+        sources: (n * 20..(n + 1) * 20).map(|n| Some(loopback(n))).collect(),
+        clients: EACH,
+        role: Role::Silent,
+        kind: Kind::Binary,
+        raw: false,
+        rate: None,
+        connecting: 1_000,
+    };
+    let mut silent = ClientProcesses::start(Path::new(PROGRAM), &[plan(0), plan(1)]).unwrap();
+    silent.order(Order::Connect).unwrap();
     let mut served = 0;
-    let mut over = 0;
-    while over < processes.len() {
+    let news = Duration::from_millis(1);
+    while !silent.listen(Instant::now() + news, |progress| progress.undecided == Some(0), |_| {}).unwrap() {
         let totals = server.totals();
         assert!(totals.number("pending_handshakes") <= 1000, "more than the budget: {totals:?}");
         let mut client = RawClient::connect_from(loopback(100), server.address());
@@ -34,11 +50,6 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
         client.send(&masked(FIN | TEXT, b"real")).unwrap();
         assert_eq!(client.message(), b"real");
         served += 1;
-        over = processes
-            .iter_mut()
-            .filter_map(ClientProcess::latest)
-            .filter(|report| report.number("ended") == EACH as u64)
-            .count();
     }
     eprintln!("{served} real clients were served meanwhile");
     early.send(&masked(FIN | TEXT, b"still here")).unwrap();

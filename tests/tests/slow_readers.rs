@@ -54,7 +54,7 @@ fn memory_stays_under_the_bound_that_the_config_sets() {
     let echoes = clients.stats(bystanders).echoes;
     clients.run_until("the bystanders go on", |clients| clients.stats(bystanders).echoes > echoes + 1000);
     clients.leave(bystanders, 20);
-    clients.run_until("the bystanders have left", |clients| clients.stats(bystanders).left == 20);
+    clients.run_until("the bystanders have left", |clients| clients.stats(bystanders).left() == 20);
     let totals = server.wait_until("all are gone", |totals| totals.number("connections") == 0);
     assert_eq!(totals.number("closed_total.slow_reader"), CLIENTS as u64, "{totals:?}");
     assert_eq!((totals.number("closed_total.client"), totals.number("restarts_total")), (20, 0));

@@ -74,7 +74,7 @@ fn whoever_queues_on_a_dead_workers_listener_is_served_by_the_next() {
     eprintln!("{queued} of 60 queue on the stopped worker's listener");
     kill(worker, Signal::SIGKILL).unwrap();
     clients.run_until("all are in", |clients| clients.stats(crowd).open == 60);
-    assert_eq!(clients.stats(crowd).failed, 0);
+    assert_eq!(clients.stats(crowd).failed(), 0);
     server.wait_until("the death is counted", |totals| totals.number("restarts_total") == 1);
     server.stop();
 }

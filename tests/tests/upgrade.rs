@@ -337,7 +337,7 @@ fn those_who_ask_meanwhile_wait_and_are_answered() {
         });
         clients.run_until("all are in", |clients| clients.stats(group).open == NEWCOMERS / 2);
         clients.leave(group, NEWCOMERS / 2);
-        clients.run_until("all are out", |clients| clients.stats(group).left == NEWCOMERS / 2);
+        clients.run_until("all are out", |clients| clients.stats(group).left() == NEWCOMERS / 2);
     }
     server.wait_until("nobody is counted", |totals| totals.number("connections") == 0);
     assert_eq!(server.totals().number("anomalies_total"), 0);

@@ -318,20 +318,19 @@ impl Members {
     fn note_losses(&mut self) {
         let working = self.mood == Mood::Working;
         for (&behaviour, &group) in &self.groups {
-            let stats = self.clients.stats(group);
-            let closed = stats.closed.iter().map(|(&code, &count)| (Loss::Closed(code), count));
-            let refused = stats.refused.iter().map(|(&status, &count)| (Loss::Refused(status), count));
-            let others = [(Loss::Cut, stats.lost), (Loss::Unanswered, stats.failed)];
-            for (loss, count) in closed.chain(refused.filter(|_| working)).chain(others) {
-                if count > 0 {
+            let loss = |end| match end {
+                End::Left => None,
+                End::Refused(status) => working.then_some(Loss::Refused(status)),
+                End::Closed(code) => Some(Loss::Closed(code)),
+                End::Lost(_) => Some(Loss::Cut),
+                End::Failed(_) => Some(Loss::Unanswered),
+            };
+            for (&end, &count) in self.clients.stats(group).ends.iter().filter(|(_, count)| **count > 0) {
+                if let Some(loss) = loss(end) {
                     *self.tally.losses.entry((behaviour, loss)).or_default() += count;
                 }
             }
-            self.clients.retry(group, |end| match end {
-                End::Left => false,
-                End::Refused(_) => working,
-                End::Failed | End::Closed(_) | End::Lost => true,
-            });
+            self.clients.retry(group, |end| loss(end).is_some());
         }
     }
 
@@ -339,7 +338,9 @@ impl Members {
     fn has_come_to_rest(&mut self) -> bool {
         let still = self.groups.values().all(|&group| {
             let stats = self.clients.stats(group);
-            let over = stats.closed.values().sum::<usize>() + stats.lost + stats.failed;
+            // Who was refused waits for the next work, who left may stay away; all others come back.
+            let over = |end: &End| !matches!(end, End::Left | End::Refused(_));
+            let over: usize = stats.ends.iter().filter(|(end, _)| over(end)).map(|(_, count)| count).sum();
             stats.undecided() + stats.leaving + over == 0 && self.clients.in_flight(group) == 0
         });
         self.turns_at_rest = if still { self.turns_at_rest + 1 } else { 0 };

@@ -1,44 +1,13 @@
-//! Where the clients of a group are, counted as they move.
+//! Where the clients of a group are and what they have seen, counted as they move.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use serde_json::{Value, json};
-
-/// Where a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Not begun.
-    Waiting,
-    /// TCP's handshake is under way.
-    Connecting,
-    /// Connected, and without an answer from the server.
-    Upgrading,
-    /// In: the server said 101.
-    Open,
-    /// It has sent its close frame and waits for the server's.
-    Leaving,
-    /// Over.
-    Ended(End),
-}
-
-/// How a client ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// No connection, or one that ended before a complete answer.
-    Failed,
-    /// A complete HTTP response other than 101.
-    Refused(u16),
-    /// It wanted to go, and went.
-    Left,
-    /// The server sent a close frame with this code (1005: without one).
-    Closed(u16),
-    /// The server ended an open connection without a close frame.
-    Lost,
-}
+use super::connection::{End, Phase};
+use super::conversation::Heard;
+use super::latencies::Latencies;
 
 /// A group in numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Stats {
     /// [`Phase::Waiting`].
     pub waiting: usize,
@@ -50,33 +19,59 @@ pub struct Stats {
     pub open: usize,
     /// [`Phase::Leaving`].
     pub leaving: usize,
-    /// [`End::Failed`].
-    pub failed: usize,
-    /// [`End::Refused`], by status.
-    pub refused: BTreeMap<u16, usize>,
-    /// [`End::Left`].
-    pub left: usize,
-    /// [`End::Closed`], by code.
-    pub closed: BTreeMap<u16, usize>,
-    /// [`End::Lost`].
-    pub lost: usize,
-    /// Messages that came back, every byte as sent.
+    /// [`Phase::Ended`], by how.
+    pub ends: BTreeMap<End, usize>,
+    /// Messages that came back, every byte as sent; those of a flood: that were taken.
     pub echoes: u64,
-    /// Longest wait for an echo that has ended.
-    pub longest_stall: Duration,
+    /// Payload bytes of those.
+    pub bytes: u64,
+    /// Handshakes that were answered with 101.
+    pub let_in: u64,
+    /// Pings answered.
+    pub pings: u64,
+    /// From when a message was due until it was back.
+    pub latencies: Latencies,
+    /// From connecting to the 101.
+    pub handshakes: Latencies,
+    /// Nanoseconds at the current readiness.
+    pub(super) now: u64,
+    /// Payload bytes of a message.
+    pub(super) message_size: u64,
 }
 
 impl Stats {
+    fn ended_as(&self, as_wanted: impl Fn(End) -> bool) -> usize {
+        self.ends.iter().filter(|(end, _)| as_wanted(**end)).map(|(_, count)| count).sum()
+    }
+
+    /// [`End::Failed`].
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.ended_as(|end| matches!(end, End::Failed(_)))
+    }
+
+    /// [`End::Lost`].
+    #[must_use]
+    pub fn lost(&self) -> usize {
+        self.ended_as(|end| matches!(end, End::Lost(_)))
+    }
+
+    /// [`End::Left`].
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.ended_as(|end| end == End::Left)
+    }
+
     /// Clients refused with `status`.
     #[must_use]
     pub fn refused(&self, status: u16) -> usize {
-        self.refused.get(&status).copied().unwrap_or_default()
+        self.ended_as(|end| end == End::Refused(status))
     }
 
     /// Clients closed with `code`.
     #[must_use]
     pub fn closed(&self, code: u16) -> usize {
-        self.closed.get(&code).copied().unwrap_or_default()
+        self.ended_as(|end| end == End::Closed(code))
     }
 
     /// Clients the server has not answered yet.
@@ -88,29 +83,31 @@ impl Stats {
     /// Clients that are over, however it came.
     #[must_use]
     pub fn ended(&self) -> usize {
-        let maps = self.refused.values().sum::<usize>() + self.closed.values().sum::<usize>();
-        self.failed + self.left + self.lost + maps
+        self.ended_as(|_| true)
     }
 
-    /// The numbers for another process.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        json!({
-            "undecided": self.undecided(),
-            "connected": self.upgrading + self.open + self.leaving,
-            "open": self.open,
-            "failed": self.failed,
-            "refused": self.refused,
-            "closed": self.closed,
-            "lost": self.lost,
-            "ended": self.ended(),
-        })
+    /// Starts measuring: forgets messages and latencies, keeps what happened to connections.
+    pub fn start_measuring(&mut self) {
+        (self.echoes, self.bytes, self.let_in) = (0, 0, 0);
+        (self.latencies, self.handshakes) = (Latencies::default(), Latencies::default());
     }
 
     /// Counts a move.
     pub(super) fn moved(&mut self, from: Phase, to: Phase) {
         *self.at(from) -= 1;
         *self.at(to) += 1;
+    }
+
+    /// A client that began to connect at `began` was let in.
+    pub(super) fn let_in(&mut self, began: u64) {
+        self.let_in += 1;
+        self.handshakes.record(self.now.saturating_sub(began), 1);
+    }
+
+    /// Messages of a flood were taken.
+    pub(super) fn took(&mut self, messages: u64) {
+        self.echoes += messages;
+        self.bytes += messages * self.message_size;
     }
 
     fn at(&mut self, phase: Phase) -> &mut usize {
@@ -120,11 +117,18 @@ impl Stats {
             Phase::Upgrading => &mut self.upgrading,
             Phase::Open => &mut self.open,
             Phase::Leaving => &mut self.leaving,
-            Phase::Ended(End::Failed) => &mut self.failed,
-            Phase::Ended(End::Refused(status)) => self.refused.entry(status).or_default(),
-            Phase::Ended(End::Left) => &mut self.left,
-            Phase::Ended(End::Closed(code)) => self.closed.entry(code).or_default(),
-            Phase::Ended(End::Lost) => &mut self.lost,
+            Phase::Ended(end) => self.ends.entry(end).or_default(),
         }
+    }
+}
+
+impl Heard for Stats {
+    fn echoes(&mut self, due: u64, count: u64) {
+        self.took(count);
+        self.latencies.record(self.now.saturating_sub(due), count);
+    }
+
+    fn ping(&mut self) {
+        self.pings += 1;
     }
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::endpoint::{PORTS_PER_SOURCE, Sources, Target};
-use super::pattern::Kind;
 use super::server::Watched;
-use super::wire::Role;
+use crate::clients::{Kind, Role};
 
 /// Nobody means to run longer.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -106,8 +105,8 @@ pub struct Echo {
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = count)]
     clients: usize,
     /// Messages each client keeps travelling
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
-    in_flight: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    in_flight: u64,
     /// Payload of a message, such as 125 or 16KiB
     #[arg(long, value_name = "SIZE", default_value = "125", value_parser = size)]
     size: usize,
@@ -233,8 +232,14 @@ pub struct Job {
     pub common: Common,
     /// Clients over all processes.
     pub clients: usize,
-    /// What each does; a rate is that of all processes.
+    /// What each does.
     pub role: Role,
+    /// Text or bytes.
+    pub kind: Kind,
+    /// The server sends frames back masked, as they came.
+    pub raw: bool,
+    /// Messages per second over all processes; `None`: the next one goes when one has come back.
+    pub rate: Option<f64>,
     /// Clients from one address, unless the addresses were named.
     pub per_source: usize,
     /// Clients connecting at one time, over all processes.
@@ -269,7 +274,7 @@ impl Command {
                     "messages",
                     burst.common,
                     burst.clients,
-                    Role::Burst { size: burst.size },
+                    Role::InParts { size: burst.size },
                     burst.hold,
                 )
             }),
@@ -305,14 +310,10 @@ impl Command {
                 )
             }),
             Self::Watch(watch) => {
-                let role = Role::Echo {
-                    size: COUNTER_SIZE,
-                    kind: Kind::Text,
-                    in_flight: 1,
-                    raw: false,
-                    rate: Some(watch.rate.into()),
-                };
+                let role = Role::Echo { in_flight: 1, size: COUNTER_SIZE };
                 Ok(Job {
+                    kind: Kind::Text,
+                    rate: Some(watch.rate.into()),
                     connect_first: true,
                     warmup: Some(Duration::ZERO),
                     per_source: WATCHED_PER_SOURCE,
@@ -327,11 +328,14 @@ impl Command {
 impl Echo {
     fn job(self) -> Result<Job, String> {
         let Self { common, clients, in_flight, size, kind, rate, duration, warmup, raw } = self;
-        if size.saturating_mul(in_flight) > MOST_IN_FLIGHT {
+        if in_flight.saturating_mul(size as u64) > MOST_IN_FLIGHT as u64 {
             return Err("--size times --in-flight may be 1 GiB at most".to_owned());
         }
-        let role = Role::Echo { size, kind, in_flight, raw, rate: rate.map(f64::from) };
+        let role = Role::Echo { in_flight, size };
         Ok(Job {
+            kind,
+            raw,
+            rate: rate.map(f64::from),
             connect_first: true,
             warmup: Some(warmup),
             ..Job::new("echo", "messages", common, clients, role, duration)
@@ -355,6 +359,9 @@ impl Job {
             common,
             clients,
             role,
+            kind: Kind::Binary,
+            raw: false,
+            rate: None,
             per_source: PORTS_PER_SOURCE,
             connecting,
             connect_first: false,

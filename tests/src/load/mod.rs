@@ -2,35 +2,29 @@
 //! measured.
 //!
 //! One parent (`run`) starts client processes, tells them when to connect, go, measure and stop, and watches
-//! the server's costs meanwhile. Each client process (`swarm`) is one event loop over its share of the
+//! the server's costs meanwhile. Each client process (`client_process`) is one event loop over its share of the
 //! clients. They talk in single bytes and JSON lines (`wire`). Nothing here knows Holdfast: any WebSocket
 //! echo server can be measured.
 
 pub mod cli;
-mod client;
-mod conversation;
+mod client_process;
 mod endpoint;
-mod frame;
 mod kernel;
 mod pacer;
-mod pattern;
-mod processes;
+pub mod processes;
 mod report;
 mod run;
 mod server;
-mod swarm;
-mod tally;
-mod upgrade;
 mod watch;
-mod wire;
+pub mod wire;
 
+pub use client_process::serve_parent;
 pub use report::Report;
 pub use run::run;
-pub use swarm::serve_parent;
 
 use std::path::PathBuf;
 
-/// Why a load could not be made or measured. What clients meet is counted in the report instead.
+/// Why a load could not be made or measured. What happens to clients is counted in the report instead.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The target names no host.

@@ -2,6 +2,7 @@
 //! with it.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -27,13 +28,16 @@ struct Member {
 }
 
 impl ClientProcesses {
-    /// Starts this very program once for each plan.
-    pub fn start(plans: &[Plan]) -> Result<Self, LoadError> {
+    /// Starts `program`, which is `holdfast-load`, once for each plan.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &Path, plans: &[Plan]) -> Result<Self, LoadError> {
         let (sender, words) = mpsc::channel();
         let mut processes = Self { members: Vec::new(), words };
         for (index, plan) in plans.iter().enumerate() {
             let (child, orders) =
-                spawn(plan, index, &sender).map_err(|source| LoadError::Start { index, source })?;
+                spawn(program, plan, index, &sender).map_err(|source| LoadError::Start { index, source })?;
             processes.members.push(Member { child, orders, progress: Progress::default(), outcome: None });
         }
         Ok(processes)
@@ -124,11 +128,12 @@ impl Drop for ClientProcesses {
 
 /// Starts one process and a thread that passes on its words; `None` is the end of them.
 fn spawn(
+    program: &Path,
     plan: &Plan,
     index: usize,
     sender: &mpsc::Sender<(usize, Option<Word>)>,
 ) -> std::io::Result<(Child, ChildStdin)> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(program);
     command.arg("client-process");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (Some(mut orders), Some(output)) = (child.stdin.take(), child.stdout.take()) else {

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::Serialize;
 
 use super::server::Cpu;
-use super::tally::Latencies;
+use crate::clients::Latencies;
 
 /// One measurement.
 #[derive(Debug, Serialize)]
@@ -70,7 +70,7 @@ impl Quantiles {
     /// `None` when there are none.
     pub fn of(latencies: &Latencies) -> Option<Self> {
         let at = |quantile| ratio(latencies.quantile(quantile), 1_000);
-        (latencies.len() > 0).then(|| Self {
+        (latencies.count() > 0).then(|| Self {
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),

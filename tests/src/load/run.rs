@@ -2,6 +2,7 @@
 //! everything up.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -13,10 +14,10 @@ use super::kernel;
 use super::processes::ClientProcesses;
 use super::report::{Quantiles, Report, ServerCosts, ratio};
 use super::server::{Cpu, Watched};
-use super::tally::{Counts, Latencies};
-use super::upgrade;
 use super::watch::Line;
-use super::wire::{Order, Outcome, Plan, Progress, Role};
+use super::wire::{Order, Outcome, Plan, Progress};
+use crate::clients::{Latencies, Role};
+use crate::handshake;
 
 /// Descriptors a client process needs besides its clients'.
 const SPARE_DESCRIPTORS: u64 = 32;
@@ -39,7 +40,7 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
         server.check()?;
     }
     let plans = plans(job)?;
-    let mut clients = ClientProcesses::start(&plans)?;
+    let mut clients = ClientProcesses::start(Path::new("/proc/self/exe"), &plans)?;
     let load = Watched::Only(clients.pids());
     let mark = || -> Result<Mark, LoadError> {
         let server = server.as_ref().map_or(Ok(Cpu::default()), Watched::cpu)?;
@@ -59,7 +60,7 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
         clients.listen(deadline, decided, |progress| screen.show("connecting", progress))?;
         settled = mark()?;
     }
-    let is_burst = matches!(job.role, Role::Burst { .. });
+    let is_burst = matches!(job.role, Role::InParts { .. });
     let pss_idle = is_burst.then(pss).transpose()?;
     let mut pss_peak = None;
     let mut from = settled;
@@ -79,7 +80,7 @@ pub fn run(job: &Job) -> Result<Report, LoadError> {
 
     // Where there is no work, the connecting was.
     let (work_from, work_to) = if job.warmup.is_some() { (from, to) } else { (start, settled) };
-    let mut report = add_up(job, &plans, &outcomes, (work_to.at - work_from.at).as_secs_f64())?;
+    let mut report = add_up(job, &plans, outcomes, (work_to.at - work_from.at).as_secs_f64())?;
     report.seconds = (to.at - from.at).as_secs_f64();
     report.connect_seconds = job.connect_first.then(|| (settled.at - start.at).as_secs_f64());
     report.load_cpu_seconds = work_to.load.since(work_from.load).total();
@@ -116,7 +117,8 @@ fn plans(job: &Job) -> Result<Vec<Plan>, LoadError> {
         Some(sources) => sources.clone(),
         None => Sources::for_target(server, job.clients, job.per_source),
     };
-    let request = upgrade::request(&job.common.target, &job.common.headers);
+    let headers: String = job.common.headers.iter().map(|header| header.trim().to_owned() + "\r\n").collect();
+    let request = handshake::request(&job.common.target.host, &job.common.target.path, &headers);
     let request = String::from_utf8_lossy(&request).into_owned();
     let share = |of: usize, index: usize| of * (index + 1) / processes - of * index / processes;
     let mut first = 0;
@@ -125,15 +127,10 @@ fn plans(job: &Job) -> Result<Vec<Plan>, LoadError> {
         // Each process goes on where the one before stopped, so that all sources are used evenly.
         let own = (first..first + clients.min(sources.count())).map(|n| sources.of(n)).collect();
         first += clients;
-        let role = match job.role {
-            Role::Echo { size, kind, in_flight, raw, rate } => {
-                let rate = rate.map(|rate| rate * ratio(clients as u64, job.clients as u64));
-                Role::Echo { size, kind, in_flight, raw, rate }
-            }
-            role => role,
-        };
+        let &Job { role, kind, raw, .. } = job;
+        let rate = job.rate.map(|rate| rate * ratio(clients as u64, job.clients as u64));
         let connecting = share(job.connecting, index).max(1);
-        Plan { server, request: request.clone(), sources: own, clients, role, connecting }
+        Plan { server, request: request.clone(), sources: own, clients, role, kind, raw, rate, connecting }
     };
     Ok((0..processes).map(plan).collect())
 }
@@ -152,22 +149,17 @@ fn processes(job: &Job) -> Result<usize, LoadError> {
     Ok(processes)
 }
 
-fn add_up(job: &Job, plans: &[Plan], outcomes: &[Outcome], seconds: f64) -> Result<Report, LoadError> {
-    let mut counts = Counts::default();
-    let mut latencies = Latencies::new();
-    for outcome in outcomes {
-        counts.add(&outcome.counts);
-        latencies.add_pairs(&outcome.latencies);
-    }
+fn add_up(job: &Job, plans: &[Plan], outcomes: Vec<Outcome>, seconds: f64) -> Result<Report, LoadError> {
+    let mut counts = Outcome::default();
+    outcomes.into_iter().for_each(|outcome| counts.add(outcome));
+    let mut latencies = Latencies::default();
+    latencies.add_pairs(&counts.latencies);
     if counts.statuses.is_empty() {
         let most = counts.failures.iter().max_by_key(|(_, count)| **count);
         let why = most.map_or_else(|| "no answer in time".to_owned(), |(what, _)| what.clone());
         return Err(LoadError::NobodyIn { target: job.common.target.to_string(), why });
     }
-    let undecided = match job.connect_first {
-        true => outcomes.iter().map(|outcome| outcome.undecided).sum(),
-        false => 0,
-    };
+    let undecided = if job.connect_first { counts.undecided } else { 0 };
     let refused = counts.statuses.keys().any(|status| *status != 101);
     let troubled = refused || undecided > 0 || !counts.failures.is_empty() || !counts.lost.is_empty();
     let idle_only = job.warmup.is_none();
@@ -178,7 +170,7 @@ fn add_up(job: &Job, plans: &[Plan], outcomes: &[Outcome], seconds: f64) -> Resu
         target: job.common.target.to_string(),
         clients: job.clients,
         processes: plans.len(),
-        open: outcomes.iter().map(|outcome| outcome.open).sum(),
+        open: counts.open,
         undecided,
         connect_seconds: None,
         seconds,

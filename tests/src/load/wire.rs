@@ -1,45 +1,13 @@
 //! What parent and client processes say to each other: a plan and then single bytes down, JSON lines up.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::pattern::Kind;
-use super::tally::Counts;
-
-/// What an open client does.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub enum Role {
-    /// Keeps messages travelling and checks every byte that comes back.
-    Echo {
-        /// Payload bytes of a message.
-        size: usize,
-        /// Text or bytes.
-        kind: Kind,
-        /// Messages sent and not yet back.
-        in_flight: usize,
-        /// The server sends frames back masked, as they came.
-        raw: bool,
-        /// Messages per second of this process; `None`: the next one goes when one has come back.
-        rate: Option<f64>,
-    },
-    /// Answers pings.
-    Idle,
-    /// Sends one message but for its last byte, that byte once measuring begins, and then keeps quiet.
-    Burst {
-        /// Payload bytes of the message.
-        size: usize,
-    },
-    /// Leaves as soon as it is let in, and comes again.
-    Handshake,
-    /// Sends without end and never reads.
-    Flood {
-        /// Payload bytes of a message.
-        size: usize,
-    },
-}
+use crate::clients::{End, Kind, Latencies, Role, Stats};
 
 /// A client process's share of the load, the first thing it reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +22,12 @@ pub struct Plan {
     pub clients: usize,
     /// What they do.
     pub role: Role,
+    /// Text or bytes.
+    pub kind: Kind,
+    /// The server sends frames back masked, as they came.
+    pub raw: bool,
+    /// Messages per second; `None`: the next one goes when one has come back.
+    pub rate: Option<f64>,
     /// Clients that may be connecting at one time.
     pub connecting: usize,
 }
@@ -129,17 +103,102 @@ pub struct Progress {
     pub longest_wait: Duration,
 }
 
-/// Everything a client process has counted.
+/// Everything a client process has counted, or all of them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// Clients open at the end.
     pub open: u64,
     /// Clients that had neither been let in nor refused.
     pub undecided: u64,
-    /// Counts.
-    pub counts: Counts,
+    /// Messages echoed, or handshakes done, or messages taken, as the mode has it.
+    pub units: u64,
+    /// Payload bytes of those messages.
+    pub bytes: u64,
+    /// Pings answered.
+    pub pings: u64,
+    /// Handshakes that ended in a status, 101 included.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Connections that came to nothing, by what happened.
+    pub failures: BTreeMap<String, u64>,
+    /// Open connections that were lost, by what happened.
+    pub lost: BTreeMap<String, u64>,
     /// Latency buckets: nanoseconds, count.
     pub latencies: Vec<(u64, u64)>,
+}
+
+impl Outcome {
+    /// What clients in `role` came to.
+    pub fn of(stats: &Stats, role: Role) -> Self {
+        let (units, latencies) = work(stats, role);
+        let mut outcome = Self {
+            open: stats.open as u64,
+            undecided: stats.undecided() as u64,
+            units,
+            bytes: stats.bytes,
+            pings: stats.pings,
+            latencies: latencies.to_pairs(),
+            ..Self::default()
+        };
+        if stats.let_in > 0 {
+            outcome.statuses.insert(101, stats.let_in);
+        }
+        for (&end, &count) in &stats.ends {
+            let entry = match end {
+                End::Left => continue,
+                End::Refused(status) => outcome.statuses.entry(status).or_default(),
+                End::Failed(fault) => outcome.failures.entry(fault.to_string()).or_default(),
+                End::Lost(fault) => outcome.lost.entry(fault.to_string()).or_default(),
+                End::Closed(code) => {
+                    outcome.lost.entry(format!("closed by the server with code {code}")).or_default()
+                }
+            };
+            *entry += count as u64;
+        }
+        outcome
+    }
+
+    /// Adds another process's.
+    pub fn add(&mut self, other: Self) {
+        self.open += other.open;
+        self.undecided += other.undecided;
+        self.units += other.units;
+        self.bytes += other.bytes;
+        self.pings += other.pings;
+        add_all(&mut self.statuses, other.statuses);
+        add_all(&mut self.failures, other.failures);
+        add_all(&mut self.lost, other.lost);
+        self.latencies.extend(other.latencies);
+    }
+}
+
+fn add_all<K: Ord>(to: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
+    for (key, count) in from {
+        *to.entry(key).or_default() += count;
+    }
+}
+
+impl Progress {
+    /// How clients in `role` are doing; `told`: they were told to connect.
+    pub fn of(stats: &Stats, role: Role, told: bool) -> Self {
+        let (units, latencies) = work(stats, role);
+        let closed = |(end, count): (&End, &usize)| matches!(end, End::Closed(_)).then_some(*count);
+        let lost = stats.lost() + stats.ends.iter().filter_map(closed).sum::<usize>();
+        Self {
+            open: stats.open as u64,
+            undecided: told.then(|| stats.undecided() as u64),
+            units,
+            lost: lost as u64,
+            longest_wait: Duration::from_nanos(latencies.longest()),
+        }
+    }
+}
+
+/// Units of work since measuring began, and their latencies: messages where there are any, else handshakes.
+fn work(stats: &Stats, role: Role) -> (u64, &Latencies) {
+    match role {
+        Role::Handshake | Role::Idle | Role::Silent => (stats.handshakes.count(), &stats.handshakes),
+        _ => (stats.echoes, &stats.latencies),
+    }
 }
 
 #[cfg(test)]
@@ -154,7 +213,10 @@ mod tests {
             request: "GET / HTTP/1.1\r\n\r\n".to_owned(),
             sources: sources.repeat(10_000),
             clients: 3,
-            role: Role::Echo { size: 1, kind: Kind::Text, in_flight: 2, raw: true, rate: Some(0.5) },
+            role: Role::Echo { in_flight: 2, size: 1 },
+            kind: Kind::Text,
+            raw: true,
+            rate: Some(0.5),
             connecting: 7,
         };
         let mut wire = Vec::new();

@@ -4,9 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::frame;
+use crate::frame;
 
-/// The messages repeat after this many bytes, or after two messages that are larger.
+/// The messages repeat after this many bytes, unless more distinct ones were asked for.
 const PERIOD: usize = 64 * 1024;
 
 /// Whether payloads are text or bytes.
@@ -33,10 +33,11 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Streams of `size`-byte messages for clients that have at most `in_flight` of them travelling. A `raw`
-    /// server does not unmask (the floor): what comes back is what was sent, mask and all.
-    pub fn new(size: usize, kind: Kind, in_flight: usize, raw: bool) -> Self {
-        let distinct = (PERIOD / (size + frame::LONGEST_HEADER)).clamp(2, 1024);
+    /// Streams of `size`-byte messages, at least `distinct` of them, for clients that have at most `in_flight`
+    /// of them travelling. A `raw` server does not unmask (the floor): what comes back is what was sent, mask
+    /// and all.
+    pub fn new(size: usize, kind: Kind, in_flight: usize, raw: bool, distinct: usize) -> Self {
+        let distinct = (PERIOD / (size + frame::LONGEST_HEADER)).clamp(distinct, 1024);
         let mut random = fastrand::Rng::with_seed(0x686f_6c64);
         let (mut sent, mut echoed) = (Vec::new(), Vec::new());
         for _ in 0..distinct {
@@ -44,16 +45,16 @@ impl Pattern {
                 Kind::Text => (0..size).map(|_| random.u8(b' '..=b'~')).collect(),
                 Kind::Binary => (0..size).map(|_| random.u8(..)).collect(),
             };
-            let opcode = match kind {
-                Kind::Text => frame::TEXT,
-                Kind::Binary => frame::BINARY,
+            let first = match kind {
+                Kind::Text => frame::FIN | frame::TEXT,
+                Kind::Binary => frame::FIN | frame::BINARY,
             };
             let before = sent.len();
-            frame::masked(opcode, random.u32(1..).to_be_bytes(), &payload, &mut sent);
+            frame::put(first, Some(random.u32(1..).to_be_bytes()), &payload, &mut sent);
             if raw {
                 echoed.extend_from_slice(&sent[before..]);
             } else {
-                frame::unmasked(opcode, &payload, &mut echoed);
+                frame::put(first, None, &payload, &mut echoed);
             }
         }
         let (sent_period, sent_frame) = (sent.len(), sent.len() / distinct);
@@ -81,6 +82,11 @@ impl Pattern {
         let start = remainder(from, self.sent_period);
         let wanted = usize::try_from(until - from).unwrap_or(usize::MAX);
         &self.sent[start..self.sent.len().min(start.saturating_add(wanted))]
+    }
+
+    /// The first position from `at` on where `received` is not that.
+    pub fn first_difference(&self, at: u64, received: &[u8]) -> u64 {
+        (at..).zip(received).find(|(at, byte)| !self.matches(*at, &[**byte])).map_or(at, |(at, _)| at)
     }
 
     /// Whether `received` is what a faithful server sends from position `at` on.
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn any_window_is_one_slice_of_whole_frames() {
         for (size, in_flight) in [(0, 1), (20, 16), (125, 3), (126, 2_000), (70_000, 4)] {
-            let pattern = Pattern::new(size, Kind::Text, in_flight, false);
+            let pattern = Pattern::new(size, Kind::Text, in_flight, false, 2);
             let window = in_flight as u64 * pattern.sent_frame();
             for frame in 0..2_500 {
                 let from = frame * pattern.sent_frame();
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_echo_of_a_stream_is_recognised_at_any_cut_and_nothing_else_is() {
-        let pattern = Pattern::new(125, Kind::Binary, 1, false);
+        let pattern = Pattern::new(125, Kind::Binary, 1, false, 2);
         let whole: Vec<u8> = pattern.echoed.iter().chain(&pattern.echoed).copied().collect();
         for (from, to) in [(0, 1), (0, whole.len()), (77, 5_000), (pattern.echoed.len() - 3, whole.len() - 9)]
         {
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn unmasking_what_is_sent_gives_what_comes_back() {
-        let pattern = Pattern::new(300, Kind::Text, 1, false);
+        let pattern = Pattern::new(300, Kind::Text, 1, false, 2);
         let (header, payload) = pattern.to_send(0, pattern.sent_frame()).split_at(8);
         let plain: Vec<u8> = payload.iter().zip(header[4..].iter().cycle()).map(|(a, b)| a ^ b).collect();
         assert_eq!(plain, pattern.echoed[4..304]);

@@ -4,19 +4,19 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-use super::frame::{self, Arrived, Malformed, Scanner};
 use super::pattern::Pattern;
+use crate::frame::{self, Arrived, Malformed, Scanner};
 
 /// Any key masks; the payload of a pong is the server's own.
-const PONG_KEY: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
+const CONTROL_KEY: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
 
 /// Why a conversation cannot go on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The server sent a close frame with this code.
     Closed(u16),
-    /// What came back is not what was sent.
-    Mismatch,
+    /// What came back is not what was sent, from this position of the stream on.
+    Mismatch(u64),
     /// The server broke the protocol.
     Malformed,
 }
@@ -80,6 +80,18 @@ impl Conversation {
     /// The last byte of the message that was begun is to be sent as well.
     pub fn finish(&mut self, pattern: &Pattern) {
         self.target = self.target.next_multiple_of(pattern.sent_frame());
+    }
+
+    /// A close frame is to be sent after the message that has begun, and nothing after it.
+    pub fn close(&mut self, pattern: &Pattern, code: u16) {
+        self.target = self.sent.next_multiple_of(pattern.sent_frame());
+        let payload = code.to_be_bytes();
+        frame::put(frame::FIN | frame::CLOSE, Some(CONTROL_KEY), &payload, &mut self.control);
+    }
+
+    /// When the oldest message that has not come back was due.
+    pub fn waiting_since(&self) -> Option<u64> {
+        self.travelling.front().map(|(due, _)| *due)
     }
 
     /// Whether there is something to send.
@@ -169,7 +181,7 @@ impl Conversation {
             let to_boundary = usize::try_from(pattern.echoed_frame() - beyond).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(bytes.len().min(to_boundary));
             if !pattern.matches(self.received, now) {
-                return Err(Ended::Mismatch);
+                return Err(Ended::Mismatch(pattern.first_difference(self.received, now)));
             }
             self.advance(pattern, now.len() as u64, heard)?;
             bytes = later;
@@ -189,7 +201,7 @@ impl Conversation {
         let (used, arrived) = self.scanner.scan(bytes)?;
         match arrived {
             Some(Arrived::Ping(payload)) => {
-                frame::masked(frame::PONG, PONG_KEY, &payload, &mut self.control);
+                frame::put(frame::FIN | frame::PONG, Some(CONTROL_KEY), &payload, &mut self.control);
                 heard.ping();
             }
             Some(Arrived::Close(code)) => return Err(Ended::Closed(code)),
@@ -204,7 +216,9 @@ impl Conversation {
         let mut back = self.received / pattern.echoed_frame() - before;
         while back > 0 {
             // More has come back than was sent.
-            let Some((due, count)) = self.travelling.front_mut() else { return Err(Ended::Mismatch) };
+            let Some((due, count)) = self.travelling.front_mut() else {
+                return Err(Ended::Mismatch(self.received));
+            };
             let run = back.min(*count);
             heard.echoes(*due, run);
             *count -= run;
@@ -258,18 +272,18 @@ mod tests {
         let mut out = Vec::new();
         for (n, frame) in sent.chunks(sent.len() / count).enumerate() {
             if n == count - 1 {
-                frame::unmasked(frame::PING, b"hello", &mut out);
+                frame::put(frame::FIN | frame::PING, None, b"hello", &mut out);
             }
             let plain: Vec<u8> =
                 frame[6..].iter().zip(frame[2..6].iter().cycle()).map(|(a, b)| a ^ b).collect();
-            frame::unmasked(frame::TEXT, &plain, &mut out);
+            frame::put(frame::FIN | frame::TEXT, None, &plain, &mut out);
         }
         out
     }
 
     #[test]
     fn pings_between_echoes_are_answered_between_messages() {
-        let pattern = Pattern::new(20, Kind::Text, 4, false);
+        let pattern = Pattern::new(20, Kind::Text, 4, false, 2);
         for piece in [1, 5, 22, 23, 1_000] {
             let mut talk = Conversation::starting_at(&pattern, 3);
             let (mut wire, mut heard) = (Narrow(Vec::new(), false), Count::default());
@@ -289,14 +303,14 @@ mod tests {
             }
             assert_eq!((heard.0, heard.1, talk.in_flight()), (4, 1, 1), "in pieces of {piece}");
             let mut pong = Vec::new();
-            frame::masked(frame::PONG, PONG_KEY, b"hello", &mut pong);
+            frame::put(frame::FIN | frame::PONG, Some(CONTROL_KEY), b"hello", &mut pong);
             assert_eq!(wire.0[5 * 26..], pong, "after the message that had begun");
         }
     }
 
     #[test]
     fn the_last_byte_of_a_message_waits_and_a_pong_waits_for_it() {
-        let pattern = Pattern::new(20, Kind::Binary, 1, false);
+        let pattern = Pattern::new(20, Kind::Binary, 1, false, 2);
         let mut talk = Conversation::starting_at(&pattern, 2);
         let mut wire = Vec::new();
         talk.begin(&pattern, 0);
@@ -312,7 +326,7 @@ mod tests {
 
     #[test]
     fn wrong_bytes_surplus_echoes_and_close_frames_end_it() {
-        let pattern = Pattern::new(20, Kind::Text, 4, false);
+        let pattern = Pattern::new(20, Kind::Text, 4, false, 2);
         let mut talk = Conversation::starting_at(&pattern, 0);
         talk.say(&pattern, 1, 0);
         let mut wire = Vec::new();
@@ -320,10 +334,13 @@ mod tests {
         let mut stream = echo_with_ping(&wire, 1);
         let wrong = stream.len() - 1;
         stream[wrong] ^= 0x20;
-        assert_eq!(talk.hear_echo(&pattern, &stream, &mut Count::default()), Err(Ended::Mismatch));
+        let end = 2 + 20;
+        let heard = talk.hear_echo(&pattern, &stream, &mut Count::default());
+        assert_eq!(heard, Err(Ended::Mismatch(end - 1)));
         let mut silent = Conversation::starting_at(&pattern, 0);
         stream[wrong] ^= 0x20;
-        assert_eq!(silent.hear_echo(&pattern, &stream, &mut Count::default()), Err(Ended::Mismatch));
+        let heard = silent.hear_echo(&pattern, &stream, &mut Count::default());
+        assert_eq!(heard, Err(Ended::Mismatch(end)));
         let close = [0x88, 2, 0x03, 0xf4];
         assert_eq!(silent.hear_anything(&close, &mut Count::default()), Err(Ended::Closed(1012)));
     }
