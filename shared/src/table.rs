@@ -4,6 +4,7 @@
 //! One live worker at a time reads and writes a table. Nothing here touches sockets.
 
 mod flags;
+mod key;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::counters::Counters;
 use crate::id::SlotId;
 use crate::sys::mapping::{self, Mapping};
 pub use flags::Flags;
+pub use key::Key;
 
 /// Raised whenever `Header` or `Record` change their meaning or their layout.
 pub const LAYOUT_VERSION: u32 = 2;
@@ -78,11 +80,13 @@ pub enum Phase {
     /// Nothing more to say: the write half is shut, or about to be when the outbox is empty. Waits for end of
     /// file.
     Lingering = 6,
+    /// Over, and counted with all others of its slot until its application was told.
+    Ended = 7,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Free,
         Self::Handshake,
         Self::AwaitingAdmission,
@@ -90,6 +94,7 @@ impl Phase {
         Self::Open,
         Self::Closing,
         Self::Lingering,
+        Self::Ended,
     ];
 
     /// The word users see.
@@ -103,6 +108,7 @@ impl Phase {
             Self::Open => "open",
             Self::Closing => "closing",
             Self::Lingering => "lingering",
+            Self::Ended => "ended",
         }
     }
 
@@ -133,8 +139,12 @@ pub struct Record {
     pub flags: Flags,
     /// Key of the heap state plus one; 0 is none. Means nothing to another worker.
     pub heap_state: u32,
-    /// The timer wheel's link: next, previous, place; zeros are unarmed. Means nothing to another worker.
-    pub timer: [u32; 3],
+    /// The timer wheel's link: next and previous. Means nothing to another worker.
+    pub timer: [u32; 2],
+    /// The link's place in the wheel; 0 is unarmed. Means nothing to another worker.
+    pub timer_place: u16,
+    /// The protocol that serves it, as the program's `Protocol::id` has it; 0 is the program's first.
+    pub protocol: u16,
     /// The connection's name, unique in the cluster.
     pub id: u64,
     address: [u8; 16],
@@ -162,6 +172,13 @@ impl Record {
     #[must_use]
     pub fn phase(&self) -> Phase {
         Phase::from_byte(self.phase)
+    }
+
+    /// Is there a connection, and is it not over?
+    #[must_use]
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.phase != Phase::Free as u8 && self.phase != Phase::Ended as u8
     }
 
     /// Moves it to another phase.
@@ -209,7 +226,8 @@ impl Record {
             serial: u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or_default(),
             phase: Phase::Free as u8,
             heap_state: 0,
-            timer: [0; 3],
+            timer: [0; 2],
+            timer_place: 0,
             session: 0,
             ..*from
         };

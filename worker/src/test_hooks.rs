@@ -10,5 +10,6 @@ pub(crate) fn crash_if_asked(at: &str) {
 
 /// As `crash_if_asked`, for crashes that need preparation.
 pub(crate) fn is_crash_wanted(at: &str) -> bool {
-    cfg!(feature = "test-hooks") && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == at)
+    cfg!(all(feature = "test-hooks", debug_assertions))
+        && std::env::var_os("HOLDFAST_TEST_CRASH").is_some_and(|when| when == at)
 }

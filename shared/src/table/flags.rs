@@ -38,6 +38,8 @@ impl Flags {
     /// It came from another slot, which has not been told yet. Found by the next worker, it is the other
     /// slot's.
     pub const TAKEN: Self = Self(1 << 11);
+    /// Its application knows it: was told that it opened, and not yet that it closed.
+    pub const OPENED: Self = Self(1 << 12);
 
     /// Are all of `flags` set?
     #[must_use]

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::process::ExitCode;
 
 use holdfast_supervisor::Program;
-use holdfast_worker::app::{App, Echo};
+use holdfast_worker::app::{App, Echo, Protocol};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-next");
 
@@ -57,6 +57,9 @@ fn main() -> ExitCode {
         ("probe", "hangs") => loop {
             std::thread::park();
         },
-        _ => holdfast_supervisor::main(Program { version: VERSION, app }),
+        _ => holdfast_supervisor::main(Program {
+            version: VERSION,
+            protocols: &[Protocol { name: "echo", app }],
+        }),
     }
 }

@@ -1,6 +1,6 @@
 //! The default application: every message goes back as it came.
 
-use super::{App, Replies};
+use super::{App, Context};
 use crate::websocket::Message;
 
 /// Echo.
@@ -8,7 +8,7 @@ use crate::websocket::Message;
 pub struct Echo;
 
 impl App for Echo {
-    fn message(&mut self, message: Message<'_>, replies: &mut Replies<'_>) {
-        replies.send_back(message);
+    fn message(&mut self, message: Message<'_>, context: &mut Context<'_>) {
+        context.send_back(message);
     }
 }

@@ -1,98 +1,56 @@
-//! What the server does with messages. An application sees whole, valid messages and writes whole replies; it
-//! never sees a frame, a socket or a limit.
+//! The application seam: what an application is told, and what it can do. It sees whole, valid messages and
+//! writes whole replies, to any client of its worker; it never sees a frame, a socket or a limit.
 
+mod context;
 mod echo;
 mod program;
 
+pub use context::Context;
+pub(crate) use context::Host;
 pub use echo::Echo;
-pub use program::Program;
+pub(crate) use program::Apps;
+pub use program::{Program, Protocol};
 
-use holdfast_shared::table::Phase;
-use tungstenite::protocol::frame::coding::{Control, OpCode};
+pub use holdfast_shared::id::ConnectionId;
+pub use holdfast_shared::reason::CloseReason;
+pub use holdfast_shared::session::{MAX_SESSION, SessionError};
+pub use holdfast_shared::table::Key;
 
-use crate::connection::{Connections, Key};
-use crate::websocket::frame;
-use crate::websocket::{Message, MessageKind};
+pub use crate::websocket::handshake::Request;
+pub use crate::websocket::refusal::{Refusal, Status};
+pub use crate::websocket::{Message, MessageKind};
 
-/// An application.
+/// An application, which serves all clients of one protocol in one worker. Workers die and are replaced: what it
+/// keeps in itself dies with its worker, what it keeps in a client's session does not.
+///
+/// Each call is about one client, the `context`'s.
 pub trait App {
-    /// A client sent `message`; whatever is put into `replies` goes back to it, in order.
-    fn message(&mut self, message: Message<'_>, replies: &mut Replies<'_>);
-}
-
-/// Where an application puts its answers to one client. Small ones are gathered and leave together; a large
-/// one leaves from where it lies.
-pub struct Replies<'a> {
-    connections: &'a mut Connections,
-    key: Key,
-    gathered: &'a mut Vec<u8>,
-    messages: u64,
-}
-
-/// From here on another system call costs less than a copy.
-const LARGE: usize = 4096;
-
-/// Gathered replies leave when there are this many bytes of them.
-const GATHERED_LIMIT: usize = 64 * 1024;
-
-impl<'a> Replies<'a> {
-    /// Answers to the client of `key`. `gathered` is empty, and will be again after [`Replies::finish`].
-    pub(crate) fn new(connections: &'a mut Connections, key: Key, gathered: &'a mut Vec<u8>) -> Self {
-        Self { connections, key, gathered, messages: 0 }
+    /// A client asks to be let in. Nobody has counted it yet, and it may still be turned away by a limit; then it
+    /// was never opened.
+    ///
+    /// # Errors
+    /// With a refusal the client gets an HTTP response. To refuse it with a close code, close it once it is open.
+    fn request(&mut self, _request: &Request<'_>, _context: &mut Context<'_>) -> Result<(), Refusal> {
+        Ok(())
     }
 
-    /// Sends `payload` as one message. A text must be UTF-8, which the client checks.
-    pub fn send(&mut self, kind: MessageKind, payload: &[u8]) {
-        self.messages += 1;
-        frame::append_frame(self.gathered, kind.into(), payload);
-        self.flush_if_many();
-    }
+    /// The client is let in. What is sent here is the first that it gets.
+    fn opened(&mut self, _context: &mut Context<'_>) {}
 
-    /// Sends a message back as it came.
-    pub fn send_back(&mut self, message: Message<'_>) {
-        self.messages += 1;
-        let reply = message.into_reply();
-        if reply.len() >= LARGE {
-            self.flush();
-            self.write(reply);
-        } else {
-            self.gathered.extend_from_slice(reply);
-            self.flush_if_many();
-        }
-    }
+    /// The client sent `message`; text is valid UTF-8.
+    fn message(&mut self, message: Message<'_>, context: &mut Context<'_>);
 
-    /// Sends a control frame, which is not the application's and not counted as a message.
-    pub(crate) fn control(&mut self, opcode: Control, payload: &[u8]) {
-        frame::append_frame(self.gathered, OpCode::Control(opcode), payload);
-        self.flush_if_many();
-    }
+    /// The client is gone, and cannot be written to any more. Said once for each that opened; said again only
+    /// if the worker died while it was being said.
+    fn closed(&mut self, _reason: CloseReason, _context: &mut Context<'_>) {}
 
-    /// Sends what was gathered. Returns how many messages there were.
-    pub(crate) fn finish(mut self) -> u64 {
-        self.flush();
-        self.messages
-    }
+    /// A client that opened in an earlier worker, or in another slot, is served by this worker from now on. Its
+    /// [`Key`] is another when it comes from another slot.
+    fn resumed(&mut self, _context: &mut Context<'_>) {}
 
-    fn flush_if_many(&mut self) {
-        if self.gathered.len() >= GATHERED_LIMIT {
-            self.flush();
-        }
-    }
+    /// The client goes to another slot: nothing more can be done with it here, unless it is resumed.
+    fn moved(&mut self, _context: &mut Context<'_>) {}
 
-    fn flush(&mut self) {
-        if !self.gathered.is_empty() {
-            let mut gathered = std::mem::take(self.gathered);
-            self.write(&gathered);
-            gathered.clear();
-            *self.gathered = gathered;
-        }
-    }
-
-    /// A connection that is no longer open, since its client does not read, gets nothing after its close
-    /// frame.
-    fn write(&mut self, frames: &[u8]) {
-        if self.connections.is_in(self.key, Phase::Open) {
-            self.connections.write(self.key, frames);
-        }
-    }
+    /// The time that was set with [`Context::set_timer`] has come.
+    fn timer(&mut self, _context: &mut Context<'_>) {}
 }

@@ -7,10 +7,10 @@ use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::Phase;
 use tungstenite::protocol::frame::coding::{CloseCode, Control};
 
-use crate::app::{App, Replies};
-use crate::connection::Key;
-use crate::connection::input::Read;
-use crate::life::event_loop::Worker;
+use super::client::Client;
+use super::input::Read;
+use super::{Clients, Key};
+use crate::app::{App, Context};
 use crate::websocket::Message;
 use crate::websocket::engine::{Engine, Event, Sink};
 use crate::websocket::violation::Violation;
@@ -27,7 +27,7 @@ enum Input<'a> {
 /// matters, but for its own.
 struct Answering<'a> {
     app: &'a mut dyn App,
-    replies: Replies<'a>,
+    context: Context<'a>,
     closing: bool,
     received: u64,
     /// The client closes, with the code it gave.
@@ -38,7 +38,7 @@ impl Sink for Answering<'_> {
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Message(message) => return self.message(message),
-            Event::Ping(payload) if !self.closing => self.replies.control(Control::Pong, payload),
+            Event::Ping(payload) if !self.closing => self.context.control(Control::Pong, payload),
             Event::Ping(_) | Event::Pong(_) => {}
             Event::Close(frame) => self.close = Some(frame.map(|(code, _)| code)),
         }
@@ -47,15 +47,15 @@ impl Sink for Answering<'_> {
 
     #[inline]
     fn message(&mut self, message: Message<'_>) -> ControlFlow<()> {
-        if !self.closing {
+        if !self.closing && !self.context.is_closed() {
             self.received += 1;
-            self.app.message(message, &mut self.replies);
+            self.app.message(message, &mut self.context);
         }
         ControlFlow::Continue(())
     }
 }
 
-impl Worker {
+impl Clients {
     /// Reads frames: a long payload straight to where it stays, everything else by way of the scratch buffer.
     pub(super) fn read_frames(&mut self, key: Key) -> Read {
         let mut kept = self.connections.heap_state(key).and_then(|heap| heap.engine.take());
@@ -90,17 +90,20 @@ impl Worker {
 
     fn process(&mut self, key: Key, mut kept: Option<Box<Engine>>, input: Input<'_>) {
         self.connections.heard_from(key);
+        let protocol = self.connections.get(key).map_or(0, |record| record.protocol);
+        let Some(app) = self.apps.get(protocol) else { return };
         let mut fresh = Engine::default();
         let engine = kept.as_deref_mut().unwrap_or(&mut fresh);
         let closing = self.connections.is_in(key, Phase::Closing);
-        let replies = Replies::new(&mut self.connections, key, &mut self.out);
-        let mut answering = Answering { app: &mut *self.app, replies, closing, received: 0, close: None };
+        let mut client = Client::new(&mut self.connections, key);
+        let context = Context::new(&mut client, &mut self.out);
+        let mut answering = Answering { app, context, closing, received: 0, close: None };
         let result = match input {
             Input::Passing(bytes) => engine.feed(bytes, &mut self.assembly, &mut answering),
             Input::InPlace(count) => engine.filled(count, &mut self.assembly, &mut answering),
         };
-        let Answering { replies, received, close, .. } = answering;
-        let sent = replies.finish();
+        let Answering { context, received, close, .. } = answering;
+        let sent = context.finish();
         let (is_idle, progressed) = (engine.is_idle(), engine.take_progress());
         self.count_messages(key, received, sent, progressed);
         match (result, close) {

@@ -7,8 +7,7 @@ use holdfast_shared::table::{Flags, Phase};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
-use crate::connection::{Connections, Key};
-use crate::life::event_loop::Worker;
+use super::{Clients, Connections, Key, descriptor_of};
 
 /// Reads of one connection in one turn; one with more to read waits for the others.
 const READS_PER_TURN: usize = 8;
@@ -28,16 +27,16 @@ pub(super) enum Read {
     Failed,
 }
 
-impl Worker {
+impl Clients {
     /// The socket has bytes, or its end.
-    pub(crate) fn read(&mut self, key: Key, read_closed: bool) {
+    pub(super) fn read(&mut self, key: Key, read_closed: bool) {
         for _ in 0..READS_PER_TURN {
             let Some(phase) = self.connections.get(key).map(|record| record.phase()) else { return };
             let read = match phase {
                 Phase::AwaitingAdmission => return self.read_later(key, read_closed),
                 Phase::Handshake => self.read_request(key),
                 Phase::Open | Phase::Closing => self.read_frames(key),
-                Phase::Free | Phase::Refusing | Phase::Lingering => {
+                Phase::Free | Phase::Refusing | Phase::Lingering | Phase::Ended => {
                     self.connections.receive(key, &mut self.scratch)
                 }
             };
@@ -103,7 +102,7 @@ impl Connections {
     /// One read, into `buffer`.
     pub(super) fn receive(&mut self, key: Key, buffer: &mut [u8]) -> Read {
         loop {
-            match recv(key.descriptor(), buffer, MsgFlags::empty()) {
+            match recv(descriptor_of(key), buffer, MsgFlags::empty()) {
                 Ok(0) => return Read::End,
                 Ok(length) => {
                     self.table.counters().bytes_received += length as u64;

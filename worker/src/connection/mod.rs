@@ -1,6 +1,8 @@
 //! All connections of a worker: their records in the table, the heap state on the heap, their timers.
 //! The one place where a connection begins and ends, and so the one place that counts.
 
+mod client;
+mod clients;
 mod frames;
 mod give_back;
 mod heap_state;
@@ -16,6 +18,7 @@ pub(crate) mod session;
 mod timer_wheel;
 mod timers;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -23,6 +26,7 @@ use std::time::Duration;
 use holdfast_shared::id::{ConnectionId, SlotId};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::CloseReason;
+pub(crate) use holdfast_shared::table::Key;
 use holdfast_shared::table::{Flags, Phase, Record, Table};
 use mio::Token;
 use slab::Slab;
@@ -30,38 +34,28 @@ use slab::Slab;
 use crate::connection::timer_wheel::{Links, TimerLink, TimerWheel};
 use crate::websocket::engine::Engine;
 use crate::websocket::handshake::RequestReader;
+pub(crate) use clients::Clients;
 use high_water::HighWater;
 pub(crate) use outbox::Outbox;
 use pages::Pages;
 use session::SessionMemory;
 
-/// A connection, named so that a name kept too long misses: the descriptor may have been reused since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Key {
-    /// The descriptor: the record's index.
-    pub(crate) row: u32,
-    /// The record's serial.
-    pub(crate) serial: u32,
+/// A connection as mio carries it: the serial above, the descriptor below.
+pub(crate) fn token(key: Key) -> Token {
+    // Descriptors fit into 31 bits; on 64-bit Linux a token has room for both.
+    Token(usize::try_from((u64::from(key.serial) << 32) | u64::from(key.row)).unwrap_or(usize::MAX))
 }
 
-impl Key {
-    /// The name as mio carries it: the serial above, the descriptor below.
-    pub(crate) fn token(self) -> Token {
-        // Descriptors fit into 31 bits; on 64-bit Linux a token has room for both halves.
-        Token(usize::try_from((u64::from(self.serial) << 32) | u64::from(self.row)).unwrap_or(usize::MAX))
-    }
+/// The connection in a token made by [`token`].
+pub(crate) fn from_token(token: Token) -> Key {
+    let bits = token.0 as u64;
+    let lower = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    Key { row: lower(bits), serial: lower(bits >> 32) }
+}
 
-    /// The name in a token made by [`Key::token`].
-    pub(crate) fn from_token(token: Token) -> Self {
-        let bits = token.0 as u64;
-        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-        Self { row: half(bits), serial: half(bits >> 32) }
-    }
-
-    /// The descriptor as system calls take it.
-    pub(crate) fn descriptor(self) -> RawFd {
-        RawFd::try_from(self.row).unwrap_or(-1)
-    }
+/// A connection's descriptor as system calls take it.
+pub(crate) fn descriptor_of(key: Key) -> RawFd {
+    RawFd::try_from(key.row).unwrap_or(-1)
 }
 
 /// What a connection has on the heap while something is under way. Dies with the worker.
@@ -99,6 +93,10 @@ pub(crate) struct Connections {
     wheel: TimerWheel,
     /// Admitted connections closed since the supervisor was last told.
     pub(crate) released: Vec<(IpAddr, CloseReason)>,
+    /// Connections that are over, of which their applications have yet to be told.
+    pub(crate) ended: Vec<Key>,
+    /// Rows by connection id, once an application has looked for one.
+    names: Option<HashMap<u64, u32>>,
     admitted: u32,
     queued_bytes: u64,
     /// `None` while no connection has a session.
@@ -121,6 +119,8 @@ impl Connections {
             under_way: HighWater::default(),
             wheel: TimerWheel::new(now_ms),
             released: Vec::new(),
+            ended: Vec::new(),
+            names: None,
             admitted: 0,
             queued_bytes: 0,
         }
@@ -163,7 +163,7 @@ impl Connections {
         let record = &mut self.table.records_mut()[index(row)];
         record.begin(id.0, sequence, peer, now_ms, deadline_ms);
         let serial = record.serial;
-        self.pages.add(row);
+        self.note_row(row);
         // From here on the record owns the descriptor, and `end` closes it.
         let _ = descriptor.into_raw_fd();
         self.table.header_mut().pending += 1;
@@ -177,10 +177,10 @@ impl Connections {
         let record = &mut self.table.records_mut()[index(row)];
         record.heap_state = 0;
         record.flags.set(Flags::READ_QUEUED, false);
-        record.timer = [0; 3];
+        (record.timer, record.timer_place) = ([0; 2], 0);
         let key = Key { row, serial: record.serial };
         let (admitted, pending) = (record.flags.contains(Flags::ADMITTED), record.phase().is_pending());
-        self.pages.add(row);
+        self.note_row(row);
         self.admitted += u32::from(admitted);
         self.table.header_mut().pending += u32::from(pending);
         self.claim_session(key);
@@ -194,8 +194,13 @@ impl Connections {
         }
     }
 
-    /// The record of `key`, if that connection still exists.
+    /// The record of `key`, if that connection is not over.
     pub(crate) fn get(&self, key: Key) -> Option<&Record> {
+        self.record_of(key).filter(|record| record.is_live())
+    }
+
+    /// The record of `key`, also when all that is left is to tell its application.
+    pub(crate) fn record_of(&self, key: Key) -> Option<&Record> {
         let record = self.table.records().get(index(key.row))?;
         (record.serial == key.serial && record.phase() != Phase::Free).then_some(record)
     }
@@ -203,7 +208,7 @@ impl Connections {
     /// The record of `key`, to be changed.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Record> {
         let record = self.table.records_mut().get_mut(index(key.row))?;
-        (record.serial == key.serial && record.phase() != Phase::Free).then_some(record)
+        (record.serial == key.serial && record.is_live()).then_some(record)
     }
 
     /// The connection at `row`, if there is one.
@@ -262,30 +267,47 @@ impl Connections {
         }
     }
 
-    /// The connection is over: closes its descriptor, frees its record, counts it, remembers to release it.
-    /// The one place where this happens, so nothing is counted twice.
+    /// The connection is over: its application is told, then it is freed. One that has not opened is freed now.
     pub(crate) fn end(&mut self, key: Key) {
         let Some(&record) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
         self.drop_heap_state(key);
+        if record.flags.contains(Flags::OPENED) {
+            self.mark_ending(key, CloseReason::Client);
+            self.table.records_mut()[index(key.row)].set_phase(Phase::Ended);
+            self.ended.push(key);
+        } else {
+            self.finish_end(key);
+        }
+    }
+
+    /// Frees the connection's record, closes its descriptor, counts it, remembers to release it. The one place
+    /// where this happens, so nothing is counted twice.
+    pub(crate) fn finish_end(&mut self, key: Key) {
+        let Some(&record) = self.record_of(key) else { return };
         self.free(key, &record);
         // Freed first: should the worker die before the close, the next one closes what no record owns.
-        if let Err(error) = nix::unistd::close(key.descriptor()) {
+        if let Err(error) = nix::unistd::close(descriptor_of(key)) {
             log::error!("cannot close descriptor {}: {error}", key.row);
         }
     }
 
     /// Frees the record of a connection whose descriptor is closed already.
     pub(crate) fn forget(&mut self, key: Key) {
-        if let Some(&record) = self.get(key) {
+        if let Some(&record) = self.record_of(key) {
             self.free(key, &record);
         }
     }
 
+    /// A worker that dies now died of telling the application that this one is over.
+    pub(super) fn set_telling(&mut self, key: Key) {
+        if self.record_of(key).is_some() {
+            self.table.records_mut()[index(key.row)].flags.set(Flags::BUSY, true);
+        }
+    }
+
     fn free(&mut self, key: Key, record: &Record) {
-        self.table.records_mut()[index(key.row)].end();
-        self.free_session(record.session);
-        self.pages.remove(key.row);
+        self.clear_row(key.row, record);
         self.table.header_mut().pending -= u32::from(record.phase().is_pending());
         if record.flags.contains(Flags::ADMITTED) {
             self.admitted -= 1;
@@ -296,6 +318,24 @@ impl Connections {
             let lasted = Duration::from_millis(self.now_ms.saturating_sub(record.opened_ms));
             self.table.counters().close(reason, lasted);
             self.released.push((record.address(), reason));
+        }
+    }
+
+    /// There is no connection at `row` any more.
+    fn clear_row(&mut self, row: u32, record: &Record) {
+        self.table.records_mut()[index(row)].end();
+        self.free_session(record.session);
+        self.pages.remove(row);
+        if let Some(names) = &mut self.names {
+            names.remove(&record.id);
+        }
+    }
+
+    /// There is a connection at `row` now.
+    fn note_row(&mut self, row: u32) {
+        self.pages.add(row);
+        if let Some(names) = &mut self.names {
+            names.insert(self.table.records()[index(row)].id, row);
         }
     }
 
@@ -360,12 +400,14 @@ struct TableLinks<'a>(&'a mut Table);
 
 impl Links for TableLinks<'_> {
     fn link(&self, row: u32) -> TimerLink {
-        let [next, previous, place] = self.0.records()[index(row)].timer;
-        TimerLink { next, previous, place: u16::try_from(place).unwrap_or(0) }
+        let record = &self.0.records()[index(row)];
+        let [next, previous] = record.timer;
+        TimerLink { next, previous, place: record.timer_place }
     }
 
     fn set_link(&mut self, row: u32, link: TimerLink) {
-        self.0.records_mut()[index(row)].timer = [link.next, link.previous, u32::from(link.place)];
+        let record = &mut self.0.records_mut()[index(row)];
+        (record.timer, record.timer_place) = ([link.next, link.previous], link.place);
     }
 }
 

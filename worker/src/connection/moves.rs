@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Flags, Phase, Record};
 
-use super::{Connections, Key, TableLinks, index};
+use super::{Connections, Key, TableLinks, descriptor_of, index};
 use crate::connection::saved::{SavedState, WriteError, Writer};
 
 impl Connections {
@@ -51,12 +51,10 @@ impl Connections {
     /// The other slot has it: frees its record and closes the copy of its descriptor, and counts nothing but
     /// that it went.
     pub(crate) fn give_away(&mut self, key: Key) {
-        let Some(&Record { session, .. }) = self.get(key) else { return };
+        let Some(&record) = self.get(key) else { return };
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
         self.drop_heap_state(key);
-        self.table.records_mut()[index(key.row)].end();
-        self.free_session(session);
-        self.pages.remove(key.row);
+        self.clear_row(key.row, &record);
         self.admitted -= 1;
         self.table.header_mut().moved_out += 1;
         close(key);
@@ -78,7 +76,7 @@ impl Connections {
         let record = &mut self.table.records_mut()[index(row)];
         record.arrive(from, sequence);
         let key = Key { row, serial: record.serial };
-        self.pages.add(row);
+        self.note_row(row);
         // From here on the record owns the descriptor.
         let _ = descriptor.into_raw_fd();
         Some(key)
@@ -96,11 +94,9 @@ impl Connections {
 
     /// The other slot keeps it: forgets what arrived, and does nothing to the client.
     pub(crate) fn send_back(&mut self, key: Key) {
-        let Some(&Record { session, .. }) = self.get(key) else { return };
+        let Some(&record) = self.get(key) else { return };
         self.drop_heap_state(key);
-        self.table.records_mut()[index(key.row)].end();
-        self.free_session(session);
-        self.pages.remove(key.row);
+        self.clear_row(key.row, &record);
         close(key);
     }
 
@@ -141,7 +137,7 @@ impl Connections {
 }
 
 fn close(key: Key) {
-    if let Err(error) = nix::unistd::close(key.descriptor()) {
+    if let Err(error) = nix::unistd::close(descriptor_of(key)) {
         log::error!("cannot close descriptor {}: {error}", key.row);
     }
 }

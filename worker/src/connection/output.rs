@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
-use crate::connection::{Connections, Key};
+use super::{Connections, Key, descriptor_of};
 use crate::websocket::frame;
 use crate::websocket::refusal::{Refusal, Status};
 
@@ -182,7 +182,7 @@ impl Connections {
     /// What the kernel took; `None` when the connection is over.
     fn send(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
         loop {
-            match send(key.descriptor(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            match send(descriptor_of(key), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(sent) => {
                     self.table.counters().bytes_sent += sent as u64;
                     return Some(sent);
@@ -225,7 +225,7 @@ impl Connections {
         } else if last && flushed && !record.flags.contains(Flags::WRITE_SHUT) {
             record.flags.set(Flags::WRITE_SHUT, true);
             // A peer that is gone already makes this fail; reading then says so.
-            let _ = shutdown(key.descriptor(), Shutdown::Write);
+            let _ = shutdown(descriptor_of(key), Shutdown::Write);
         }
     }
 

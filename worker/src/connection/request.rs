@@ -1,16 +1,17 @@
 //! From a request to an open connection, or a refusal: reading it is `websocket::handshake`'s business,
-//! deciding the supervisor's; here is what follows from either.
+//! deciding the application's and the supervisor's; here is what follows from either.
 
 use holdfast_shared::reason::Rejection;
 use holdfast_shared::table::{Flags, Phase, Record};
 
-use crate::connection::Key;
-use crate::connection::input::Read;
-use crate::life::event_loop::Worker;
-use crate::websocket::handshake::{self, Progress, RequestReader, Upgrade};
-use crate::websocket::refusal::{Health, Refusal};
+use super::client::Client;
+use super::input::Read;
+use super::{Clients, Key};
+use crate::app::Context;
+use crate::websocket::handshake::{self, Progress, Request, RequestReader, Upgrade};
+use crate::websocket::refusal::{Availability, Refusal};
 
-impl Worker {
+impl Clients {
     /// Reads a piece of a request.
     pub(super) fn read_request(&mut self, key: Key) -> Read {
         // The scratch buffer leaves the worker for the time of this call, so that both can be borrowed.
@@ -43,14 +44,17 @@ impl Worker {
                 self.keep_request(key, kept, reader);
             }
             Progress::Upgrade(upgrade) => {
-                if let Some(frames) = request.get(upgrade.length..).filter(|frames| !frames.is_empty()) {
+                let (head, frames) = request.split_at(upgrade.length.min(request.len()));
+                if !frames.is_empty() {
                     self.keep_request(key, frames.to_vec(), RequestReader::default());
                 }
-                self.await_admission(key, &upgrade);
+                match self.ask_app(key, &Request(head), &upgrade) {
+                    Ok(()) => self.await_admission(key, &upgrade),
+                    Err(refusal) => self.connections.refuse(key, &refusal),
+                }
             }
             Progress::Health { head_only, .. } => {
-                let response = self.health().response(head_only);
-                self.connections.respond(key, &response);
+                self.connections.respond(key, &self.availability.response(head_only));
             }
             Progress::Refused(refusal) => self.connections.refuse(key, &refusal),
         }
@@ -63,31 +67,36 @@ impl Worker {
         }
     }
 
-    fn health(&self) -> Health {
-        // Without a supervisor nobody is let in.
-        if self.drain.is_some() || self.link.is_none() {
-            Health::Draining
-        } else if self.cluster_full {
-            Health::Full
-        } else {
-            Health::Ok
+    /// The request is valid: is there a protocol for its path, and does its application let the client in?
+    fn ask_app(&mut self, key: Key, request: &Request<'_>, upgrade: &Upgrade) -> Result<(), Refusal> {
+        if self.availability == Availability::Draining {
+            return Err(Refusal::admission(Rejection::Draining));
         }
+        let protocol = self.protocol_of(request.path());
+        if let Some(record) = self.connections.get_mut(key) {
+            record.set_address(upgrade.address);
+            record.protocol = protocol;
+        }
+        let app = self.apps.get(protocol).ok_or(Refusal::NO_ROUTE)?;
+        let mut client = Client::new(&mut self.connections, key);
+        let mut context = Context::new(&mut client, &mut self.out);
+        let answer = app.request(request, &mut context);
+        // It is not open yet: nothing that was sent goes out.
+        let _ = context.finish();
+        answer
     }
 
-    /// The request is valid: asks the supervisor, and waits.
+    fn protocol_of(&self, _path: &str) -> u16 {
+        0
+    }
+
+    /// The application lets it in: asks the supervisor, and waits.
     fn await_admission(&mut self, key: Key, upgrade: &Upgrade) {
-        if self.drain.is_some() {
-            return self.connections.refuse(key, &Refusal::admission(Rejection::Draining));
-        }
         let Some(record) = self.connections.get_mut(key) else { return };
-        record.set_address(upgrade.address);
         record.scratch = AcceptKey::from(upgrade).0;
         let deadline_ms = self.connections.handshake_deadline_ms();
         self.connections.enter(key, Phase::AwaitingAdmission, deadline_ms);
-        // Without a supervisor it is asked for when there is one again, if it still waits then.
-        if self.link.is_some() {
-            self.admission.ask(key, upgrade.address, self.now);
-        }
+        self.asking.push(key);
     }
 
     /// The supervisor lets this client in.
@@ -110,6 +119,10 @@ impl Worker {
         handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
         self.connections.write(key, &self.out);
         self.out.clear();
+        if let Some(record) = self.connections.get_mut(key) {
+            record.flags.set(Flags::OPENED, true);
+        }
+        self.tell_app(key, |app, context| app.opened(context));
         let glued = self.connections.heap_state(key).map(|heap| std::mem::take(&mut heap.request));
         if let Some(mut glued) = glued.filter(|glued| !glued.is_empty()) {
             self.take_frames(key, &mut glued);

@@ -9,12 +9,9 @@ use holdfast_shared::reason::{CloseReason, Rejection};
 use holdfast_shared::table::{Flags, Phase, Record};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
-use crate::connection::{Connections, Key, TableLinks};
+use super::{Connections, Key, TableLinks};
 use crate::websocket::frame::ServerHeader;
 use crate::websocket::refusal::{Refusal, Status};
-
-/// Timers handled in one turn; more wait for the next, which then comes at once.
-const EXPIRIES_PER_TURN: usize = 1024;
 
 /// The supervisor did not answer in time: it is not the client's fault, and may be over soon.
 const NO_VERDICT: Refusal = Refusal {
@@ -38,23 +35,20 @@ impl Connections {
         }
     }
 
-    /// Handles the timers that are due.
-    pub(crate) fn expire_timers(&mut self) {
-        for _ in 0..EXPIRIES_PER_TURN {
-            let Some(key) = self.pop_expired() else { return };
+    /// The next connection whose time has come, if there is one.
+    pub(super) fn next_expired(&mut self) -> Option<(Key, Record)> {
+        loop {
+            let key = self.pop_expired()?;
             let Some(&record) = self.get(key) else { continue };
             if record.flags.contains(Flags::GIVEN) {
                 // Armed again should it come back.
                 continue;
             }
             let deadline_ms = self.deadline_ms(&record);
-            if deadline_ms > self.now_ms {
-                self.arm(key, deadline_ms);
-            } else {
-                self.set_busy(key);
-                self.expire(key, &record);
-                self.settle(key);
+            if deadline_ms <= self.now_ms {
+                return Some((key, record));
             }
+            self.arm(key, deadline_ms);
         }
     }
 
@@ -123,8 +117,9 @@ impl Connections {
 
     fn deadline_ms(&self, record: &Record) -> u64 {
         match record.phase() {
-            Phase::Open => self.ping_due_ms(record).min(self.idle_ms(record)),
-            Phase::Free => u64::MAX,
+            // In phase `Open` the record's deadline is the application's timer.
+            Phase::Open => self.ping_due_ms(record).min(self.idle_ms(record)).min(record.deadline_ms),
+            Phase::Free | Phase::Ended => u64::MAX,
             Phase::Handshake
             | Phase::AwaitingAdmission
             | Phase::Refusing
@@ -146,9 +141,9 @@ impl Connections {
         record.active_ms.saturating_add(or_never(self.settings.idle_timeout))
     }
 
-    fn expire(&mut self, key: Key, record: &Record) {
+    pub(super) fn expire(&mut self, key: Key, record: &Record) {
         match record.phase() {
-            Phase::Free => {}
+            Phase::Free | Phase::Ended => {}
             Phase::Handshake => self.refuse(key, &Refusal::admission(Rejection::HandshakeTimeout)),
             Phase::AwaitingAdmission => self.refuse(key, &NO_VERDICT),
             Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),

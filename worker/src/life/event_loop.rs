@@ -12,13 +12,12 @@ use holdfast_shared::clock;
 use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::SlotEnd;
 use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::table::Flags;
+use holdfast_shared::sys::memory;
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::app::App;
-use crate::connection::{Connections, Key};
+use crate::connection::{Clients, Key, descriptor_of, from_token, token};
 use crate::life::hand_over::HandOver;
 use crate::life::keeper_takeover::Keeper;
 use crate::life::moving::{Moving, PAIR};
@@ -27,14 +26,11 @@ use crate::life::run::Departure;
 use crate::serve::admission::Admission;
 use crate::serve::drain::Drain;
 use crate::serve::listener::{AcceptPause, Listener};
-use crate::websocket::assembly::Assembly;
-use crate::websocket::handshake::HandshakePolicy;
+use crate::websocket::refusal::Availability;
 
 const LINK: Token = Token(usize::MAX);
 const KEEPER: Token = Token(usize::MAX - 1);
 pub(crate) const EVENTS_PER_TURN: usize = 1024;
-/// One read takes at most this much; larger messages take several.
-pub(crate) const SCRATCH_SIZE: usize = 64 * 1024;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What readiness means.
@@ -76,17 +72,11 @@ pub(crate) struct Worker {
     pub(crate) table_memory: RawFd,
     /// Descriptors of the slot that are no connections.
     pub(crate) own_descriptors: u32,
-    pub(crate) connections: Connections,
+    pub(crate) clients: Clients,
     pub(crate) admission: Admission,
-    pub(crate) app: Box<dyn App>,
-    pub(crate) policy: HandshakePolicy,
-    /// What messages in several pieces are put together with.
-    pub(crate) assembly: Assembly,
     pub(crate) accept_pause: AcceptPause,
     /// Connections in the order they were accepted, finished handshakes among them until trimmed.
     pub(crate) handshakes: VecDeque<Key>,
-    /// Connections that had more to read than one turn allows, each once.
-    pub(crate) unread: VecDeque<Key>,
     pub(crate) drain: Option<Drain>,
     pub(crate) hand_over: Option<HandOver>,
     pub(crate) moving: Moving,
@@ -96,10 +86,6 @@ pub(crate) struct Worker {
     pub(crate) now: Duration,
     pub(crate) report_due: Duration,
     pub(crate) longest_turn: Duration,
-    /// Where reads go.
-    pub(crate) scratch: Vec<u8>,
-    /// Where replies are gathered, so that a read is answered by one write.
-    pub(crate) out: Vec<u8>,
     link_ready: bool,
 }
 
@@ -111,8 +97,7 @@ pub(crate) struct Parts {
     pub(crate) listeners: Vec<RawFd>,
     pub(crate) table_memory: RawFd,
     pub(crate) own_descriptors: u32,
-    pub(crate) connections: Connections,
-    pub(crate) app: Box<dyn App>,
+    pub(crate) clients: Clients,
 }
 
 impl Worker {
@@ -138,13 +123,9 @@ impl Worker {
             table_memory: parts.table_memory,
             own_descriptors: parts.own_descriptors,
             admission: Admission::default(),
-            app: parts.app,
-            policy: policy(&parts.connections.settings),
-            assembly: Assembly::new(max_message_size(&parts.connections.settings)),
-            connections: parts.connections,
+            clients: parts.clients,
             accept_pause: AcceptPause::default(),
             handshakes: VecDeque::new(),
-            unread: VecDeque::new(),
             drain: None,
             hand_over: None,
             moving: Moving::default(),
@@ -153,8 +134,6 @@ impl Worker {
             // Spread, so that the reports of many workers do not come in step.
             report_due: now + REPORT_INTERVAL.mul_f64(fastrand::f64()),
             longest_turn: Duration::ZERO,
-            scratch: vec![0; SCRATCH_SIZE],
-            out: Vec::with_capacity(SCRATCH_SIZE),
             link_ready: true,
         })
     }
@@ -185,6 +164,7 @@ impl Worker {
             return Err(error);
         }
         self.read_clock();
+        self.update_availability();
         for event in &*events {
             self.handle(event);
         }
@@ -194,21 +174,18 @@ impl Worker {
     /// Watches a connection, for both directions at once: that is never changed again.
     pub(crate) fn register(&self, key: Key) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut SourceFd(&key.descriptor()), key.token(), interest)
+        self.poll.registry().register(&mut SourceFd(&descriptor_of(key)), token(key), interest)
     }
 
     /// Other settings hold from now on.
     pub(crate) fn configure(&mut self, settings: Settings) {
-        self.policy = policy(&settings);
-        self.assembly.max_message_size = max_message_size(&settings);
-        self.connections.settings = settings;
+        self.clients.configure(settings);
         self.grow_table();
-        self.connections.rearm_all();
     }
 
     pub(crate) fn read_clock(&mut self) {
         self.now = clock::now();
-        self.connections.now_ms = clock::milliseconds(self.now);
+        self.clients.connections.now_ms = clock::milliseconds(self.now);
     }
 
     fn handle(&mut self, readiness: &Readiness) {
@@ -234,40 +211,29 @@ impl Worker {
         }
         match KEEPER.0.checked_sub(1 + token.0) {
             Some(position) if position < self.listeners.len() => Event::Listener(position),
-            _ => Event::Connection(Key::from_token(token)),
+            _ => Event::Connection(from_token(token)),
         }
     }
 
     fn on_connection(&mut self, key: Key, readiness: &Readiness) {
-        let Some(record) = self.connections.get_mut(key) else { return };
-        if record.flags.contains(Flags::GIVEN) {
-            return;
-        }
-        record.flags.set(Flags::BUSY, true);
-        let may_have_output = record.heap_state != 0;
-        let is_queued = record.flags.contains(Flags::READ_QUEUED);
         let readable = readiness.is_readable() || readiness.is_read_closed() || readiness.is_error();
-        if may_have_output && readiness.is_writable() {
-            self.connections.flush(key);
-        }
-        if readable && !is_queued {
-            self.read(key, readiness.is_read_closed());
-        }
-        self.connections.settle(key);
+        self.clients.on_ready(key, readable, readiness.is_writable(), readiness.is_read_closed());
     }
 
     fn after_batch(&mut self) -> Flow {
         if std::mem::take(&mut self.link_ready) {
             self.read_link();
         }
+        self.update_availability();
         self.continue_moving();
         self.look_for_supervisor();
         self.accept_clients();
-        self.continue_reading();
-        self.connections.expire_timers();
+        self.clients.continue_reading();
+        self.clients.expire_timers();
         let flow = if self.is_abandoned() { Flow::Leave } else { self.continue_drain() };
+        self.clients.finish_ended();
         self.trim_handshakes();
-        if !self.connections.released.is_empty() {
+        if !self.clients.connections.released.is_empty() {
             self.accept_pause.lift();
         }
         self.tell_supervisor();
@@ -279,7 +245,39 @@ impl Worker {
         }
     }
 
+    /// How the server is, for whoever asks on the public port. Without a supervisor nobody is let in.
+    fn update_availability(&mut self) {
+        self.clients.availability = if self.drain.is_some() {
+            Availability::Draining
+        } else if self.link.is_none() {
+            Availability::NoSupervisor
+        } else if self.cluster_full {
+            Availability::Full
+        } else {
+            Availability::Ok
+        };
+    }
+
+    /// Gives back what a crowd or a burst needed and nobody needs any more; to be called about once a second.
+    fn give_back_memory(&mut self) {
+        self.clear_handshakes();
+        if self.clients.give_back_memory() {
+            self.admission.shrink();
+            // What was freed long before, messages and queues, is most of it.
+            let began = clock::now();
+            memory::give_back_freed();
+            let took = clock::now().saturating_sub(began);
+            log::debug!("a burst is over; gave back what it took in {took:?}");
+        }
+    }
+
     fn tell_supervisor(&mut self) {
+        for key in self.clients.take_asking() {
+            // Without a supervisor it is asked for when there is one again, if it still waits then.
+            if let Some(record) = self.clients.connections.get(key).filter(|_| self.link.is_some()) {
+                self.admission.ask(key, record.address(), self.now);
+            }
+        }
         // Whoever is about to leave asks for nobody: the next worker does.
         if self.hand_over.is_none() && self.keeper.is_alive() {
             self.send_tickets();
@@ -287,7 +285,6 @@ impl Worker {
         self.send_releases();
         if self.now >= self.report_due {
             self.report_due = self.now + REPORT_INTERVAL;
-            self.assembly.trim();
             self.give_back_memory();
             if self.link_has_room() {
                 self.send_report(None);
@@ -296,11 +293,11 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.accept_is_due() || !self.unread.is_empty() {
+        if self.accept_is_due() || self.clients.has_unread() {
             return Some(Duration::ZERO);
         }
         let mut timeout = self.report_due.saturating_sub(self.now);
-        if let Some(timer) = self.connections.next_timer() {
+        if let Some(timer) = self.clients.connections.next_timer() {
             timeout = timeout.min(timer);
         }
         let moments = [
@@ -318,9 +315,11 @@ impl Worker {
 
     fn grow_table(&mut self) {
         let Some(memory) = holdfast_shared::sys::descriptor::borrow(self.table_memory) else { return };
-        if let Err(error) = self.connections.table.grow(memory, self.connections.settings.rows) {
+        if let Err(error) =
+            self.clients.connections.table.grow(memory, self.clients.connections.settings.rows)
+        {
             // Clients for whom there is no row wait in the accept queue; nobody who is in is touched.
-            log::error!("{error}; going on with {} rows", self.connections.table.header().rows);
+            log::error!("{error}; going on with {} rows", self.clients.connections.table.header().rows);
         }
     }
 }
@@ -332,16 +331,4 @@ pub(crate) fn watch_link(poll: &Poll, link: RawFd) -> io::Result<()> {
 
 fn listener_token(position: usize) -> Token {
     Token(KEEPER.0 - 1 - position)
-}
-
-fn policy(settings: &Settings) -> HandshakePolicy {
-    HandshakePolicy {
-        path: settings.path.clone(),
-        allowed_origins: settings.allowed_origins.clone(),
-        trusted_proxies: settings.trusted_proxies.clone(),
-    }
-}
-
-fn max_message_size(settings: &Settings) -> usize {
-    usize::try_from(settings.max_message_size).unwrap_or(usize::MAX)
 }

@@ -92,7 +92,7 @@ impl Worker {
     /// Takes up all states that the last worker has saved. To be called when every connection was taken over
     /// and nobody has been served yet. Returns when that worker stopped serving.
     pub(crate) fn take_up(&mut self) -> Option<Duration> {
-        let number = saved_memory(self.connections.table.header())?;
+        let number = saved_memory(self.clients.connections.table.header())?;
         let memory = descriptor::borrow(number)?;
         let (stopped, is_ours) = match Reader::new(memory) {
             Ok(mut reader) => {
@@ -105,7 +105,7 @@ impl Worker {
             }
         };
         // A worker that dies before this leaves the states to the next; one that dies after it, has served.
-        self.connections.table.header_mut().saved = 0;
+        self.clients.connections.table.header_mut().saved = 0;
         compiler_fence(Ordering::SeqCst);
         if is_ours && let Err(error) = nix::unistd::close(number) {
             log::error!("cannot close the memory of saved connections: {error}");
@@ -118,7 +118,7 @@ impl Worker {
             match reader.next_state() {
                 Ok(None) => return,
                 Ok(Some(state)) => {
-                    if !self.connections.put_back(&state) {
+                    if !self.clients.connections.put_back(&state) {
                         log::error!("what was saved for descriptor {} is not of its connection", state.row);
                     }
                 }
@@ -137,14 +137,14 @@ impl Worker {
         self.link.as_ref().is_some_and(|link| {
             link.has_queued()
                 || self.admission.is_unanswered()
-                || !self.connections.released.is_empty()
+                || !self.clients.connections.released.is_empty()
                 || self.moving.is_active()
         })
     }
 
     pub(crate) fn save(&self, stopped: Duration) -> Result<OwnedFd, WriteError> {
         let mut writer = Writer::new()?;
-        self.connections.save_heap_states(&mut writer)?;
+        self.clients.connections.save_heap_states(&mut writer)?;
         writer.finish(stopped)
     }
 
@@ -153,9 +153,9 @@ impl Worker {
         // Whoever finds the number must find the memory complete.
         compiler_fence(Ordering::SeqCst);
         // The descriptors are the slot's from now on: its next worker closes the memory, its keeper the program.
-        self.connections.table.header_mut().saved = note(memory.into_raw_fd());
+        self.clients.connections.table.header_mut().saved = note(memory.into_raw_fd());
         if let Some(program) = self.hand_over.take().and_then(|hand_over| hand_over.program) {
-            self.connections.table.header_mut().binary = note(program.into_raw_fd());
+            self.clients.connections.table.header_mut().binary = note(program.into_raw_fd());
         }
     }
 

@@ -111,12 +111,12 @@ impl Worker {
             let _ = link.flush();
         }
         if let Ok(memory) = &saved {
-            self.connections.table.header_mut().saved = note(memory.as_raw_fd());
+            self.clients.connections.table.header_mut().saved = note(memory.as_raw_fd());
         }
         compiler_fence(Ordering::SeqCst);
         let result = File::open(OURSELVES).and_then(|program| self.as_keeper().execute(program.as_fd()));
         let Err(error) = result;
-        self.connections.table.header_mut().saved = 0;
+        self.clients.connections.table.header_mut().saved = 0;
         log::error!("cannot take the keeper's place: {error}; serving on without one, and trying again");
         self.keeper = Keeper::Failed { until: self.now + PAUSE };
     }

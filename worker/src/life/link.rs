@@ -13,7 +13,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::life::event_loop::Worker;
 use crate::serve::admission::{Admission, Outcome};
-use crate::websocket::refusal::Refusal;
 
 impl Worker {
     /// Reads all that the supervisor has said.
@@ -69,29 +68,25 @@ impl Worker {
     }
 
     fn on_verdict(&mut self, ticket: holdfast_shared::id::Ticket, verdict: Verdict) {
-        let connections = &self.connections;
+        let connections = &self.clients.connections;
         let is_waiting = |key| connections.is_in(key, Phase::AwaitingAdmission);
         let outcome = self.admission.verdict(ticket, verdict, self.now, is_waiting);
         match (outcome, verdict) {
             (Outcome::Deliver { key, waited }, verdict) => {
-                self.connections.table.counters().admission(waited);
+                self.clients.connections.table.counters().admission(waited);
                 match verdict {
-                    Verdict::Granted => self.admit(key),
-                    Verdict::Refused(reason) => {
-                        self.connections.set_busy(key);
-                        self.connections.refuse(key, &Refusal::admission(reason));
-                        self.connections.settle(key);
-                    }
+                    Verdict::Granted => self.clients.admit(key),
+                    Verdict::Refused(reason) => self.clients.refuse(key, reason),
                 }
             }
-            (Outcome::GiveBack(address), _) => self.connections.give_back(address),
+            (Outcome::GiveBack(address), _) => self.clients.connections.give_back(address),
             (Outcome::Void, _) => {}
         }
     }
 
     /// Asks for admission of all who came with a valid request in this turn.
     pub(crate) fn send_tickets(&mut self) {
-        let connections = &self.connections;
+        let connections = &self.clients.connections;
         self.admission.trim(|key| connections.is_in(key, Phase::AwaitingAdmission));
         while self.admission.has_unsent() && self.link_has_room() {
             let tickets = self.admission.take_batch();
@@ -106,8 +101,8 @@ impl Worker {
         if self.moving.is_announced() {
             return;
         }
-        while !self.connections.released.is_empty() && self.link_has_room() {
-            let released = &mut self.connections.released;
+        while !self.clients.connections.released.is_empty() && self.link_has_room() {
+            let released = &mut self.clients.connections.released;
             let closed = released.drain(..released.len().min(MAX_BATCH)).collect();
             self.tell(WorkerMessage::Release { closed });
         }
@@ -119,12 +114,14 @@ impl Worker {
         self.send_releases();
         self.report_drain();
         let report = Report {
-            connections: self.connections.admitted(),
-            pending_handshakes: self.connections.pending(),
-            queued_bytes: self.connections.queued_bytes(),
+            connections: self.clients.connections.admitted(),
+            pending_handshakes: self.clients.connections.pending(),
+            queued_bytes: self.clients.connections.queued_bytes(),
             loop_lag: std::mem::replace(&mut self.longest_turn, Duration::ZERO),
-            open_descriptors: self.own_descriptors + self.connections.admitted() + self.connections.pending(),
-            counters: *self.connections.table.counters(),
+            open_descriptors: self.own_descriptors
+                + self.clients.connections.admitted()
+                + self.clients.connections.pending(),
+            counters: *self.clients.connections.table.counters(),
         };
         self.tell(WorkerMessage::Report { request, report: Box::new(report) });
     }
@@ -149,7 +146,7 @@ impl Worker {
         let Some(link) = self.link.take() else { return };
         log::error!(
             "the supervisor is gone: going on with {} connections, new ones wait for the next",
-            self.connections.admitted()
+            self.clients.connections.admitted()
         );
         let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
         ManuallyDrop::into_inner(link).abandon();

@@ -146,7 +146,7 @@ impl Worker {
 
     /// Is there neither a supervisor nor a client, and has there been none for long?
     pub(crate) fn is_abandoned(&self) -> bool {
-        let has_clients = self.connections.admitted() + self.connections.pending() > 0;
+        let has_clients = self.clients.connections.admitted() + self.clients.connections.pending() > 0;
         let search = self.reconnection.search.as_ref();
         !has_clients && search.is_some_and(|search| self.now >= search.began + ABANDONED_AFTER)
     }
@@ -177,7 +177,7 @@ impl Worker {
     /// Tells a supervisor that knows nothing of this worker all it has to know. Places given up since the
     /// last one died are not among the holdings, so there is nothing to give back.
     fn register_with_supervisor(&mut self) {
-        log::info!("found the next supervisor, with {} connections", self.connections.admitted());
+        log::info!("found the next supervisor, with {} connections", self.clients.connections.admitted());
         self.tell(self.reconnection.hello());
         if is_crash_wanted("register") {
             // Not before the supervisor has looked at us and heard the first word.
@@ -187,17 +187,17 @@ impl Worker {
             let _ = poll(&mut watched, PollTimeout::NONE);
             std::process::abort();
         }
-        self.connections.released.clear();
+        self.clients.connections.released.clear();
         self.admission = Admission::default();
         // A drain was the last one's: its time was kept there. This one says so if it wants one.
         self.drain = None;
         self.tell_holdings();
-        let counters = Box::new(*self.connections.table.counters());
+        let counters = Box::new(*self.clients.connections.table.counters());
         let took = Duration::ZERO;
         self.tell(WorkerMessage::Ready { resumed: 0, lost: 0, took, counters });
-        for row in self.connections.occupied_rows(0) {
-            if let Some(key) = self.connections.key_at(row)
-                && let Some(record) = self.connections.get(key)
+        for row in self.clients.connections.occupied_rows(0) {
+            if let Some(key) = self.clients.connections.key_at(row)
+                && let Some(record) = self.clients.connections.get(key)
                 && record.phase() == Phase::AwaitingAdmission
             {
                 self.admission.ask(key, record.address(), self.now);

@@ -27,7 +27,7 @@ use log::Level;
 use mio::Events;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::connection::Key;
+use crate::connection::{Key, descriptor_of};
 use crate::life::event_loop::{EVENTS_PER_TURN, Worker};
 use crate::life::run::Predecessor;
 use crate::test_hooks::crash_if_asked;
@@ -49,6 +49,10 @@ enum Fate {
     /// The last worker crashed while it took this one over: closed without a word, which is all that was not
     /// tried yet.
     CrashSuspect,
+    /// Over: only its application has yet to be told.
+    Untold,
+    /// Over, and the last worker crashed while its application was told.
+    Told,
     /// The descriptor was closed before the record was freed: only the record is left.
     Vanished,
 }
@@ -61,6 +65,10 @@ fn fate(record: &Record, descriptor_is_open: bool, has_state: bool, predecessor:
     if record.flags.contains(Flags::RESUMING) && has_crashed(predecessor) {
         return Fate::CrashSuspect;
     }
+    if record.phase() == Phase::Ended {
+        let killed_its_worker = record.flags.contains(Flags::BUSY) && has_crashed(predecessor);
+        return if killed_its_worker { Fate::Told } else { Fate::Untold };
+    }
     let broken = record.flags.contains(Flags::BUSY) || record.flags.contains(Flags::UNSAVED) && !has_state;
     match (record.phase(), broken) {
         (Phase::Open, true) => Fate::Lost,
@@ -69,7 +77,7 @@ fn fate(record: &Record, descriptor_is_open: bool, has_state: bool, predecessor:
             true,
         ) => Fate::Dropped,
         (Phase::AwaitingAdmission, false) => Fate::AskedAgain,
-        (Phase::Free, _) => Fate::Vanished,
+        (Phase::Free | Phase::Ended, _) => Fate::Vanished,
         (Phase::Handshake | Phase::Refusing | Phase::Open | Phase::Closing | Phase::Lingering, false) => {
             Fate::Resumed
         }
@@ -107,31 +115,40 @@ impl Worker {
     /// When the kernel's readiness can no longer be had.
     pub(crate) fn resume(&mut self, open: &HashSet<RawFd>, predecessor: Predecessor) -> io::Result<()> {
         let began = clock::now();
-        let mut keys: Vec<Key> =
-            self.connections.table.used().filter_map(|row| self.connections.key_at(row)).collect();
+        let mut keys: Vec<Key> = self
+            .clients
+            .connections
+            .table
+            .used()
+            .filter_map(|row| self.clients.connections.key_at(row))
+            .collect();
         let before = keys.len();
-        keys.retain(|&key| !self.connections.drop_in_transit(key, open.contains(&key.descriptor())));
+        keys.retain(|&key| {
+            !self.clients.connections.drop_in_transit(key, open.contains(&descriptor_of(key)))
+        });
         if keys.len() < before {
             log::warn!("{} connections were between two slots; the other one has them", before - keys.len());
         }
         for &key in &keys {
-            self.connections.take_over(key.row);
+            self.clients.connections.take_over(key.row);
             if !has_crashed(predecessor) {
-                self.connections.set_resuming(key, false);
+                self.clients.connections.set_resuming(key, false);
             }
         }
         let stopped = self.take_up();
         let mut staying = Vec::new();
         let mut lost = 0;
         for key in keys {
-            let Some(&record) = self.connections.get(key) else { continue };
-            let is_open = open.contains(&key.descriptor());
+            let Some(&record) = self.clients.connections.record_of(key) else { continue };
+            let is_open = open.contains(&descriptor_of(key));
             let fate = fate(&record, is_open, record.heap_state != 0, predecessor);
-            self.connections.set_resuming(key, true);
+            self.clients.connections.set_resuming(key, true);
             match fate {
                 // The number may be somebody else's by now, our own epoll instance's even.
-                Fate::Vanished => self.connections.forget(key),
-                Fate::Dropped => self.connections.end(key),
+                Fate::Vanished => self.clients.connections.forget(key),
+                Fate::Dropped => self.clients.connections.end(key),
+                Fate::Untold => self.clients.connections.ended.push(key),
+                Fate::Told => self.clients.connections.finish_end(key),
                 fate @ (Fate::Resumed | Fate::AskedAgain) => staying.push((key, fate, record.active_ms)),
                 Fate::Lost => {
                     lost += 1;
@@ -142,15 +159,22 @@ impl Worker {
                     self.abandon(key, &record);
                 }
             }
-            self.connections.set_resuming(key, false);
+            self.clients.connections.set_resuming(key, false);
         }
+        // Those who stay first: who is told that others left may have something to say to them.
+        for &(key, ..) in &staying {
+            self.clients.connections.set_resuming(key, true);
+            self.clients.resume(key);
+            self.clients.connections.set_resuming(key, false);
+        }
+        self.clients.finish_ended();
         // The places of those that ended just now are not among the holdings, so there is nothing to give
         // back.
-        self.connections.released.clear();
-        self.connections.reconcile();
+        self.clients.connections.released.clear();
+        self.clients.connections.reconcile();
         self.tell_holdings();
         // As of the holdings: whoever ends from now on is given back.
-        let counters = Box::new(*self.connections.table.counters());
+        let counters = Box::new(*self.clients.connections.table.counters());
         let resumed = self.go_on_in_slices(staying)?;
         let took = clock::now().saturating_sub(stopped.unwrap_or(began));
         self.announce(resumed, lost, took, predecessor, counters);
@@ -171,7 +195,7 @@ impl Worker {
             Predecessor::HandedOver => Some((Level::Info, "one that handed over".to_owned())),
         };
         if let Some((level, last)) = what_happened {
-            self.connections.table.counters().resumed += u64::from(resumed);
+            self.clients.connections.table.counters().resumed += u64::from(resumed);
             counters.resumed += u64::from(resumed);
             log::log!(
                 level,
@@ -179,7 +203,7 @@ impl Worker {
                 self.incarnation
             );
         }
-        self.connections.table.header_mut().ready_incarnation = self.incarnation.0;
+        self.clients.connections.table.header_mut().ready_incarnation = self.incarnation.0;
         self.tell(WorkerMessage::Ready { resumed, lost, took, counters });
     }
 
@@ -191,15 +215,15 @@ impl Worker {
         let mut resumed = 0;
         for slice in staying.chunks(SLICE) {
             for &(key, fate, _) in slice {
-                self.connections.set_resuming(key, true);
+                self.clients.connections.set_resuming(key, true);
                 resumed += u32::from(self.go_on(key, fate));
-                self.connections.set_resuming(key, false);
+                self.clients.connections.set_resuming(key, false);
             }
             self.serve_ready(&mut events, Some(Duration::ZERO))?;
-            self.continue_reading();
+            self.clients.continue_reading();
         }
         // Whoever came first and has said least makes room first.
-        let connections = &self.connections;
+        let connections = &self.clients.connections;
         let came_at = |key: &Key| connections.get(*key).map(|record| record.opened_ms);
         self.handshakes.make_contiguous().sort_by_key(came_at);
         Ok(resumed)
@@ -207,15 +231,15 @@ impl Worker {
 
     /// Says whether an established connection goes on.
     fn go_on(&mut self, key: Key, fate: Fate) -> bool {
-        let Some(&record) = self.connections.get(key) else { return false };
+        let Some(&record) = self.clients.connections.get(key) else { return false };
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
-            self.connections.end(key);
+            self.clients.connections.end(key);
             return false;
         }
         match record.phase() {
-            Phase::Open => self.connections.arm_open(key),
-            phase => self.connections.enter(key, phase, record.deadline_ms),
+            Phase::Open => self.clients.connections.arm_open(key),
+            phase => self.clients.connections.enter(key, phase, record.deadline_ms),
         }
         if record.phase().is_pending() {
             self.handshakes.push_back(key);
@@ -232,37 +256,45 @@ impl Worker {
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
         }
-        self.connections.mark_ending(key, CloseReason::WorkerLost);
-        self.connections.table.counters().lost += 1;
+        self.clients.connections.mark_ending(key, CloseReason::WorkerLost);
+        self.clients.connections.table.counters().lost += 1;
         if record.flags.contains(Flags::FRAME_CUT) {
             // Half a frame is on the wire: a close frame would be read as its other half.
-            self.connections.enter(key, Phase::Lingering, self.connections.close_deadline_ms());
+            self.clients.connections.enter(
+                key,
+                Phase::Lingering,
+                self.clients.connections.close_deadline_ms(),
+            );
         }
         let crashed_in_it = record.flags.contains(Flags::BUSY) && has_crashed(predecessor);
         let (code, text) = match crashed_in_it {
             true => (CloseCode::Error, "The message could not be processed"),
             false => (CloseCode::Restart, "Worker restarted"),
         };
-        self.connections.finish_close(key, Some(code), text, CloseReason::WorkerLost);
-        self.connections.settle(key);
+        self.clients.connections.finish_close(key, Some(code), text, CloseReason::WorkerLost);
+        self.clients.connections.settle(key);
     }
 
     /// Lets it go without touching what it has to say or hear.
     fn abandon(&mut self, key: Key, record: &Record) {
         log::error!("closing connection {}, since a worker crashed while it took it over", record.id);
         if record.phase() == Phase::Open {
-            self.connections.table.counters().lost += 1;
-            self.connections.mark_ending(key, CloseReason::WorkerLost);
-            self.connections.enter(key, Phase::Lingering, self.connections.close_deadline_ms());
+            self.clients.connections.table.counters().lost += 1;
+            self.clients.connections.mark_ending(key, CloseReason::WorkerLost);
+            self.clients.connections.enter(
+                key,
+                Phase::Lingering,
+                self.clients.connections.close_deadline_ms(),
+            );
         }
-        self.connections.end(key);
+        self.clients.connections.end(key);
     }
 
     /// Tells the supervisor who is in, by address.
     pub(crate) fn tell_holdings(&mut self) {
         let mut holdings = BTreeMap::<IpAddr, u32>::new();
-        for row in self.connections.occupied_rows(0) {
-            if let Some(record) = self.connections.table.records().get(row as usize)
+        for row in self.clients.connections.occupied_rows(0) {
+            if let Some(record) = self.clients.connections.table.records().get(row as usize)
                 && record.flags.contains(Flags::ADMITTED)
             {
                 *holdings.entry(record.address()).or_default() += 1;
@@ -293,6 +325,15 @@ mod tests {
 
     const KILLED: Predecessor = Predecessor::Died(DeathCause::Signal(Signal::SIGKILL as i32));
 
+    const LIVE: [Phase; 6] = [
+        Phase::Handshake,
+        Phase::AwaitingAdmission,
+        Phase::Refusing,
+        Phase::Open,
+        Phase::Closing,
+        Phase::Lingering,
+    ];
+
     fn record(phase: Phase, flags: Flags) -> Record {
         let mut record = Record::zeroed();
         record.begin(1, 1, "::1".parse().unwrap(), 0, 0);
@@ -303,7 +344,7 @@ mod tests {
 
     #[test]
     fn what_is_whole_goes_on_and_what_is_not_is_never_guessed_at() {
-        for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
+        for phase in LIVE {
             for broken in [Flags::BUSY, Flags::UNSAVED, Flags::BUSY.union(Flags::UNSAVED)] {
                 let expected = if phase == Phase::Open { Fate::Lost } else { Fate::Dropped };
                 assert_eq!(fate(&record(phase, broken), true, false, KILLED), expected);
@@ -316,9 +357,21 @@ mod tests {
     }
 
     #[test]
+    fn an_application_is_told_of_an_end_unless_that_is_what_killed_the_worker() {
+        let crashed = Predecessor::Died(DeathCause::Signal(Signal::SIGSEGV as i32));
+        for (flags, predecessor, expected) in [
+            (Flags::NONE, crashed, Fate::Untold),
+            (Flags::BUSY, KILLED, Fate::Untold),
+            (Flags::BUSY, crashed, Fate::Told),
+        ] {
+            assert_eq!(fate(&record(Phase::Ended, flags), true, false, predecessor), expected);
+        }
+    }
+
+    #[test]
     fn what_a_worker_crashed_on_taking_it_over_is_not_tried_again_and_what_it_was_killed_on_is() {
         let crashed = Predecessor::Died(DeathCause::Signal(Signal::SIGSEGV as i32));
-        for phase in Phase::ALL.into_iter().filter(|&phase| phase != Phase::Free) {
+        for phase in LIVE {
             for flags in [Flags::NONE, Flags::BUSY, Flags::UNSAVED] {
                 let (fresh, marked) = (record(phase, flags), record(phase, flags.union(Flags::RESUMING)));
                 assert_eq!(fate(&marked, true, false, crashed), Fate::CrashSuspect);

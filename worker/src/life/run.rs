@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::app::Program;
-use crate::connection::{Connections, session};
+use crate::connection::{Clients, Connections, session};
 use crate::life::event_loop::{Parts, Worker};
 use crate::life::reconnect::Reconnection;
 use crate::life::{hand_over, resume};
@@ -174,11 +174,10 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     };
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
-    let app = (program.app)();
+    let clients = Clients::new(connections, program);
     // Two are still to come: the epoll instance, and the keeper's.
     let own_descriptors = u32::try_from(owned.len() + 2).unwrap_or(u32::MAX);
-    let parts =
-        Parts { incarnation, link, reconnection, listeners, table_memory, own_descriptors, connections, app };
+    let parts = Parts { incarnation, link, reconnection, listeners, table_memory, own_descriptors, clients };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(WorkerMessage::Applied { generation });
     worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;

@@ -12,7 +12,6 @@ use std::time::Duration;
 use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Phase, Record};
-use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::connection::Key;
 use crate::life::event_loop::{Flow, Worker};
@@ -62,7 +61,7 @@ impl Worker {
     /// Tells all who are open within `duration` from now. Called again, it gives those who are left another
     /// time.
     pub(crate) fn begin_drain(&mut self, duration: Duration) {
-        let connections = &self.connections;
+        let connections = &self.clients.connections;
         let open = |row: u32| candidate(row, connections.table.records().get(row as usize)?);
         let idlest: BinaryHeap<_> = connections.occupied_rows(0).filter_map(open).map(Reverse).collect();
         log::info!("draining {} connections over {duration:?}", idlest.len());
@@ -87,10 +86,10 @@ impl Worker {
             None | Some(Drain::Held) => return Flow::Continue,
             Some(Drain::Telling { pace, .. }) => pace.take_due(self.now, fastrand::f64),
             Some(Drain::Leaving) => {
-                let rows: Vec<u32> = self.connections.occupied_rows(0).collect();
+                let rows: Vec<u32> = self.clients.connections.occupied_rows(0).collect();
                 for row in rows {
-                    if let Some(key) = self.connections.key_at(row) {
-                        self.tell_to_go(key);
+                    if let Some(key) = self.clients.connections.key_at(row) {
+                        self.clients.tell_to_go(key);
                     }
                 }
                 return Flow::Leave;
@@ -98,7 +97,7 @@ impl Worker {
         };
         for _ in 0..due {
             let Some(key) = self.next_to_go() else { break };
-            self.tell_to_go(key);
+            self.clients.tell_to_go(key);
         }
         Flow::Continue
     }
@@ -109,8 +108,8 @@ impl Worker {
             return;
         }
         let (mut told, mut untold) = (0, 0);
-        let records = self.connections.table.records();
-        for record in self.connections.occupied_rows(0).filter_map(|row| records.get(row as usize)) {
+        let records = self.clients.connections.table.records();
+        for record in self.clients.connections.occupied_rows(0).filter_map(|row| records.get(row as usize)) {
             match record.phase() {
                 Phase::Open => untold += 1,
                 Phase::Closing | Phase::Lingering
@@ -130,7 +129,8 @@ impl Worker {
         let mut second_looks = SECOND_LOOKS;
         while let Some(Reverse(seen)) = idlest.pop() {
             let key = Key { row: seen.row, serial: seen.serial };
-            let Some(now) = self.connections.get(key).and_then(|record| candidate(key.row, record)) else {
+            let Some(now) = self.clients.connections.get(key).and_then(|record| candidate(key.row, record))
+            else {
                 continue;
             };
             if now == seen || second_looks == 0 {
@@ -145,17 +145,8 @@ impl Worker {
     /// A connection came from another slot, or is here again: whoever was to be told without it is told now.
     pub(crate) fn catch_up_with_drain(&mut self, key: Key) {
         if matches!(self.drain, Some(Drain::Telling { .. } | Drain::Leaving)) {
-            self.tell_to_go(key);
+            self.clients.tell_to_go(key);
         }
-    }
-
-    fn tell_to_go(&mut self, key: Key) {
-        if self.connections.is_given(key) {
-            return;
-        }
-        self.connections.set_busy(key);
-        self.connections.begin_close(key, CloseCode::Away, "Server is shutting down", CloseReason::Drain);
-        self.connections.settle(key);
     }
 }
 

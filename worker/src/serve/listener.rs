@@ -76,14 +76,14 @@ impl Worker {
     }
 
     fn accept_one(&mut self, position: usize) {
-        if self.connections.is_full(self.own_descriptors + self.moving.reserved()) {
+        if self.clients.connections.is_full(self.own_descriptors + self.moving.reserved()) {
             return self.pause("all descriptors of this worker are in use");
         }
         match accept(self.listeners[position].descriptor) {
             Ok(None) => self.listeners[position].ready = false,
             Ok(Some((descriptor, peer))) => {
                 let row = descriptor.as_raw_fd();
-                match self.connections.begin(descriptor, peer.ip()) {
+                match self.clients.connections.begin(descriptor, peer.ip()) {
                     Some(key) => self.welcome(key),
                     None => self.pause(&format!("descriptor {row} is beyond the connection table")),
                 }
@@ -107,18 +107,22 @@ impl Worker {
     }
 
     fn welcome(&mut self, key: Key) {
-        if self.connections.pending() > self.connections.settings.max_pending_handshakes
+        if self.clients.connections.pending() > self.clients.connections.settings.max_pending_handshakes
             && !self.evict_oldest_handshake()
         {
-            self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
-            return self.connections.end(key);
+            self.clients.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
+            return self.clients.connections.end(key);
         }
         if let Err(error) = self.register(key) {
-            self.connections.end(key);
+            self.clients.connections.end(key);
             return self.pause(&format!("cannot watch a new connection: {error}"));
         }
         self.handshakes.push_back(key);
-        self.connections.enter(key, Phase::Handshake, self.connections.handshake_deadline_ms());
+        self.clients.connections.enter(
+            key,
+            Phase::Handshake,
+            self.clients.connections.handshake_deadline_ms(),
+        );
     }
 
     /// Too many unfinished handshakes: the oldest makes room, so that somebody who speaks gets in however
@@ -127,19 +131,20 @@ impl Worker {
     fn evict_oldest_handshake(&mut self) -> bool {
         for _ in 0..self.handshakes.len().min(LOOK_AT) {
             let Some(key) = self.handshakes.pop_front() else { return false };
-            match self.connections.get(key).map(|record| record.phase()) {
+            match self.clients.connections.get(key).map(|record| record.phase()) {
                 Some(Phase::Handshake) => {
-                    self.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
-                    self.connections.end(key);
+                    self.clients.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
+                    self.clients.connections.end(key);
                     return true;
                 }
                 Some(Phase::Refusing) => {
-                    self.connections.end(key);
+                    self.clients.connections.end(key);
                     return true;
                 }
                 // Whoever waits for a verdict has done its part.
                 Some(Phase::AwaitingAdmission) => self.handshakes.push_back(key),
-                Some(Phase::Free | Phase::Open | Phase::Closing | Phase::Lingering) | None => {}
+                Some(Phase::Free | Phase::Open | Phase::Closing | Phase::Lingering | Phase::Ended) | None => {
+                }
             }
         }
         false
@@ -147,7 +152,7 @@ impl Worker {
 
     /// Forgets handshakes that are finished, once they are many.
     pub(crate) fn trim_handshakes(&mut self) {
-        if self.handshakes.len() > 64 + 2 * self.connections.pending() as usize {
+        if self.handshakes.len() > 64 + 2 * self.clients.connections.pending() as usize {
             self.drop_finished_handshakes();
         }
     }
@@ -160,7 +165,7 @@ impl Worker {
     }
 
     fn drop_finished_handshakes(&mut self) {
-        let connections = &self.connections;
+        let connections = &self.clients.connections;
         self.handshakes.retain(|&key| connections.get(key).is_some_and(|record| record.phase().is_pending()));
     }
 
@@ -168,14 +173,14 @@ impl Worker {
     /// resumes accepting.
     fn pause(&mut self, cause: &str) {
         self.accept_pause.until = Some(self.now + PAUSE);
-        self.connections.table.counters().accept_pauses += 1;
+        self.clients.connections.table.counters().accept_pauses += 1;
         if self.accept_pause.last_logged.is_none_or(|last| self.now >= last + LOG_INTERVAL) {
             self.accept_pause.last_logged = Some(self.now);
             log::warn!(
                 "accepting pauses for {} ms at a time: {cause}; {} connections are open and new clients wait in the kernel's queue. \
                  Raise the descriptor limit of the service (LimitNOFILE) or lower limits.max_connections",
                 milliseconds(PAUSE),
-                self.connections.admitted(),
+                self.clients.connections.admitted(),
             );
         }
     }

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use data_encoding::BASE64;
-use httparse::{EMPTY_HEADER, Header, Request};
+use httparse::{EMPTY_HEADER, Header};
 use ipnet::IpNet;
 use tungstenite::handshake::derive_accept_key;
 
@@ -61,6 +61,39 @@ pub struct Upgrade {
     pub address: IpAddr,
 }
 
+/// The head of a valid request, for whoever wants to know more of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Request<'a> {
+    /// What is asked for, without the query.
+    #[must_use]
+    pub fn path(&self) -> &'a str {
+        path_of(self.target()).unwrap_or("/")
+    }
+
+    /// What stands behind the question mark, as it came.
+    #[must_use]
+    pub fn query(&self) -> Option<&'a str> {
+        self.target().split_once('?').map(|(_, query)| query)
+    }
+
+    /// The first header of this name, in whatever case, without the white space around it.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        let mut storage = [EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut storage);
+        request.parse(self.0).ok()?;
+        let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        Some(header.value.trim_ascii())
+    }
+
+    fn target(&self) -> &'a str {
+        let target = self.0.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+        str::from_utf8(target).unwrap_or_default()
+    }
+}
+
 /// Reads one request. Bytes are looked at once, however many calls it takes.
 #[derive(Debug, Clone, Default)]
 pub struct RequestReader {
@@ -94,7 +127,7 @@ pub fn write_switching(out: &mut Vec<u8>, accept: &str) {
 fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress, Refusal> {
     let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
     let mut storage = [EMPTY_HEADER; MAX_HEADERS];
-    let mut request = Request::new(&mut storage);
+    let mut request = httparse::Request::new(&mut storage);
     let complete = request.parse(head).is_ok_and(|status| status.is_complete());
     let (true, Some(method), Some(target)) = (complete, request.method, request.path) else {
         return Err(bad("The request is not valid HTTP/1.1"));
@@ -121,7 +154,7 @@ fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress
     }
     let accept = check_upgrade(&headers, wants_websocket, is_http_1_1)?;
     if !policy.allows_path(path) {
-        return Err(Refusal::of_request(Status::NotFound, "No WebSocket at this path"));
+        return Err(Refusal::NO_ROUTE);
     }
     let origin = headers.single("origin").map_err(|()| bad("More than one Origin header"))?;
     if origin.is_some_and(|origin| !policy.allows_origin(origin)) {

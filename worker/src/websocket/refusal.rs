@@ -16,6 +16,8 @@ pub enum Status {
     Ok,
     /// 400
     BadRequest,
+    /// 401
+    Unauthorized,
     /// 403
     Forbidden,
     /// 404
@@ -41,6 +43,7 @@ impl Status {
         match self {
             Self::Ok => "200 OK",
             Self::BadRequest => "400 Bad Request",
+            Self::Unauthorized => "401 Unauthorized",
             Self::Forbidden => "403 Forbidden",
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
@@ -80,8 +83,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A request that is wrong in itself.
-    pub(super) fn of_request(status: Status, detail: &'static str) -> Self {
+    /// Nothing is served at the path.
+    pub(crate) const NO_ROUTE: Self = Self::of_request(Status::NotFound, "No WebSocket at this path");
+
+    /// A request that is wrong in itself, or that an application does not want.
+    #[must_use]
+    pub const fn of_request(status: Status, detail: &'static str) -> Self {
         Self { status, rejection: Rejection::BadRequest, detail, head_only: false }
     }
 
@@ -134,22 +141,24 @@ impl From<HeadError> for Refusal {
 
 /// How the server is, for load balancers that ask the public port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub enum Availability {
     /// New connections are welcome.
     Ok,
     /// Shutting down: send clients elsewhere.
     Draining,
+    /// Nobody is let in until there is a supervisor again: send clients elsewhere.
+    NoSupervisor,
     /// At the connection cap: send clients elsewhere.
     Full,
 }
 
-impl Health {
+impl Availability {
     /// The complete answer to `GET /health`, or to `HEAD /health` if `head_only`.
     #[must_use]
     pub fn response(self, head_only: bool) -> Vec<u8> {
         let (status, word) = match self {
             Self::Ok => (Status::Ok, "ok"),
-            Self::Draining => (Status::ServiceUnavailable, "draining"),
+            Self::Draining | Self::NoSupervisor => (Status::ServiceUnavailable, "draining"),
             Self::Full => (Status::ServiceUnavailable, "full"),
         };
         respond(status, None, &format!(r#"{{"status":"{word}"}}"#), head_only)
@@ -227,9 +236,9 @@ mod tests {
 
     #[test]
     fn health_is_answered() {
-        assert!(text(Health::Ok.response(false)).ends_with("\r\n\r\n{\"status\":\"ok\"}"));
-        assert!(text(Health::Draining.response(false)).starts_with("HTTP/1.1 503 "));
-        let full = text(Health::Full.response(true));
+        assert!(text(Availability::Ok.response(false)).ends_with("\r\n\r\n{\"status\":\"ok\"}"));
+        assert!(text(Availability::Draining.response(false)).starts_with("HTTP/1.1 503 "));
+        let full = text(Availability::Full.response(true));
         assert!(full.ends_with("Content-Length: 17\r\n\r\n"), "{full}");
     }
 }

@@ -15,8 +15,8 @@ use holdfast_shared::session::SessionError;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::Record;
 
-use crate::connection::Key;
 use crate::connection::saved::{WriteError, Writer};
+use crate::connection::{Key, descriptor_of};
 use crate::life::event_loop::Worker;
 
 /// Connections being given to another slot.
@@ -148,7 +148,7 @@ impl Worker {
             (Stage::AwaitingRoom, ToGiver::Full) => Err(Stop::Full(giving.to)),
             (Stage::Sent(keys), ToGiver::Taken) => {
                 for &(key, _) in &keys {
-                    self.connections.give_away(key);
+                    self.clients.connections.give_away(key);
                 }
                 self.accept_pause.lift();
                 giving.note_moved(keys.len());
@@ -165,13 +165,14 @@ impl Worker {
     /// Chooses a batch and tells the supervisor.
     fn choose_batch(&mut self, giving: &mut Giving) -> Result<(), Stop> {
         let wanted = giving.left.min(MAX_CONNECTIONS);
-        let keys = self.connections.movable(giving.next_row, wanted as usize);
+        let keys = self.clients.connections.movable(giving.next_row, wanted as usize);
         let Some(last) = keys.last() else { return Err(Stop::Done) };
         if !self.link_has_room() {
             return Err(Stop::Unable("the supervisor does not read"));
         }
         giving.next_row = last.row + 1;
-        let named = keys.into_iter().filter_map(|key| Some((key, self.connections.get(key)?.address())));
+        let named =
+            keys.into_iter().filter_map(|key| Some((key, self.clients.connections.get(key)?.address())));
         let batch: Vec<Named> = named.collect();
         let (transfer, addresses) = (giving.transfer, addresses(&batch));
         self.tell(WorkerMessage::Giving { transfer, addresses });
@@ -186,45 +187,57 @@ impl Worker {
             return Err(Stop::Unable(reason));
         }
         let (going, staying): (Vec<Named>, Vec<Named>) =
-            batch.into_iter().partition(|&(key, _)| self.connections.is_movable(key));
+            batch.into_iter().partition(|&(key, _)| self.clients.leave(key));
         self.keep(giving.transfer, &staying);
         if going.is_empty() {
             // The room that was offered is still there.
             return self.choose_batch(giving);
         }
-        giving.stage = Stage::Announced(going.clone());
-        let states = self.save_batch(&going)?;
-        let mut records: Vec<Record> =
-            going.iter().filter_map(|&(key, _)| self.connections.get(key).copied()).collect();
-        let sessions = self.connections.copy_sessions(going.iter().map(|&(key, _)| key), &mut records)?;
-        let message = ToTaker::batch(records.iter(), states.is_some());
-        let mut descriptors: Vec<BorrowedFd<'_>> =
-            going.iter().filter_map(|(key, _)| descriptor::borrow(key.descriptor())).collect();
-        descriptors.extend(sessions.as_ref().map(AsFd::as_fd));
-        descriptors.extend(states.as_ref().map(AsFd::as_fd));
+        let packed = self.pack(&going);
+        let Ok((message, attached)) = packed else {
+            for &(key, _) in &going {
+                self.clients.resume(key);
+            }
+            giving.stage = Stage::Announced(going);
+            return packed.map(|_| ());
+        };
         for &(key, _) in &going {
-            self.unwatch(&key.descriptor());
+            self.unwatch(&descriptor_of(key));
         }
         // A worker that dies between the mark and the message loses them: nothing else comes in between.
         for &(key, _) in &going {
-            self.connections.set_given(key);
+            self.clients.connections.set_given(key);
         }
         // Marked before anybody else can have them.
         compiler_fence(Ordering::SeqCst);
+        let clients = going.iter().filter_map(|&(key, _)| descriptor::borrow(descriptor_of(key)));
+        let descriptors: Vec<BorrowedFd<'_>> = clients.chain(attached.iter().map(AsFd::as_fd)).collect();
         giving.stage = Stage::Sent(going);
         giving.pair.send_with(self.incarnation, &message, &descriptors).map_err(Stop::Send)
     }
 
+    /// The message for a batch, and the memory that goes with it: of its sessions, then of its states.
+    fn pack(&self, batch: &[Named]) -> Result<(ToTaker, Vec<OwnedFd>), Stop> {
+        let states = self.save_batch(batch)?;
+        let connections = &self.clients.connections;
+        let mut records: Vec<Record> =
+            batch.iter().filter_map(|&(key, _)| connections.get(key).copied()).collect();
+        let sessions = connections.copy_sessions(batch.iter().map(|&(key, _)| key), &mut records)?;
+        let message = ToTaker::batch(records.iter(), states.is_some());
+        Ok((message, sessions.into_iter().chain(states).collect()))
+    }
+
     /// The states of a batch, numbered by their place in it; `None` if there are none.
     fn save_batch(&self, batch: &[Named]) -> Result<Option<OwnedFd>, WriteError> {
-        let has_state =
-            |&(key, _): &Named| self.connections.get(key).is_some_and(|record| record.heap_state != 0);
+        let has_state = |&(key, _): &Named| {
+            self.clients.connections.get(key).is_some_and(|record| record.heap_state != 0)
+        };
         if !batch.iter().any(has_state) {
             return Ok(None);
         }
         let mut writer = Writer::new()?;
         for (place, &(key, _)) in (0..).zip(batch) {
-            self.connections.save_heap_state(key, place, &mut writer)?;
+            self.clients.connections.save_heap_state(key, place, &mut writer)?;
         }
         writer.finish(clock::now()).map(Some)
     }
@@ -242,7 +255,7 @@ impl Worker {
                 // Named before they can end: a close must find them counted here.
                 self.keep(transfer, &batch);
                 for (key, _) in batch {
-                    self.connections.take_back(key);
+                    self.clients.take_back(key);
                     self.go_on_here(key);
                 }
             }

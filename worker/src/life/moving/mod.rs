@@ -92,7 +92,7 @@ impl Worker {
     fn go_on_here(&mut self, key: Key) {
         if let Err(error) = self.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
-            return self.connections.end(key);
+            return self.clients.connections.end(key);
         }
         self.catch_up_with_drain(key);
     }

@@ -110,7 +110,7 @@ impl Worker {
     }
 
     fn offer_room(&mut self) {
-        let has_room = !self.connections.is_full(self.own_descriptors + DESCRIPTORS);
+        let has_room = !self.clients.connections.is_full(self.own_descriptors + DESCRIPTORS);
         let may = self.cannot_move().is_none();
         let Some(taking) = &mut self.moving.taking else { return };
         let word = if has_room && may { ToGiver::Room } else { ToGiver::Full };
@@ -153,7 +153,7 @@ impl Worker {
         let result = self.put_into_table(&records, descriptors, states, sessions.as_ref(), &mut keys);
         if let Err(objection) = result {
             for key in keys {
-                self.connections.send_back(key);
+                self.clients.connections.send_back(key);
             }
             return Err(objection);
         }
@@ -169,12 +169,12 @@ impl Worker {
         keys: &mut Vec<Key>,
     ) -> Result<(), Objection> {
         for ((place, record), descriptor) in (0..).zip(records).zip(descriptors) {
-            let key = self.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?;
+            let key = self.clients.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?;
             keys.push(key);
             if record.session != 0 {
                 let owner = Owner { row: place, serial: record.serial };
                 let session = sessions.and_then(|sessions| sessions.get(record.session, owner));
-                self.connections.set_session(key, session.ok_or(Objection::State)?)?;
+                self.clients.connections.set_session(key, session.ok_or(Objection::State)?)?;
             }
         }
         let Some(states) = states else { return Ok(()) };
@@ -183,7 +183,7 @@ impl Worker {
             let place = state.row as usize;
             let is_of = records.get(place).is_some_and(|record| record.serial == state.serial);
             let key = keys.get(place).copied().filter(|_| is_of).ok_or(Objection::State)?;
-            self.connections.put_in(key, &state).ok_or(Objection::State)?;
+            self.clients.connections.put_in(key, &state).ok_or(Objection::State)?;
         }
         Ok(())
     }
@@ -212,13 +212,14 @@ impl Worker {
     fn commit_arrival(&mut self, transfer: u64, keys: &[Key]) {
         compiler_fence(Ordering::SeqCst);
         for &key in keys {
-            self.connections.commit_arrival(key);
+            self.clients.connections.commit_arrival(key);
         }
-        let address = |&key: &Key| Some(self.connections.get(key)?.address());
+        let address = |&key: &Key| Some(self.clients.connections.get(key)?.address());
         let addresses: Vec<IpAddr> = keys.iter().filter_map(address).collect();
         // Before any of them can end: a close must find them counted here.
         self.tell(WorkerMessage::Took { transfer, addresses });
         for &key in keys {
+            self.clients.resume(key);
             self.go_on_here(key);
         }
     }
@@ -244,7 +245,7 @@ impl Worker {
             Giver::IsGone if !unconfirmed.is_empty() => self.commit_arrival(transfer, &unconfirmed),
             Giver::IsGone | Giver::MayLive => {
                 for key in unconfirmed {
-                    self.connections.send_back(key);
+                    self.clients.connections.send_back(key);
                 }
             }
         }
