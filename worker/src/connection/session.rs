@@ -72,7 +72,8 @@ impl Connections {
     /// The session of a connection that an earlier worker left goes on with it. One that cannot be found makes
     /// the connection as lost as the stream of one whose worker died in the middle of it.
     pub(super) fn claim_session(&mut self, key: Key) {
-        let Some(handle) = self.record_of(key).map(|record| record.session).filter(|&handle| handle != 0) else {
+        let Some(handle) = self.record_of(key).map(|record| record.session).filter(|&handle| handle != 0)
+        else {
             return;
         };
         let is_found = self.sessions.as_mut().is_some_and(|memory| memory.sessions.claim(handle, owner(key)));
