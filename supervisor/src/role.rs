@@ -1,5 +1,6 @@
 //! Which role a process of the command plays, and what its end is called.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -43,7 +44,8 @@ fn run(program: Program, arguments: &RunArguments) -> ExitCode {
     let effective = match config::load(&inputs) {
         Ok(effective) => effective,
         Err(errors) => {
-            eprintln!("{errors}");
+            // Whoever does not read it must not make this panic.
+            let _ = writeln!(io::stderr(), "{errors}");
             go_back(handoff, &errors.to_string());
             return ExitCode::from(BAD_CONFIGURATION);
         }

@@ -34,6 +34,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lines: Vec<String>,
+    /// Nobody reads the log.
+    is_unread: bool,
     log_ended: bool,
     exit: Option<(ExitStatus, Instant)>,
 }
@@ -100,6 +102,12 @@ impl Watched {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.state().lines.clone()
+    }
+
+    /// Lets the log fill its pipe, as a reader that hangs does, or reads it again. One more line is read at most.
+    pub fn leave_unread(&self, is_unread: bool) {
+        self.state().is_unread = is_unread;
+        self.shared.changed.notify_all();
     }
 
     /// Waits for the first line that contains `pattern`.
@@ -193,8 +201,12 @@ fn collect(log: impl std::io::Read, shared: &Shared) {
     for line in BufReader::new(log).split(b'\n') {
         let Ok(line) = line else { break };
         let line = String::from_utf8_lossy(&line).into_owned();
-        shared.lock().lines.push(line);
+        let mut state = shared.lock();
+        state.lines.push(line);
         shared.changed.notify_all();
+        while state.is_unread {
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
     shared.lock().log_ended = true;
     shared.changed.notify_all();
