@@ -114,6 +114,9 @@ impl Command {
                 }
             }
             Self::Drain(order) => order.with_query(query).map(Self::Drain),
+            _ if !query.is_empty() => {
+                Err(Failure::new(400, format!("{} takes no query, not {query}", self.path())))
+            }
             _ => Ok(self),
         }
     }

@@ -34,6 +34,9 @@ pub(crate) const ANSWER: Token = Token(usize::MAX - 3);
 /// How long requests that are being answered may hold up the new program.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// And how long a control thread that should have ended by itself before that. exec ends it too.
+const CLOSING_GRACE: Duration = Duration::from_secs(2);
+
 /// Where an upgrade stands.
 #[derive(Debug)]
 enum Stage {
@@ -43,6 +46,8 @@ enum Stage {
     Asking { question: Question, deadline: Duration, in_time: bool },
     /// Whoever asked for the upgrade has the answer; others get theirs, then the new program is executed.
     Leaving { program: Arc<File>, until: Duration },
+    /// The control thread takes nothing new, and ends when its answers are read; then the new program is executed.
+    Closing { program: Arc<File>, until: Duration },
     /// We are the new program, and not every slot has reported yet.
     TakingOver { left: Duration },
     /// Workers are replaced one after the other.
@@ -75,7 +80,7 @@ impl Upgrade {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self.stage {
             Stage::Opening { deadline, .. } | Stage::Asking { deadline, in_time: true, .. } => Some(deadline),
-            Stage::Leaving { until, .. } => Some(until),
+            Stage::Leaving { until, .. } | Stage::Closing { until, .. } => Some(until),
             Stage::Asking { in_time: false, .. }
             | Stage::TakingOver { .. }
             | Stage::Rolling
@@ -89,7 +94,10 @@ impl Upgrade {
 
     /// Has the new program not been executed yet?
     fn is_revocable(&self) -> bool {
-        matches!(self.stage, Stage::Opening { .. } | Stage::Asking { .. } | Stage::Leaving { .. })
+        matches!(
+            self.stage,
+            Stage::Opening { .. } | Stage::Asking { .. } | Stage::Leaving { .. } | Stage::Closing { .. }
+        )
     }
 }
 
@@ -145,8 +153,16 @@ impl Supervisor {
                     end_child(question.pid);
                 }
             }
-            Stage::Leaving { until, .. } => {
+            Stage::Leaving { program, until } => {
                 if now >= *until || (self.gathers.is_empty() && self.reloads.is_empty()) {
+                    let program = Arc::clone(program);
+                    upgrade.stage = Stage::Closing { program, until: now + CLOSING_GRACE };
+                    self.turn_away_the_waiting();
+                    self.control.leave();
+                }
+            }
+            Stage::Closing { until, .. } => {
+                if now >= *until || self.control.has_left() {
                     self.make_way();
                 }
             }
@@ -255,8 +271,15 @@ impl Supervisor {
     /// Ends the upgrade without success, and tells whoever waits and whoever asks later.
     fn fail_upgrade(&mut self, status: u16, reason: String) {
         let Some(upgrade) = &mut self.upgrade else { return };
-        if let Stage::Asking { question, .. } = &upgrade.stage {
-            end_child(question.pid);
+        match &upgrade.stage {
+            Stage::Asking { question, .. } => end_child(question.pid),
+            Stage::Closing { .. } => {
+                match self.control.start_again(Arc::clone(&self.waker), self.program.version) {
+                    Ok(requests) => self.requests = requests,
+                    Err(error) => log::error!("the control socket is gone: {error}"),
+                }
+            }
+            _ => {}
         }
         if upgrade.is_revocable() || upgrade.reply.is_some() {
             log::error!("upgrade refused, nothing has changed: {reason}");
@@ -273,7 +296,7 @@ impl Supervisor {
 
     /// Executes the new program in this process. Goes on as before if that cannot be done.
     fn make_way(&mut self) {
-        let Some(Upgrade { stage: Stage::Leaving { program, .. }, record, .. }) = &self.upgrade else {
+        let Some(Upgrade { stage: Stage::Closing { program, .. }, record, .. }) = &self.upgrade else {
             return;
         };
         let (program, record) = (Arc::clone(program), record.clone());

@@ -112,7 +112,7 @@ impl Stage {
     pub(super) fn state(&self, record: &Record) -> UpgradeState {
         match self {
             Self::Opening { .. } | Self::Asking { .. } => UpgradeState::Asking,
-            Self::Leaving { .. } | Self::TakingOver { .. } => UpgradeState::TakingOver,
+            Self::Leaving { .. } | Self::Closing { .. } | Self::TakingOver { .. } => UpgradeState::TakingOver,
             Self::Rolling => UpgradeState::Rolling,
             Self::Over if record.reason.is_some() => UpgradeState::Failed,
             Self::Over => UpgradeState::Done,

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::Arc;
 
 use holdfast_shared::clock::{self, milliseconds};
 use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
@@ -85,15 +84,8 @@ pub(crate) fn go_back(launch: &Launch, handoff: ReceivedHandoff, version: &str, 
 impl Supervisor {
     /// Executes `program` in this process. Returns only if that cannot be done; everything is as it was then.
     pub(super) fn execute(&mut self, program: &File, record: &Record) -> ExecuteError {
-        self.turn_away_the_waiting();
-        // The last answers are read, or a second has passed.
-        self.control.halt();
         notify::reloading();
         let error = self.try_execute(program, record);
-        match self.control.start_again(Arc::clone(&self.waker), self.program.version) {
-            Ok(requests) => self.requests = requests,
-            Err(error) => log::error!("the control socket is gone: {error}"),
-        }
         notify::ready("the upgrade failed; serving as before");
         error
     }
@@ -141,7 +133,7 @@ impl Supervisor {
     }
 
     /// Nobody gets an answer from a program that is gone.
-    fn turn_away_the_waiting(&mut self) {
+    pub(super) fn turn_away_the_waiting(&mut self) {
         let waiting = self.gathers.drain(..).map(|gather| gather.into_reply());
         let reloading = self.reloads.drain(..).filter_map(|reload| reload.into_reply());
         let unheard = self.requests.try_iter().map(|request| request.reply);

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as SocketName, UnixListener};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{UnixAddr, getsockname};
+use nix::sys::socket::{Shutdown, UnixAddr, getsockname, shutdown};
 
 use super::Error;
 pub use crate::host::run_dir::socket_path;
@@ -72,9 +72,13 @@ impl Sockets {
         Ok((self.control.try_clone()?, self.admin.as_ref().map(TcpListener::try_clone).transpose()?))
     }
 
-    /// Replaces the admin listener; the old one closes, as far as it is ours.
+    /// Replaces the admin listener. The old one listens no more, whoever has copies of it.
     pub(super) fn set_admin(&mut self, listener: Option<TcpListener>) {
-        self.admin = listener;
+        if let Some(old) = std::mem::replace(&mut self.admin, listener)
+            && let Err(error) = shutdown(old.as_raw_fd(), Shutdown::Both)
+        {
+            log::warn!("cannot close the old admin address: {error}");
+        }
     }
 
     /// Notes where the admin side is wanted now.

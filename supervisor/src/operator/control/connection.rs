@@ -2,16 +2,14 @@
 //! What a request means is the business of `routes`.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,9 +17,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
-use tower::Service;
 
 use super::deadline::WriteDeadline;
+use super::routes::{Response, Routes};
 use super::server::Deadlines;
 use crate::api::Failure;
 
@@ -73,7 +71,7 @@ impl fmt::Display for Access {
 pub async fn serve<S>(
     stream: S,
     access: Access,
-    routes: Router,
+    routes: Arc<Routes>,
     deadlines: Deadlines,
     mut stopping: watch::Receiver<bool>,
 ) where
@@ -84,7 +82,7 @@ pub async fn serve<S>(
     let first = Arc::clone(&asked);
     let service = service_fn(move |request| {
         asked.notify_one();
-        answer(request, access, routes.clone(), deadlines)
+        answer(request, access, Arc::clone(&routes), deadlines)
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -114,48 +112,34 @@ pub async fn serve<S>(
 async fn answer(
     request: Request<Incoming>,
     access: Access,
-    mut routes: Router,
+    routes: Arc<Routes>,
     deadlines: Deadlines,
 ) -> Result<Response, Infallible> {
     if access == Access::Nothing {
-        let refusal =
-            Failure::new(403, "only root and the user of the supervisor may use the control socket");
-        return Ok(last(refusal.into_response()));
+        return Ok(last(403, "only root and the user of the supervisor may use the control socket"));
     }
-    let (mut parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(deadlines.body, read(body)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(failure)) => return Ok(last(failure.into_response())),
-        Err(_) => {
-            return Ok(last(Failure::new(408, "the request body did not come in time").into_response()));
+    let (head, body) = request.into_parts();
+    Ok(match tokio::time::timeout(deadlines.body, length(body)).await {
+        Ok(Ok(length)) => routes.answer(&head.method, &head.uri, length, access).await,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            last(413, format!("the request body is longer than {BODY_LIMIT} bytes"))
         }
-    };
-    parts.extensions.insert(access);
-    routes.call(Request::from_parts(parts, Body::from(body))).await
+        Ok(Err(error)) => last(400, format!("cannot read the request body: {error}")),
+        Err(_) => last(408, "the request body did not come in time"),
+    })
 }
 
-/// The whole body, so that no handler has to think of slow or endless ones.
-async fn read(body: Incoming) -> Result<Bytes, Failure> {
-    match Limited::new(body, BODY_LIMIT).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Failure::new(413, format!("the request body is longer than {BODY_LIMIT} bytes")))
-        }
-        Err(error) => Err(Failure::new(400, format!("cannot read the request body: {error}"))),
-    }
+/// Reads the whole body, so that nobody else has to think of slow or endless ones. No request has one to say
+/// anything with, so only its length matters.
+async fn length(body: Incoming) -> Result<usize, Box<dyn Error + Send + Sync>> {
+    Ok(Limited::new(body, BODY_LIMIT).collect().await?.to_bytes().len())
 }
 
-/// Makes `response` the last one of its connection.
-fn last(mut response: Response) -> Response {
+/// A refusal that is the last answer of its connection.
+fn last(status: u16, error: impl Into<String>) -> Response {
+    let mut response = Response::from(Failure::new(status, error));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, axum::Json(self)).into_response()
-    }
 }
 
 #[cfg(test)]

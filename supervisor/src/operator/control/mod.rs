@@ -22,6 +22,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -71,13 +72,14 @@ pub enum Error {
     Rebind(#[source] io::Error),
 }
 
-/// The supervisor's handle on the HTTP side. Dropping it ends the thread without waiting; [`Control::stop`]
-/// waits.
+/// The supervisor's handle on the HTTP side. Only [`Control::stop`] waits for the thread.
 #[derive(Debug)]
 pub struct Control {
     sockets: Sockets,
     messages: tokio::sync::mpsc::UnboundedSender<Message>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// Said by the thread, just before it ends.
+    has_left: Arc<AtomicBool>,
     /// As bound.
     admin: Option<SocketAddr>,
 }
@@ -107,16 +109,23 @@ impl Control {
         let (control, listener) = sockets.copies().map_err(Error::Start)?;
         let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Start)?;
         let (messages, inbox) = tokio::sync::mpsc::unbounded_channel();
+        let has_left = Arc::new(AtomicBool::new(false));
+        let (leaving, left) = (Arc::clone(&waker), Arc::clone(&has_left));
         let supervisor = Loop::new(requests, waker, version, deadlines.answer);
         let server = Server::new(control, listener, &supervisor, deadlines).map_err(Error::Start)?;
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || server.run(inbox))
+            .spawn(move || {
+                server.run(inbox);
+                left.store(true, Ordering::Release);
+                // Whoever waits looks again in time anyway.
+                let _ = leaving.wake();
+            })
             .map_err(Error::Start)?;
-        Ok(Self { sockets, messages, thread: Some(thread), admin: bound })
+        Ok(Self { sockets, messages, thread, has_left, admin: bound })
     }
 
-    /// Starts again after [`Control::halt`]; clients who came meanwhile are served.
+    /// Starts again after [`Control::leave`]; clients who came meanwhile are served.
     ///
     /// # Errors
     /// The thread cannot be started; nobody is served then.
@@ -147,7 +156,7 @@ impl Control {
     /// Moves the admin side to another address, or turns it off. Returns where it listens now.
     /// The new listener is bound before the old one closes, except where both want the same port and so
     /// exclude each other (127.0.0.1:8404 to 0.0.0.0:8404); then the old one closes first and comes back
-    /// if the new one fails.
+    /// if the new one fails. Waits for nobody.
     ///
     /// # Errors
     /// The new address cannot be bound; the old one stays.
@@ -166,25 +175,30 @@ impl Control {
                 bound => Some(bound?),
             },
         };
-        self.hand_over(listener)?;
+        self.serve_admin(listener)?;
         self.sockets.set_wanted(wanted);
         Ok(self.admin)
     }
 
-    /// Ends the thread and closes the sockets. Answers on their way get a second to be read; nothing new is
-    /// taken. Requests still in the channel must have been answered or dropped before, or they use up that
-    /// second.
-    pub fn stop(mut self) {
-        self.halt();
-    }
-
-    /// As [`Control::stop`], but the sockets go on listening: whoever comes waits.
-    pub fn halt(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+    /// Tells the thread to take nothing new, and to end when answers on their way are read or a second has
+    /// passed. The sockets go on listening: whoever comes waits. Requests still in the channel must have been
+    /// answered or dropped before, or they use up that second.
+    pub fn leave(&self) {
         if self.messages.send(Message::Stop).is_err() {
             log::warn!("the control thread had already ended");
         }
-        if thread.join().is_err() {
+    }
+
+    /// Whether the thread has ended, after [`Control::leave`]; the waker is woken when it does.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
+    }
+
+    /// As [`Control::leave`], waits until the thread has ended, and closes the sockets.
+    pub fn stop(self) {
+        self.leave();
+        if self.thread.join().is_err() {
             log::warn!("the control thread had panicked");
         }
     }
@@ -195,25 +209,23 @@ impl Control {
 
     fn bind_instead(&mut self, address: SocketAddr) -> Result<TcpListener, Error> {
         let old = self.admin;
-        self.hand_over(None)?;
+        self.serve_admin(None)?;
         bind_admin(address).inspect_err(|_| {
-            let restored = old.map(bind_admin).transpose().and_then(|listener| self.hand_over(listener));
+            let restored = old.map(bind_admin).transpose().and_then(|listener| self.serve_admin(listener));
             if let Err(error) = restored {
                 log::error!("the old admin address is lost too: {error}");
             }
         })
     }
 
-    /// Makes the thread serve `listener` instead of its present one, and waits until that one is closed.
-    fn hand_over(&mut self, listener: Option<TcpListener>) -> Result<(), Error> {
-        let gone = || Error::Rebind(io::ErrorKind::BrokenPipe.into());
+    /// Serves `listener` instead of the present one, which listens no more when this returns, whenever the thread
+    /// closes its copy.
+    fn serve_admin(&mut self, listener: Option<TcpListener>) -> Result<(), Error> {
         let bound = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::Rebind)?;
         let ours = listener.as_ref().map(TcpListener::try_clone).transpose().map_err(Error::Rebind)?;
         self.sockets.set_admin(ours);
-        let (done, outcome) = crossbeam_channel::bounded(1);
-        self.messages.send(Message::Admin(listener, done)).map_err(|_| gone())?;
-        // The thread never blocks, so this takes microseconds; an error means that it has ended.
-        outcome.recv().map_err(|_| gone())?.map_err(Error::Rebind)?;
+        // A thread that has ended is started again with what the sockets are then.
+        let _ = self.messages.send(Message::Admin(listener));
         self.admin = bound;
         Ok(())
     }

@@ -4,17 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, get, on};
-use axum::{Extension, Json, Router};
 use crossbeam_channel::{Sender, TrySendError};
 use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
 use mio::Waker;
+use serde::Serialize;
 
 use super::connection::Access;
 use crate::api::{Answer, Failure, Health, HealthStatus};
 use crate::api::{Command, Request};
 use crate::operator::metrics;
+
+/// A complete answer.
+pub type Response = http::Response<Full<Bytes>>;
 
 /// The commands of the admin address.
 const ADMIN: &[Command] = &[Command::Metrics, Command::Health];
@@ -41,7 +44,7 @@ impl Loop {
     }
 
     /// Asks the loop and waits for its answer, but never for the loop to have room.
-    pub async fn ask(&self, command: Command) -> Result<Answer, Failure> {
+    async fn ask(&self, command: Command) -> Result<Answer, Failure> {
         let (request, answer) = Request::new(command);
         self.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => {
@@ -61,66 +64,111 @@ impl Loop {
     }
 }
 
-/// Everything, for the control socket.
-pub fn control(supervisor: &Loop) -> Router {
-    finish(commands(supervisor, Command::ALL), Command::ALL)
+/// What one listener offers.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    supervisor: Loop,
+    commands: &'static [Command],
+    /// What is at `/`, for people who look at the address in a browser.
+    greeting: Option<String>,
 }
 
-/// Reads for monitoring, for the admin address.
-pub fn admin(supervisor: &Loop) -> Router {
-    finish(commands(supervisor, ADMIN).route("/", get(hint(supervisor.version))), ADMIN)
-}
-
-fn commands(supervisor: &Loop, commands: &[Command]) -> Router {
-    commands.iter().fold(Router::new(), |router, &command| {
-        let filter = if command.is_change() { MethodFilter::POST } else { MethodFilter::GET };
-        let supervisor = supervisor.clone();
-        let handler = async move |Extension(access): Extension<Access>, uri: Uri| {
-            let command = command.with_query(uri.query().unwrap_or_default())?;
-            carry_out(&supervisor, command, access).await
-        };
-        router.route(command.path(), on(filter, handler))
-    })
-}
-
-fn finish(router: Router, commands: &'static [Command]) -> Router {
-    router
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            Failure::new(405, format!("{} does not take {method}", uri.path()))
-        })
-        .fallback(async move |uri: Uri| {
-            Failure::new(404, format!("no {} here, only {}", uri.path(), list(commands)))
-        })
-}
-
-async fn carry_out(supervisor: &Loop, command: Command, access: Access) -> Result<Response, Failure> {
-    if !command.is_change() {
-        return supervisor.ask(command).await.map(respond);
+impl Routes {
+    /// Everything, for the control socket.
+    pub fn control(supervisor: Loop) -> Self {
+        Self { supervisor, commands: Command::ALL, greeting: None }
     }
-    let path = command.target();
-    log::info!("control: {path} asked for by {access}");
-    let outcome = supervisor.ask(command).await;
-    match &outcome {
-        Ok(_) => log::info!("control: {path} done"),
-        Err(failure) => log::warn!("control: {path} failed: {failure}"),
+
+    /// Reads for monitoring, for the admin address.
+    pub fn admin(supervisor: Loop) -> Self {
+        let version = supervisor.version;
+        let greeting =
+            format!("Holdfast {version}\n/metrics  for Prometheus\n/health   for load balancers\n");
+        Self { supervisor, commands: ADMIN, greeting: Some(greeting) }
     }
-    outcome.map(respond)
+
+    /// The answer to a request with a body of `body` bytes.
+    pub async fn answer(&self, method: &Method, uri: &Uri, body: usize, access: Access) -> Response {
+        let path = uri.path();
+        // hyper leaves out the body of an answer to HEAD.
+        let asked = if *method == Method::HEAD { "GET" } else { method.as_str() };
+        if let ("GET", "/", Some(greeting)) = (asked, path, &self.greeting) {
+            return text("text/plain; charset=utf-8", greeting.clone());
+        }
+        let query = uri.query().unwrap_or_default();
+        match self.commands.iter().find(|command| command.path() == path && command.method() == asked) {
+            Some(command) => {
+                self.carry_out(*command, query, body, access).await.unwrap_or_else(Response::from)
+            }
+            None => self.refuse(method, path),
+        }
+    }
+
+    fn refuse(&self, method: &Method, path: &str) -> Response {
+        let here = self.commands.iter().filter(|command| command.path() == path);
+        let mut allowed: Vec<_> = here.map(|command| command.method()).collect();
+        if path == "/" && self.greeting.is_some() {
+            allowed.push("GET");
+        }
+        if allowed.is_empty() {
+            return Failure::new(404, format!("no {path} here, only {}", list(self.commands))).into();
+        }
+        if allowed.contains(&"GET") {
+            allowed.push("HEAD");
+        }
+        let mut response = Response::from(Failure::new(405, format!("{path} does not take {method}")));
+        if let Ok(allowed) = HeaderValue::from_str(&allowed.join(",")) {
+            response.headers_mut().insert(header::ALLOW, allowed);
+        }
+        response
+    }
+
+    async fn carry_out(
+        &self,
+        command: Command,
+        query: &str,
+        body: usize,
+        access: Access,
+    ) -> Result<Response, Failure> {
+        let command = command.with_query(query)?;
+        if body > 0 {
+            let path = command.path();
+            return Err(Failure::new(400, format!("{path} takes no body, and this one has {body} bytes")));
+        }
+        if !command.is_change() {
+            return self.supervisor.ask(command).await.map(respond);
+        }
+        let target = command.target();
+        log::info!("control: {target} asked for by {access}");
+        let outcome = self.supervisor.ask(command).await;
+        match &outcome {
+            Ok(_) => log::info!("control: {target} done"),
+            Err(failure) => log::warn!("control: {target} failed: {failure}"),
+        }
+        outcome.map(respond)
+    }
 }
 
 fn respond(answer: Answer) -> Response {
     match answer {
-        Answer::Totals(totals) => Json(totals).into_response(),
-        Answer::Workers(rows) => Json(rows).into_response(),
-        Answer::Config(entries) => Json(entries).into_response(),
-        Answer::Limits(limits) => Json(limits).into_response(),
-        Answer::Health(health) => (status_of(&health), Json(health)).into_response(),
+        Answer::Totals(totals) => json(StatusCode::OK, &totals),
+        Answer::Workers(rows) => json(StatusCode::OK, &rows),
+        Answer::Config(entries) => json(StatusCode::OK, &entries),
+        Answer::Limits(limits) => json(StatusCode::OK, &limits),
+        Answer::Health(health) => json(status_of(&health), &health),
         Answer::Metrics(snapshot) => text(metrics::CONTENT_TYPE, metrics::render(&snapshot)),
-        Answer::Reload(report) => Json(report).into_response(),
-        Answer::Restart(report) => Json(report).into_response(),
-        Answer::UpgradeBegun(report) => (StatusCode::ACCEPTED, Json(report)).into_response(),
-        Answer::Upgrade(report) => Json(report).into_response(),
-        Answer::Rebalance(report) => Json(report).into_response(),
-        Answer::Done(report) => Json(report).into_response(),
+        Answer::Reload(report) => json(StatusCode::OK, &report),
+        Answer::Restart(report) => json(StatusCode::OK, &report),
+        Answer::UpgradeBegun(report) => json(StatusCode::ACCEPTED, &report),
+        Answer::Upgrade(report) => json(StatusCode::OK, &report),
+        Answer::Rebalance(report) => json(StatusCode::OK, &report),
+        Answer::Done(report) => json(StatusCode::OK, &report),
+    }
+}
+
+impl From<Failure> for Response {
+    fn from(failure: Failure) -> Self {
+        json(StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &failure)
     }
 }
 
@@ -131,12 +179,25 @@ fn status_of(health: &Health) -> StatusCode {
     }
 }
 
-fn text(content_type: &'static str, body: String) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(body) => {
+            let mut response = text("application/json", body);
+            *response.status_mut() = status;
+            response
+        }
+        Err(error) => {
+            let mut response = text("text/plain; charset=utf-8", error.to_string());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
 }
 
-fn hint(version: &str) -> String {
-    format!("Holdfast {version}\n/metrics  for Prometheus\n/health   for load balancers\n")
+fn text(content_type: &'static str, body: String) -> Response {
+    let mut response = Response::new(Full::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 fn list(commands: &[Command]) -> String {

@@ -6,8 +6,6 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use crossbeam_channel::Sender;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
@@ -16,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::connection::{self, Access};
-use super::routes::{self, Loop};
+use super::routes::{Loop, Routes};
 
 /// Open connections per listener; one more gets 503 and is closed.
 pub const MAX_CONNECTIONS: u32 = 64;
@@ -53,8 +51,8 @@ impl Default for Deadlines {
 /// What the supervisor tells the thread.
 #[derive(Debug)]
 pub enum Message {
-    /// Serve this admin listener instead of the present one, and say when that is closed.
-    Admin(Option<std::net::TcpListener>, Sender<io::Result<()>>),
+    /// Serve this admin listener instead of the present one, which listens no more.
+    Admin(Option<std::net::TcpListener>),
     /// Finish what is being answered and end.
     Stop,
 }
@@ -84,13 +82,13 @@ impl Server {
         };
         let (stopping, watcher) = watch::channel(false);
         let site = |routes| Site {
-            routes,
+            routes: Arc::new(routes),
             deadlines,
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS as usize)),
             stopping: watcher.clone(),
         };
-        let control_site = site(routes::control(supervisor));
-        let admin_site = site(routes::admin(supervisor));
+        let control_site = site(Routes::control(supervisor.clone()));
+        let admin_site = site(Routes::admin(supervisor.clone()));
         Ok(Self { runtime, control, admin, control_site, admin_site, stopping })
     }
 
@@ -100,17 +98,12 @@ impl Server {
         runtime.block_on(async move {
             let mut accepting_control = Accepting::start(Some(control), &control_site);
             let mut accepting_admin = Accepting::start(admin, &admin_site);
-            while let Some(Message::Admin(listener, done)) = inbox.recv().await {
-                let outcome = match listener.map(TcpListener::from_std).transpose() {
-                    Ok(listener) => {
-                        accepting_admin.end().await;
-                        accepting_admin = Accepting::start(listener, &admin_site);
-                        Ok(())
-                    }
-                    Err(error) => Err(error),
-                };
-                // Only fails if the supervisor has stopped waiting.
-                let _ = done.send(outcome);
+            while let Some(Message::Admin(listener)) = inbox.recv().await {
+                accepting_admin.end().await;
+                match listener.map(TcpListener::from_std).transpose() {
+                    Ok(listener) => accepting_admin = Accepting::start(listener, &admin_site),
+                    Err(error) => log::error!("cannot serve the new admin address: {error}"),
+                }
             }
             accepting_control.end().await;
             accepting_admin.end().await;
@@ -129,7 +122,7 @@ impl Server {
 /// What the connections of one listener share; outlives the listener when that is replaced.
 #[derive(Clone)]
 struct Site {
-    routes: Router,
+    routes: Arc<Routes>,
     deadlines: Deadlines,
     places: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
@@ -177,6 +170,8 @@ async fn accept<L: Listener>(listener: L, site: Site) {
     loop {
         match listener.accept().await {
             Ok(client) => site.welcome(client),
+            // Another listener takes this one's place.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
             Err(error) => {
                 log::warn!("cannot accept on {}: {error}", L::NAME);
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -67,11 +67,19 @@ fn a_long_body_is_413_however_it_is_sent() {
 }
 
 #[test]
-fn a_body_within_the_limit_is_read_and_ignored() {
+fn a_body_or_a_field_that_nobody_reads_is_400() {
     let rig = Rig::answering();
     let mut client = rig.client();
     client.send(b"POST /drain HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}");
-    assert_eq!(client.reply().status, 200);
+    let reply = client.reply();
+    assert_eq!(
+        (reply.status, reply.error().as_str()),
+        (400, "/drain takes no body, and this one has 2 bytes")
+    );
+    for (method, path) in [("GET", "/totals"), ("POST", "/stop"), ("GET", "/health"), ("POST", "/upgrade")] {
+        let reply = client.ask(method, &format!("{path}?slot=1"));
+        assert_eq!((reply.status, reply.error()), (400, format!("{path} takes no query, not slot=1")));
+    }
     assert_eq!(client.ask("GET", "/totals").status, 200);
 }
 
@@ -175,8 +183,8 @@ fn a_client_that_goes_away_leaves_nothing() {
 fn a_stranger_hears_403_and_is_closed() {
     let rig = Rig::new(QUEUE, Deadlines::default());
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let routes =
-        routes::control(&Loop::new(crossbeam_channel::bounded(1).0, Arc::clone(&rig.waker), "1.2.3", None));
+    let supervisor = Loop::new(crossbeam_channel::bounded(1).0, Arc::clone(&rig.waker), "1.2.3", None);
+    let routes = Arc::new(Routes::control(supervisor));
     let server = std::thread::spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();

@@ -89,17 +89,25 @@ fn stopping_delivers_what_was_answered_and_closes_the_rest() {
 }
 
 #[test]
-fn who_comes_while_it_is_halted_waits_and_is_served() {
+fn who_comes_while_it_has_left_waits_and_is_served() {
     let mut rig = Rig::answering();
     let admin = rig.control().admin_address().unwrap();
-    rig.control().halt();
+    rig.leave();
     let mut waiting = (rig.client(), tcp(admin));
     waiting.0.send(b"GET / HTTP/1.1\r\n\r\n");
     waiting.1.send(b"GET / HTTP/1.1\r\n\r\n");
-    let waker = Arc::clone(&rig.waker);
-    let _requests = rig.control().start_again(waker, "1.2.3").unwrap();
+    rig.start_again();
     assert_eq!(rig.control().admin_address(), Some(admin));
     assert_eq!((waiting.0.reply().status, waiting.1.reply().status), (404, 200));
+}
+
+#[test]
+fn the_admin_address_moves_while_nobody_serves_it() {
+    let mut rig = Rig::answering();
+    rig.leave();
+    let new = rig.control().rebind(Some("127.0.0.2:0".parse().unwrap())).unwrap().unwrap();
+    rig.start_again();
+    assert!(is_served(new));
 }
 
 #[test]

@@ -88,6 +88,19 @@ impl Rig {
         self.control.as_mut().unwrap()
     }
 
+    /// Lets the thread end.
+    fn leave(&mut self) {
+        self.control().leave();
+        while !self.control().has_left() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn start_again(&mut self) {
+        let waker = Arc::clone(&self.waker);
+        drop(self.control().start_again(waker, "1.2.3").unwrap());
+    }
+
     fn client(&self) -> Client<UnixStream> {
         let stream = UnixStream::connect(self.path()).unwrap();
         stream.set_read_timeout(Some(HANG)).unwrap();
