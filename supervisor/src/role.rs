@@ -1,10 +1,12 @@
 //! Which role a process of the command plays, and what its end is called.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use holdfast_shared::config;
+use holdfast_shared::sys::title;
 use holdfast_worker::Program;
 use holdfast_worker::keeper;
 
@@ -35,6 +37,8 @@ pub fn main(program: Program) -> ExitCode {
 fn run(program: Program, arguments: &RunArguments) -> ExitCode {
     logging::start("supervisor");
     let (launch, mut handoff) = upgrade::receive();
+    let program_name = launch.path.file_name().unwrap_or_default().to_string_lossy();
+    show_as("holdfast: supervisor", &launch.arguments, &program_name);
     let inputs = cli::inputs(arguments);
     let go_back = |handoff: Option<upgrade::ReceivedHandoff>, reason: &str| {
         if let Some(handoff) = handoff {
@@ -70,8 +74,15 @@ fn run(program: Program, arguments: &RunArguments) -> ExitCode {
     }
 }
 
+fn show_as(title: &str, arguments: &[OsString], short: &str) {
+    if let Err(error) = title::set(title, arguments, short) {
+        log::info!("ps does not show this process as {title}: {error}");
+    }
+}
+
 fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
     logging::start("worker");
+    show_as(&format!("holdfast: keeper {}", arguments.slot), &[], &format!("holdfast-k{}", arguments.slot));
     match keeper::run(program, arguments.into()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,4 +8,5 @@ pub mod mapping;
 pub mod memory;
 pub mod process;
 pub mod steering;
+pub mod title;
 pub mod wide;

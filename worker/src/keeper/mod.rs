@@ -14,6 +14,7 @@ use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{DeathCause, KeeperMessage};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
+use holdfast_shared::sys::title;
 use holdfast_shared::sys::process::{Side, die_of_faults, fork_sharing_descriptors};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -153,6 +154,9 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
     let Keeper { pid, handover, mut link, incarnation, predecessor, .. } = keeper;
     // The copy of what the keeper has yet to send is the keeper's.
     link.forget_queued();
+    let slot = handover.slot;
+    // Should it fail, the keeper's failed too, and was logged.
+    let _ = title::set(&format!("holdfast: worker {slot}"), &[], &format!("holdfast-w{slot}"));
     crate::test_hooks::crash_if_asked("start");
     let assignment = Assignment {
         program,

@@ -13,7 +13,6 @@ use holdfast_shared::clock::{self, milliseconds};
 use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
 use holdfast_shared::sys::descriptor;
 use nix::errno::Errno;
-use nix::sys::prctl;
 use nix::unistd::fexecve;
 
 use super::handoff::{Failed, Handoff, ReceivedHandoff};
@@ -52,11 +51,6 @@ pub(crate) enum ExecuteError {
 pub(crate) fn receive() -> (Launch, Option<ReceivedHandoff>) {
     let handoff = env::var_os(HANDOFF_VARIABLE).and_then(|value| Handoff::read(&value));
     let launch = Launch::find(handoff.as_ref().map(|handoff| handoff.path.as_path()));
-    if handoff.is_some() {
-        // exec of a descriptor names the process after its number.
-        let name = launch.path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
-        let _ = name.map(|name| prctl::set_name(&name));
-    }
     let handoff = handoff.as_ref().map(Handoff::receive);
     (launch, handoff)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::operator::control::connection::{self, Access, BODY_LIMIT};
+use crate::operator::control::routes::Routes;
 use crate::operator::control::server::MAX_CONNECTIONS;
 
 fn assert_undisturbed(rig: &Rig) {
