@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::time::Duration;
 
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::clients::{Clients, Group, Role};
@@ -221,6 +223,29 @@ fn the_admin_address_reads_and_does_nothing_else() {
         assert!(matches!(ask("POST", target), 403..=405), "{target}");
     }
     assert_eq!(server.totals().text("state"), "running");
+    server.stop();
+}
+
+#[test]
+fn a_reader_that_hangs_delays_no_admission_while_the_supervisor_makes_way() {
+    let server = Holdfast::with("workers = 2\nlimits.max_connections_per_address = 0");
+    let mut slow = TcpStream::connect(server.admin()).unwrap();
+    slow.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    // Until the server takes no more, since nobody reads its answers.
+    while slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n").is_ok() {}
+    let run_dir = server.run_dir().to_str().unwrap().to_owned();
+    let upgrade = std::thread::spawn(move || run(&["ctl", "--run-dir", &run_dir, "upgrade"]));
+    let _ = server.process().wait_for_line("is version");
+    // The line that every supervisor begins with.
+    let is_next_there = || server.process().lines().iter().filter(|line| line.contains(" descriptors each")).count() > 1;
+    let mut admitted = 0;
+    while !is_next_there() {
+        drop(RawClient::open(server.address()));
+        admitted += u32::from(!is_next_there());
+    }
+    assert!(admitted > 0, "nobody was let in while the old supervisor waited for its reader");
+    let (status, _, complaint) = upgrade.join().unwrap();
+    assert!(status.success(), "{complaint}");
     server.stop();
 }
 
