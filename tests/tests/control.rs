@@ -237,7 +237,8 @@ fn a_reader_that_hangs_delays_no_admission_while_the_supervisor_makes_way() {
     let upgrade = std::thread::spawn(move || run(&["ctl", "--run-dir", &run_dir, "upgrade"]));
     let _ = server.process().wait_for_line("is version");
     // The line that every supervisor begins with.
-    let is_next_there = || server.process().lines().iter().filter(|line| line.contains(" descriptors each")).count() > 1;
+    let is_next_there =
+        || server.process().lines().iter().filter(|line| line.contains(" descriptors each")).count() > 1;
     let mut admitted = 0;
     while !is_next_there() {
         drop(RawClient::open(server.address()));

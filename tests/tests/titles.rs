@@ -37,7 +37,8 @@ fn processes_say_who_they_are() {
     kill(pid_of(&workers[1], "keeper_pid"), Signal::SIGKILL).unwrap();
     server.wait_for_workers("both are replaced", |now| {
         let is_back = |slot: usize| {
-            now[slot].text("state") == "ready" && now[slot].number("incarnation") > workers[slot].number("incarnation")
+            now[slot].text("state") == "ready"
+                && now[slot].number("incarnation") > workers[slot].number("incarnation")
         };
         is_back(0) && is_back(1)
     });

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::Pid;
 
 /// Which side of a fork this is.
@@ -89,4 +89,31 @@ pub fn signal_pidfd(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
     };
     Errno::result(result)?;
     Ok(())
+}
+
+/// Takes `signal`, which is blocked, if it has come and waits. Needs no descriptor.
+#[must_use]
+pub fn take_blocked(signal: Signal) -> bool {
+    let wanted = SigSet::from(signal);
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both are read for the length of the call; a null siginfo is allowed.
+    let taken = unsafe { libc::sigtimedwait(wanted.as_ref(), std::ptr::null_mut(), &raw const at_once) };
+    taken == signal as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[test]
+    fn a_blocked_signal_is_taken_once() {
+        let signal = Signal::SIGUSR1;
+        SigSet::from(signal).thread_block().unwrap();
+        assert!(!take_blocked(signal));
+        raise(signal).unwrap();
+        assert!(take_blocked(signal));
+        assert!(!take_blocked(signal));
+    }
 }

@@ -19,6 +19,8 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 const SYSTEM: &str = "/run/holdfast";
 const PID_FILE: &str = "holdfast.pid";
 const SLOTS_LOCK: &str = "slots.lock";
+/// A connection table, as /proc names it.
+const TABLE_LINK: &str = "/memfd:holdfast-table (deleted)";
 
 /// A supervisor that was killed has its lock until the kernel has closed what it had open, which may be after the
 /// next one is started: so often, with such pauses, it is tried again before somebody is said to be alive.
@@ -310,6 +312,26 @@ fn make(path: &Path) -> Result<(), RunDirError> {
     }
 }
 
+/// The keepers and workers that serve on in the directory without a supervisor, as far as this user may look: those
+/// that have the slots' lock and a connection table open.
+#[must_use]
+pub fn left_behind(path: &Path) -> Vec<Pid> {
+    let Ok(real_path) = fs::canonicalize(path) else { return Vec::new() };
+    if !holders(&real_path.join(PID_FILE)).is_empty() {
+        return Vec::new();
+    }
+    let mut pids = holders(&real_path.join(SLOTS_LOCK));
+    pids.retain(|&pid| is_slot_process(pid, path));
+    pids
+}
+
+/// Has the process the slots' lock of the directory and a connection table open?
+#[must_use]
+pub fn is_slot_process(pid: Pid, path: &Path) -> bool {
+    let table = Path::new(TABLE_LINK);
+    fs::canonicalize(path).is_ok_and(|path| has_open(pid, &path.join(SLOTS_LOCK)) && has_open(pid, table))
+}
+
 /// The processes that have the file open, as far as this user may look.
 fn holders(file: &Path) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
@@ -317,14 +339,14 @@ fn holders(file: &Path) -> Vec<Pid> {
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw))
         .filter(|&pid| pid != own)
-        .filter(|pid| {
-            fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|descriptors| {
-                descriptors
-                    .flatten()
-                    .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == file))
-            })
-        })
+        .filter(|&pid| has_open(pid, file))
         .collect()
+}
+
+fn has_open(pid: Pid, file: &Path) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|descriptors| {
+        descriptors.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == file))
+    })
 }
 
 /// Where the control socket of the supervisor in `run_dir` is.

@@ -6,7 +6,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Display, PathBuf};
 use std::time::Duration;
 
 use holdfast_shared::id::SlotId;
@@ -17,8 +17,10 @@ use holdfast_shared::ipc::reconnect::{self, ReconnectError};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
+use holdfast_shared::sys::process::take_blocked;
 use holdfast_shared::table::Phase;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::life::event_loop::{Worker, watch_link};
@@ -30,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a worker that has no clients waits for a supervisor, before it leaves its port to others.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
+
+/// How often it is said that there is none.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a slot hands to its next supervisor, and how the search for it stands. The descriptors are the
 /// keeper's too.
@@ -60,6 +65,7 @@ pub(crate) struct Reconnection {
 pub(crate) struct Search {
     began: Duration,
     next_attempt: Duration,
+    next_notice: Duration,
     /// What was logged last, so that it is logged once.
     last_failure: String,
 }
@@ -95,12 +101,19 @@ impl Reconnection {
     /// One that does not take this slot hangs up on it, and would otherwise be asked again without a rest.
     pub(crate) fn begin(&mut self, now: Duration) {
         let next_attempt = self.last_attempt.map_or(now, |last| now.max(last + PAUSE));
-        self.search = Some(Search { began: now, next_attempt, last_failure: String::new() });
+        // What somebody sent while there was a supervisor was not meant for a slot without one.
+        let _ = take_blocked(Signal::SIGTERM);
+        let next_notice = now + NOTICE_INTERVAL;
+        self.search = Some(Search { began: now, next_attempt, next_notice, last_failure: String::new() });
     }
 
     /// When there is something to do.
     pub(crate) fn next_attempt(&self) -> Option<Duration> {
         self.search.as_ref().map(|search| search.next_attempt)
+    }
+
+    fn run_dir(&self) -> Display<'_> {
+        self.path.parent().unwrap_or(&self.path).display()
     }
 
     /// Keeps settings for a worker that finds no supervisor.
@@ -121,6 +134,17 @@ impl Reconnection {
     }
 }
 
+impl Search {
+    /// For how long there has been no supervisor, if it is time to say so.
+    fn notice(&mut self, now: Duration) -> Option<Duration> {
+        let is_time = now >= self.next_notice;
+        if is_time {
+            self.next_notice = now + NOTICE_INTERVAL;
+        }
+        is_time.then(|| now.saturating_sub(self.began))
+    }
+}
+
 impl Worker {
     /// Tries to connect to the next supervisor, if there is none and it is time.
     pub(crate) fn look_for_supervisor(&mut self) {
@@ -130,6 +154,18 @@ impl Worker {
         }
         search.next_attempt = self.now + PAUSE;
         self.reconnection.last_attempt = Some(self.now);
+        if take_blocked(Signal::SIGTERM) {
+            log::info!("leaving: told to by a signal, and there is no supervisor");
+            return self.leave();
+        }
+        if let Some(lonely) = search.notice(self.now) {
+            let (count, run_dir) = (self.connections.admitted(), self.reconnection.run_dir());
+            log::warn!(
+                "no supervisor for {} minutes; serving {count} connections on. Start holdfast with run_dir {run_dir} \
+                 to have one again, or end this with `holdfast ctl --run-dir {run_dir} stop`",
+                lonely.as_secs() / 60,
+            );
+        }
         if self.moving.is_active() {
             // The next supervisor knows nothing of what is between two slots: it is to be told when it is over.
             return;
@@ -241,5 +277,17 @@ mod tests {
         assert_eq!(reconnection.next_attempt(), Some(now + PAUSE));
         reconnection.begin(now + 2 * PAUSE);
         assert_eq!(reconnection.next_attempt(), Some(now + 2 * PAUSE));
+    }
+    #[test]
+    fn being_without_one_is_said_once_a_minute() {
+        let second = Duration::from_secs(1);
+        let mut search = Search {
+            began: Duration::ZERO,
+            next_attempt: Duration::ZERO,
+            next_notice: NOTICE_INTERVAL,
+            last_failure: String::new(),
+        };
+        let said: Vec<_> = (1..=200).filter_map(|now| search.notice(now * second)).collect();
+        assert_eq!(said, [60 * second, 120 * second, 180 * second]);
     }
 }

@@ -1,8 +1,10 @@
 //! `holdfast ctl`: asks a running supervisor over its control socket and prints the answer.
-//! Blocking, one request (but for an upgrade, which is watched), no state; knows nothing the socket does not say.
+//! Blocking, one request (but for an upgrade, which is watched), no state; knows nothing the socket does not say,
+//! but who serves on when there is nobody at it.
 
 mod client;
 mod human;
+mod left_behind;
 mod tables;
 mod upgrade;
 
@@ -10,8 +12,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use client::Response;
+use nix::unistd::Pid;
 
 use crate::api::{Failure, Health, HealthStatus};
+use crate::host::run_dir;
 use crate::operator::control::socket_path;
 
 /// What `holdfast ctl` can ask: the commands of the control socket.
@@ -28,6 +32,20 @@ pub enum CtlError {
         /// The system's reason.
         source: io::Error,
     },
+    /// Nobody answers, and slots are served on.
+    #[error(
+        "no supervisor in {}; pids {} serve on. Start holdfast with this run directory to have one again, or end them with `holdfast ctl --run-dir {} stop`",
+        run_dir.display(), list(pids), run_dir.display()
+    )]
+    NoSupervisor {
+        /// Where.
+        run_dir: PathBuf,
+        /// Keepers and workers.
+        pids: Vec<Pid>,
+    },
+    /// Slots without a supervisor could not be ended.
+    #[error("cannot end the processes that serve on without a supervisor: {0}")]
+    End(#[source] io::Error),
     /// The exchange broke off.
     #[error("lost the supervisor at {} while waiting for its answer: {source}; see its log", path.display())]
     Talk {
@@ -69,6 +87,36 @@ pub enum CtlError {
 /// # Errors
 /// See [`CtlError`]; its text is for standard error.
 pub fn run(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
+    match ask_supervisor(run_dir, json, command) {
+        Err(error @ CtlError::Connect { .. }) => go_without_supervisor(run_dir, json, command, error),
+        result => result,
+    }
+}
+
+/// Nobody answers, as `error` says: whether anybody serves on, and their end if that is asked for.
+fn go_without_supervisor(
+    run_dir: &Path,
+    json: bool,
+    command: CtlCommand,
+    error: CtlError,
+) -> Result<(), CtlError> {
+    let pids = run_dir::left_behind(run_dir);
+    if pids.is_empty() {
+        return Err(error);
+    }
+    if command != CtlCommand::Stop {
+        return Err(CtlError::NoSupervisor { run_dir: run_dir.to_owned(), pids });
+    }
+    let ended = left_behind::end(run_dir).map_err(CtlError::End)?;
+    let message = format!("ended pids {}, which served on without a supervisor", list(&ended));
+    print(&if json { serde_json::json!({ "message": message }).to_string() } else { message })
+}
+
+fn list<'a>(pids: impl IntoIterator<Item = &'a Pid>) -> String {
+    pids.into_iter().map(Pid::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn ask_supervisor(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
     if command == (CtlCommand::Upgrade { status: false }) {
         return upgrade::run(run_dir, json);
     }
