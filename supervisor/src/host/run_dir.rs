@@ -30,69 +30,29 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
-    /// It cannot be made.
     #[error("cannot make the run directory {}: {source}; set run_dir (--run-dir) to a place this user may write to", path.display())]
-    Create {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// It cannot be written to.
+    Create { path: PathBuf, source: io::Error },
     #[error("cannot write to the run directory {}: {source}; set run_dir (--run-dir) to a place this user may write to", path.display())]
-    Write {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Somebody else owns it, so somebody else could replace what is in it.
+    Write { path: PathBuf, source: io::Error },
     #[error("the run directory {} belongs to user {owner}, not to user {user} who runs this; set run_dir (--run-dir)", path.display())]
-    Foreign {
-        /// Where.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Our user.
-        user: u32,
-    },
-    /// Others may write to it, so others could replace what is in it.
+    Foreign { path: PathBuf, owner: u32, user: u32 },
     #[error(
         "the run directory {} is open to others (mode {mode:03o}): `chmod 700` it if it is for this alone, or set run_dir (--run-dir)",
         path.display()
     )]
-    Exposed {
-        /// Where.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// Whoever made the link decides where things go.
+    Exposed { path: PathBuf, mode: u32 },
     #[error("the run directory {} is a symbolic link; set run_dir (--run-dir) to the directory itself", path.display())]
-    Link {
-        /// Where.
-        path: PathBuf,
-    },
-    /// The sockets in it could not be named.
+    Link { path: PathBuf },
     #[error(
         "the path of the run directory {} has {} bytes, and sockets in it can be named up to {MAX_RUN_DIR_BYTES}; set run_dir (--run-dir) to a shorter one",
         real_path.display(), real_path.as_os_str().len()
     )]
-    TooLong {
-        /// Where, without symbolic links.
-        real_path: PathBuf,
-    },
-    /// A supervisor is alive there.
+    TooLong { real_path: PathBuf },
     #[error(
         "another supervisor is alive in {} (pid {pid}): stop it with `holdfast ctl --run-dir {} stop`, or set another run_dir (--run-dir)",
         path.display(), path.display()
     )]
-    Alive {
-        /// Where.
-        path: PathBuf,
-        /// Its pid, as its pid file says.
-        pid: String,
-    },
+    Alive { path: PathBuf, pid: String },
 }
 
 /// A run directory that is this supervisor's.

@@ -43,31 +43,17 @@ pub const QUEUE: usize = 64;
 /// Why the HTTP side could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The control socket could not be made.
     #[error(
         "cannot make the control socket {}: {source}; run_dir must be writable and its path short (at most {MAX_RUN_DIR_BYTES} bytes)",
         path.display()
     )]
-    BindControl {
-        /// Where it should have been.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The admin address could not be bound.
+    BindControl { path: PathBuf, source: io::Error },
     #[error(
         "cannot listen on the admin address {address}: {source}; set admin.listen to a free address, or to \"\" for none"
     )]
-    BindAdmin {
-        /// The address asked for.
-        address: SocketAddr,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The thread or its runtime could not be made.
+    BindAdmin { address: SocketAddr, source: io::Error },
     #[error("cannot start the control thread: {0}")]
     Start(#[source] io::Error),
-    /// The thread did not take the new admin listener.
     #[error("the control thread cannot change the admin address: {0}")]
     Rebind(#[source] io::Error),
 }

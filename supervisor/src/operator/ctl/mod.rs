@@ -24,59 +24,25 @@ pub use crate::api::Command as CtlCommand;
 /// Why `holdfast ctl` has no good answer. All of them are exit code 1.
 #[derive(Debug, thiserror::Error)]
 pub enum CtlError {
-    /// Nobody answers at the socket.
     #[error("cannot connect to {}: {source}; {}", path.display(), remedy(source))]
-    Connect {
-        /// The control socket.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Nobody answers, and slots are served on.
+    Connect { path: PathBuf, source: io::Error },
     #[error(
         "no supervisor in {}; pids {} serve on. Start holdfast with this run directory to have one again, or end them with `holdfast ctl --run-dir {} stop`",
         run_dir.display(), list(pids), run_dir.display()
     )]
-    NoSupervisor {
-        /// Where.
-        run_dir: PathBuf,
-        /// Keepers and workers.
-        pids: Vec<Pid>,
-    },
-    /// Slots without a supervisor could not be ended.
+    NoSupervisor { run_dir: PathBuf, pids: Vec<Pid> },
     #[error("cannot end the processes that serve on without a supervisor: {0}")]
     End(#[source] io::Error),
-    /// The exchange broke off.
     #[error("lost the supervisor at {} while waiting for its answer: {source}; see its log", path.display())]
-    Talk {
-        /// The control socket.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The answer is not what this version expects.
+    Talk { path: PathBuf, source: io::Error },
     #[error("cannot understand the answer at {}: {reason}; is it a supervisor of this version?", path.display())]
-    Understand {
-        /// The control socket.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The supervisor refused or failed; nothing has changed.
+    Understand { path: PathBuf, reason: String },
     #[error("{error}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The supervisor's words, several lines if there are several errors.
-        error: String,
-    },
-    /// The health check was answered, and the answer (already printed) is no.
+    Refused { status: u16, error: String },
     #[error("the service does not want clients now: it is {}", .0.name())]
     Unhealthy(HealthStatus),
-    /// The upgrade was begun, and stopped; how far it came was printed.
     #[error("upgrade failed: {0}")]
     UpgradeFailed(String),
-    /// The answer could not be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
 }

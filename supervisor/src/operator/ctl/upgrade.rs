@@ -1,7 +1,6 @@
 //! `holdfast ctl upgrade`: asks for it, then watches how far it is until it is over. The supervisor that was asked is
 //! replaced meanwhile, so nobody may answer for a moment.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -65,7 +64,7 @@ impl Watch<'_> {
         let report: UpgradeReport = serde_json::from_str(&response.body).map_err(understand)?;
         let news = self.said.news(&report);
         if !self.json {
-            news.iter().try_for_each(|line| say(line))?;
+            news.iter().try_for_each(|line| print(line))?;
         }
         let is_over = matches!(report.state, UpgradeState::Done | UpgradeState::Failed | UpgradeState::None);
         Ok(is_over.then_some(report))
@@ -107,14 +106,6 @@ impl Said {
         }
         (self.state, self.done) = (report.state, done.len());
         news
-    }
-}
-
-fn say(line: &str) -> Result<(), CtlError> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CtlError::Print(error)),
-        _ => Ok(()),
     }
 }
 

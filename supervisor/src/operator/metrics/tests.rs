@@ -12,7 +12,7 @@ use crate::api::histogram::Histogram;
 use crate::api::{LimitsView, Totals, closes, rejections};
 
 /// To accept a wanted change: `HOLDFAST_BLESS=1 cargo test -p holdfast metrics`, then read the difference.
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/golden.txt");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/operator/metrics/golden.txt");
 
 fn row(slot: u16, alive: bool) -> WorkerRow {
     let wide = u64::from(slot);
