@@ -21,7 +21,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
         let guests = clients.add(Group::new(500, Role::Idle).from([loopback(1)]));
         clients.run_until("guests are let in", |clients| clients.stats(guests).open == 500);
         clients.leave(guests, 500);
-        clients.run_until("they have left", |clients| clients.stats(guests).left == 500);
+        clients.run_until("they have left", |clients| clients.stats(guests).left() == 500);
     }
     let echoes = clients.stats(echo).echoes;
     clients.run_until("the others still echo", |clients| clients.stats(echo).echoes > echoes + 1000);
