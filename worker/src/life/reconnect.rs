@@ -159,7 +159,7 @@ impl Worker {
             return self.leave();
         }
         if let Some(lonely) = search.notice(self.now) {
-            let (count, run_dir) = (self.connections.admitted(), self.reconnection.run_dir());
+            let (count, run_dir) = (self.clients.connections.admitted(), self.reconnection.run_dir());
             log::warn!(
                 "no supervisor for {} minutes; serving {count} connections on. Start holdfast with run_dir {run_dir} \
                  to have one again, or end this with `holdfast ctl --run-dir {run_dir} stop`",
