@@ -111,6 +111,12 @@ const BAD_FILES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[limits]\nmax_buffered_total = \"some\"",
+        &[
+            "h.toml:2: limits.max_buffered_total: \"some\" is not a size; allowed: \"auto\" or bytes, or a size such as \"64KiB\" or \"1MiB\" (units B, KiB, MiB, GiB), from 1MiB to 1048576GiB",
+        ],
+    ),
+    (
         "[limits]\nmax_message_size = \"2GiB\"\nmax_queued_output = \"17179869184GiB\"",
         &[
             "h.toml:2: limits.max_message_size: \"2GiB\" is out of range; allowed: bytes, or a size such as \"64KiB\" or \"1MiB\" (units B, KiB, MiB, GiB), from 1B to 1GiB",

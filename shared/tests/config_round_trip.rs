@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::config::{
-    Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, Inputs, Limits, MaxConnections, Portion,
-    Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
+    Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, Inputs, Limits, MaxBuffered, MaxConnections,
+    Portion, Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
 };
 use holdfast_shared::route::Route;
 use ipnet::IpNet;
@@ -45,6 +45,7 @@ prop_compose! {
         max_pending_handshakes in 1..=100_000_000u32,
         max_message_size in 1..=1usize << 30,
         max_queued_output in 1024..=1usize << 30,
+        buffered in option::of(1usize << 20..=1 << 50),
         retry_after in duration(1000),
     ) -> Limits {
         let max = cap.unwrap_or(100_000);
@@ -65,6 +66,7 @@ prop_compose! {
             max_pending_handshakes,
             max_message_size,
             max_queued_output,
+            max_buffered_total: buffered.map_or(MaxBuffered::Auto, MaxBuffered::Bytes),
             retry_after,
         }
     }

@@ -20,6 +20,7 @@ use holdfast_shared::ipc::message::{
 use holdfast_shared::ipc::moving::{ToGiver, ToTaker};
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
+use holdfast_shared::route::Route;
 use holdfast_shared::sys::mapping;
 use holdfast_shared::table::{self, Flags, Phase, Table, TableError};
 
@@ -116,6 +117,8 @@ fn messages_to_a_worker() {
         path: "/chat".to_owned(),
         allowed_origins: vec!["https://example.org".to_owned()],
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        routes: vec![Route { path: "/chat".to_owned(), protocol: "echo".to_owned() }],
+        max_buffered_total: 11,
     });
     check("to_worker_configure", ToWorker::Configure { generation: 1, settings, knows: 15 });
     let verdicts =

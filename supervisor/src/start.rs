@@ -74,9 +74,11 @@ pub(crate) fn prepare(
         source: error.into(),
     })?;
     log::info!(
-        "holdfast {}: {slots} workers, {descriptors} descriptors each, up to {} connections",
+        "holdfast {}: {slots} workers, {descriptors} descriptors each, up to {} connections, \
+         up to {} MiB buffered for them by each worker",
         program.version,
-        capacity.max_connections
+        capacity.max_connections,
+        capacity.buffered_per_worker >> 20
     );
     Supervisor::new(Foundation {
         program,

@@ -47,6 +47,8 @@ fn settings() -> Settings {
         path: String::new(),
         allowed_origins: Vec::new(),
         trusted_proxies: Vec::new(),
+        routes: Vec::new(),
+        max_buffered_total: 0,
     }
 }
 

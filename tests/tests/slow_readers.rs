@@ -61,6 +61,48 @@ fn memory_stays_under_the_bound_that_the_config_sets() {
     server.stop();
 }
 
+/// However many are slow: a worker keeps no more for all of them than its budget, and the others are served.
+#[test]
+fn memory_stays_under_the_budget_of_a_worker_however_many_are_slow() {
+    const SLOW: usize = 2_000;
+    const BUDGET: u64 = 32 * MIB;
+    let server = Holdfast::with(
+        "workers = 1
+        limits.max_connections = 6000
+        limits.max_connections_per_address = 0
+        limits.max_queued_output = \"1MiB\"
+        limits.max_buffered_total = \"32MiB\"
+        timeouts.close = \"1s\"
+        timeouts.idle = \"0s\"",
+    );
+    // Buffers that were in use a moment ago are not with the kernel yet, hence as much again.
+    let bound = 3 * 16 * MIB + 2 * BUDGET;
+    let mut clients = Clients::of(&server);
+    let bystanders = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
+    clients.run_until("the bystanders echo", |clients| clients.stats(bystanders).echoes > 100);
+    let slow = clients.add(Group::new(SLOW, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
+    let mut peak = 0;
+    let mut turns = 0_u32;
+    clients.run_until("all slow readers are closed", |clients| {
+        turns += 1;
+        if turns.is_multiple_of(16) {
+            peak = peak.max(server.memory());
+            assert!(peak <= bound, "{} MiB of at most {} MiB", peak / MIB, bound / MIB);
+        }
+        clients.stats(slow).ended() == SLOW
+    });
+    eprintln!("peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
+    let echoes = clients.stats(bystanders).echoes;
+    clients.run_until("the bystanders go on", |clients| clients.stats(bystanders).echoes > echoes + 1000);
+    clients.leave(bystanders, 20);
+    let totals = server.wait_until("all are gone", |totals| totals.number("connections") == 0);
+    assert_eq!(totals.number("closed_total.slow_reader"), SLOW as u64, "{totals:?}");
+    assert_eq!((totals.number("closed_total.client"), totals.number("restarts_total")), (20, 0));
+    let said = |line: &String| line.contains("with the largest backlogs");
+    assert!(server.process().lines().iter().any(said), "the budget was never reached");
+    server.stop();
+}
+
 #[test]
 fn a_slow_reader_is_told_1013() {
     let server =

@@ -40,6 +40,8 @@ const fn key(
 const MOST_CONNECTIONS: u32 = 100_000_000;
 /// RFC 6455 allows 2^63; nobody wants to hold that in memory.
 const LARGEST_SIZE: usize = 1024 * 1024 * 1024;
+/// More than any machine has.
+const LARGEST_TOTAL: usize = 1 << 50;
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -136,6 +138,12 @@ pub(super) const KEYS: &[Key] = &[
         // there.
         |c, v| put(&mut c.limits.max_queued_output, parse::size(v, 1024..=LARGEST_SIZE)),
         |c| parse::show_size(c.limits.max_queued_output),
+    ),
+    key(
+        "limits.max_buffered_total",
+        Live,
+        |c, v| put(&mut c.limits.max_buffered_total, parse::max_buffered(v, 1024 * 1024..=LARGEST_TOTAL)),
+        |c| parse::show_max_buffered(c.limits.max_buffered_total),
     ),
     key(
         "limits.retry_after",

@@ -89,6 +89,8 @@ pub struct Limits {
     pub max_message_size: usize,
     /// Most output queued for one connection, in bytes.
     pub max_queued_output: usize,
+    /// Most queued output and half messages of one worker.
+    pub max_buffered_total: MaxBuffered,
     /// What a refused client is told to wait, before jitter.
     pub retry_after: Duration,
 }
@@ -111,6 +113,15 @@ impl MaxConnections {
             Self::Count(count) => count,
         }
     }
+}
+
+/// How much one worker keeps for its clients together, as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MaxBuffered {
+    /// An equal part of a quarter of the memory.
+    Auto,
+    /// This many bytes.
+    Bytes(usize),
 }
 
 /// A part of the cap.
@@ -239,6 +250,7 @@ impl Default for Limits {
             max_pending_handshakes: 10_000,
             max_message_size: 1024 * 1024,
             max_queued_output: 1024 * 1024,
+            max_buffered_total: MaxBuffered::Auto,
             retry_after: Duration::from_secs(30),
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::route::Route;
+
 /// All of it. Replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Settings {
@@ -36,4 +38,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Peers whose X-Forwarded-For is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Which protocol serves which path.
+    pub routes: Vec<Route>,
+    /// Most bytes that a worker keeps for all clients together, queued output and half messages; 0 is no limit.
+    pub max_buffered_total: u64,
 }

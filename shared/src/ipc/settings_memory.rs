@@ -148,6 +148,8 @@ mod tests {
             path: "/".to_owned(),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            routes: Vec::new(),
+            max_buffered_total: 11,
         }
     }
 

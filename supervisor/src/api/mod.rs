@@ -240,6 +240,8 @@ pub struct LimitsView {
     pub max_message_size: u64,
     /// Unread output per connection, in bytes.
     pub max_queued_output: u64,
+    /// Queued output and half messages of one worker, in bytes.
+    pub max_buffered_total: u64,
     /// How full the server is.
     pub level: Level,
     /// Most descriptors one worker may open.

@@ -24,6 +24,8 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         path: config.security.path.clone(),
         allowed_origins: config.security.allowed_origins.clone(),
         trusted_proxies: config.proxy.trusted.clone(),
+        routes: config.routes.clone(),
+        max_buffered_total: capacity.buffered_per_worker,
     }
 }
 

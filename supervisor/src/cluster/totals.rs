@@ -237,6 +237,7 @@ impl Supervisor {
             max_pending_handshakes: limits.max_pending_handshakes.into(),
             max_message_size: limits.max_message_size as u64,
             max_queued_output: limits.max_queued_output as u64,
+            max_buffered_total: self.capacity.buffered_per_worker,
             level: self.level,
             descriptors_per_worker: self.descriptors.into(),
         }

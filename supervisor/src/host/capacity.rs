@@ -2,7 +2,7 @@
 //! is a descriptor of one worker, and a worker has as many as RLIMIT_NOFILE says, whatever the machine could
 //! do.
 
-use holdfast_shared::config::MaxConnections;
+use holdfast_shared::config::{MaxBuffered, MaxConnections};
 
 /// Descriptors of a worker that are no connections: its link, table, listeners, epoll instance, log, and some
 /// to spare.
@@ -11,6 +11,13 @@ const RESERVE: u32 = 64;
 /// Descriptors that no connection ever gets: a worker that takes over when all others are used up still has
 /// to open some.
 const HEADROOM: u32 = 16;
+
+/// One part in so many of the memory is for what workers keep for their clients. The kernel's own buffers for the
+/// same clients are several times as large.
+const BUFFER_SHARE: u64 = 4;
+
+/// With less than this a few large messages close each other.
+const LEAST_BUFFERED: u64 = 16 * 1024 * 1024;
 
 /// The kernel spreads clients by a hash, so workers differ; this many standard deviations above the mean are
 /// provided for.
@@ -27,6 +34,10 @@ pub struct Demand {
     pub max_connections: MaxConnections,
     /// Unfinished handshakes of the whole server, as configured.
     pub max_pending_handshakes: u32,
+    /// What one worker keeps for its clients, as configured.
+    pub max_buffered_total: MaxBuffered,
+    /// Memory that all workers together may use, in bytes.
+    pub memory: u64,
 }
 
 /// What it carries.
@@ -38,6 +49,8 @@ pub struct Capacity {
     pub pending_per_worker: u32,
     /// Rows of one worker's connection table: one for each descriptor it may ever have.
     pub rows: u32,
+    /// What one worker keeps for all its clients, in bytes.
+    pub buffered_per_worker: u64,
 }
 
 /// A configured cap that the descriptors do not carry, and what would.
@@ -82,6 +95,7 @@ pub fn plan(demand: Demand) -> Result<Capacity, Unreachable> {
         max_connections,
         pending_per_worker,
         rows: rows.min(demand.descriptors.saturating_sub(HEADROOM)),
+        buffered_per_worker: buffered_per_worker(demand),
     })
 }
 
@@ -89,6 +103,16 @@ pub fn plan(demand: Demand) -> Result<Capacity, Unreachable> {
 fn pending_per_worker(demand: Demand) -> u32 {
     let share = demand.max_pending_handshakes.div_ceil(demand.workers.max(1));
     share.min(demand.descriptors.saturating_sub(RESERVE) / 4).max(1)
+}
+
+/// A share of the memory, unless it is configured.
+fn buffered_per_worker(demand: Demand) -> u64 {
+    match demand.max_buffered_total {
+        MaxBuffered::Bytes(bytes) => bytes as u64,
+        MaxBuffered::Auto => {
+            (demand.memory / BUFFER_SHARE / u64::from(demand.workers.max(1))).max(LEAST_BUFFERED)
+        }
+    }
 }
 
 fn reachable(demand: Demand) -> u32 {
@@ -146,7 +170,14 @@ mod tests {
     use super::*;
 
     fn demand(descriptors: u32, workers: u32, max_connections: MaxConnections) -> Demand {
-        Demand { descriptors, workers, max_connections, max_pending_handshakes: 10_000 }
+        Demand {
+            descriptors,
+            workers,
+            max_connections,
+            max_pending_handshakes: 10_000,
+            max_buffered_total: MaxBuffered::Auto,
+            memory: 8 << 30,
+        }
     }
 
     #[test]
@@ -163,6 +194,17 @@ mod tests {
         // Docker and systemd have been seen to set the limit to 1,073,741,816.
         let capacity = plan(demand(1_073_741_816, 8, MaxConnections::Count(1000))).unwrap();
         assert_eq!(capacity.rows, 1000 + 1250 + RESERVE);
+    }
+
+    #[test]
+    fn what_is_kept_for_clients_is_a_share_of_the_memory_or_what_is_configured() {
+        let plan = |memory, workers, max_buffered_total| {
+            let demand = demand(20_000, workers, MaxConnections::Auto);
+            plan(Demand { memory, max_buffered_total, ..demand }).unwrap().buffered_per_worker
+        };
+        assert_eq!(plan(8 << 30, 4, MaxBuffered::Auto), 512 << 20);
+        assert_eq!(plan(1 << 20, 4, MaxBuffered::Auto), LEAST_BUFFERED);
+        assert_eq!(plan(8 << 30, 4, MaxBuffered::Bytes(5)), 5);
     }
 
     #[test]
@@ -184,8 +226,9 @@ mod tests {
         fn nothing_overflows_and_what_is_promised_fits(
             descriptors in 0u32.., workers in 1u32..5000, cap in 1u32.., pending in 1u32..
         ) {
+            let max_connections = MaxConnections::Count(cap);
             let demand = Demand {
-                descriptors, workers, max_connections: MaxConnections::Count(cap), max_pending_handshakes: pending,
+                max_pending_handshakes: pending, ..demand(descriptors, workers, max_connections)
             };
             if let Ok(capacity) = plan(demand) {
                 let share = capacity.max_connections.div_ceil(workers);

@@ -2,6 +2,7 @@
 //! absent, never guessed.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, SysconfVar, sysconf};
@@ -15,6 +16,28 @@ pub fn raise_descriptor_limit() -> nix::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
+}
+
+/// The memory that this process and its children may use together, in bytes: the machine's, or that of the
+/// narrowest of its cgroups that has a limit. 0 if nobody says.
+#[must_use]
+pub fn memory_limit() -> u64 {
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = cgroups(&own).filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    total.into_iter().chain(limits).min().unwrap_or(0)
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The files that have the limits of the cgroup in a `/proc/self/cgroup` of version 2, and of those around it.
+fn cgroups(own: &str) -> impl Iterator<Item = PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let groups: Vec<PathBuf> = Path::new(path).ancestors().map(Path::to_owned).collect();
+    groups.into_iter().map(|group| Path::new("/sys/fs/cgroup").join(group).join("memory.max"))
 }
 
 /// Resident memory of a process, in bytes.
@@ -60,6 +83,15 @@ mod tests {
         assert_eq!(extended_tcp(text, "ListenDrops"), Some(42));
         assert_eq!(extended_tcp(text, "C"), None);
         assert!(listen_drops().is_some());
+    }
+
+    #[test]
+    fn the_memory_there_is_and_the_files_that_limit_it_are_known() {
+        assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:   2048 kB\n"), Some(2 << 20));
+        assert!(memory_limit() > 1 << 20);
+        let files: Vec<PathBuf> = cgroups("1:x:/y\n0::/a/b\n").collect();
+        let file = |group: &str| PathBuf::from(format!("/sys/fs/cgroup{group}/memory.max"));
+        assert_eq!(files, [file("/a/b"), file("/a"), file("")]);
     }
 
     #[test]

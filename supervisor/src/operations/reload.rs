@@ -11,6 +11,7 @@ use crate::api::Reply;
 use crate::api::{Answer, Change, Failure, ReloadReport};
 use crate::cluster::settings;
 use crate::host::capacity::{self, Capacity, Demand, Unreachable};
+use crate::host::kernel;
 use crate::host::notify;
 use crate::operations::resize::ScaleError;
 use crate::operator::control;
@@ -64,6 +65,8 @@ pub(crate) fn demand(config: &Config, workers: u32, descriptors: u32) -> Demand 
         workers,
         max_connections: config.limits.max_connections,
         max_pending_handshakes: config.limits.max_pending_handshakes,
+        max_buffered_total: config.limits.max_buffered_total,
+        memory: kernel::memory_limit(),
     }
 }
 

@@ -26,6 +26,7 @@ impl Connections {
     }
 
     pub(super) fn give_back_pages(&mut self) {
+        self.report_budget();
         for run in self.pages.take_unneeded(PAGES_PER_STEP) {
             // They cost what they cost until they are used again.
             if let Err(error) = self.table.discard(run.clone())

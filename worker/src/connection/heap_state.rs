@@ -50,8 +50,8 @@ impl Connections {
             Some(engine) => Some(Box::new(engine?)),
             None => None,
         };
-        let mut outbox = Outbox::default();
-        outbox.push(state.outbox);
+        let is_cut = self.get(key)?.flags.contains(Flags::FRAME_CUT);
+        let outbox = Outbox::restored(state.outbox, !is_cut);
         let queued = outbox.len() as u64;
         let heap = self.heap_state_or_new(key)?;
         heap.request = state.request.to_vec();
@@ -59,6 +59,7 @@ impl Connections {
         heap.engine = engine;
         heap.outbox = outbox;
         self.queued_bytes += queued;
+        self.note_heap_state(key);
         Some(())
     }
 }

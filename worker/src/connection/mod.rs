@@ -1,6 +1,7 @@
 //! All connections of a worker: their records in the table, the heap state on the heap, their timers.
 //! The one place where a connection begins and ends, and so the one place that counts.
 
+mod budget;
 mod client;
 mod clients;
 mod frames;
@@ -34,6 +35,7 @@ use slab::Slab;
 use crate::connection::timer_wheel::{Links, TimerLink, TimerWheel};
 use crate::websocket::engine::Engine;
 use crate::websocket::handshake::RequestReader;
+use budget::Budget;
 pub(crate) use clients::Clients;
 use high_water::HighWater;
 pub(crate) use outbox::Outbox;
@@ -69,6 +71,10 @@ pub(crate) struct HeapState {
     pub(crate) engine: Option<Box<Engine>>,
     /// What the kernel did not take.
     pub(crate) outbox: Outbox,
+    /// The record's index.
+    row: u32,
+    /// Bytes that count in the worker's budget.
+    held: usize,
 }
 
 impl HeapState {
@@ -99,6 +105,7 @@ pub(crate) struct Connections {
     names: Option<HashMap<u64, u32>>,
     admitted: u32,
     queued_bytes: u64,
+    budget: Budget,
     /// `None` while no connection has a session.
     sessions: Option<SessionMemory>,
 }
@@ -123,6 +130,7 @@ impl Connections {
             names: None,
             admitted: 0,
             queued_bytes: 0,
+            budget: Budget::default(),
         }
     }
 
@@ -357,6 +365,7 @@ impl Connections {
         if self.heap_state(key).is_some_and(|heap| heap.is_empty()) {
             self.drop_heap_state(key);
         }
+        self.note_heap_state(key);
         if let Some(record) = self.get_mut(key) {
             record.flags.set(Flags::UNSAVED, record.heap_state != 0);
             record.flags.set(Flags::BUSY, false);
@@ -372,7 +381,7 @@ impl Connections {
     /// The heap state, made if there is none. `None` only when the connection is gone.
     pub(crate) fn heap_state_or_new(&mut self, key: Key) -> Option<&mut HeapState> {
         if self.get(key)?.heap_state == 0 {
-            let position = self.heap_states.insert(HeapState::default());
+            let position = self.heap_states.insert(HeapState { row: key.row, ..HeapState::default() });
             self.under_way.note(self.count_under_way());
             self.get_mut(key)?.heap_state = u32::try_from(position + 1).ok()?;
         }
@@ -391,6 +400,7 @@ impl Connections {
             && let Some(heap) = self.heap_states.try_remove(position)
         {
             self.queued_bytes -= heap.outbox.len() as u64;
+            self.note_dropped(&heap);
         }
     }
 }

@@ -36,7 +36,7 @@ impl Connections {
             match self.send(key, bytes) {
                 Some(sent) if sent < bytes.len() => {
                     self.set_frame_cut(key, sent > 0);
-                    self.queue(key, &bytes[sent..]);
+                    self.queue_rest(key, bytes, sent);
                 }
                 Some(_) if may_be_cut => self.set_frame_cut(key, false),
                 Some(_) | None => {}
@@ -136,7 +136,7 @@ impl Connections {
         self.settings.retry_after.mul_f64(0.5 + fastrand::f64())
     }
 
-    fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
+    pub(super) fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
         let mut last_frame = Vec::new();
         frame::append_close(&mut last_frame, code, text);
         self.write_last(key, &last_frame);
@@ -170,6 +170,16 @@ impl Connections {
         if let Some(heap) = self.heap_state_or_new(key) {
             heap.outbox.push(bytes);
             self.queued_bytes += bytes.len() as u64;
+            self.note_heap_state(key);
+        }
+    }
+
+    /// Queues what is left of whole frames, of which the kernel took `sent` bytes.
+    fn queue_rest(&mut self, key: Key, frames: &[u8], sent: usize) {
+        if let Some(heap) = self.heap_state_or_new(key) {
+            heap.outbox.push_rest(frames, sent);
+            self.queued_bytes += (frames.len() - sent) as u64;
+            self.note_heap_state(key);
         }
     }
 

@@ -92,6 +92,12 @@ impl Engine {
         matches!(self.stage, Stage::BetweenFrames) && self.message.is_none()
     }
 
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.message.as_ref().map_or(0, |message| message.buffer.capacity())
+    }
+
     /// Takes what was read from the client and hands every event in it to `sink`. `input` is scratch space
     /// afterwards: it is unmasked in place.
     ///

@@ -11,8 +11,8 @@ pub(super) use name::{
     balance, listen, networks, optional_address, origins, path, run_dir, show_balance, show_run_dir,
 };
 pub(super) use quantity::{
-    count, duration, duration_or_never, limit, max_connections, portion, show_duration, show_max_connections,
-    show_portion, show_size, show_workers, size, workers,
+    count, duration, duration_or_never, limit, max_buffered, max_connections, portion, show_duration,
+    show_max_buffered, show_max_connections, show_portion, show_size, show_workers, size, workers,
 };
 pub(super) use routes::{routes, show_routes, unknown_protocols};
 

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Problem;
-use crate::config::{MaxConnections, Portion, Value, Workers};
+use crate::config::{MaxBuffered, MaxConnections, Portion, Value, Workers};
 
 /// A whole number within `range`.
 pub(in crate::config) fn count<T>(value: &Value, range: RangeInclusive<T>) -> Result<T, Problem>
@@ -185,6 +185,26 @@ fn spell_size(size: usize) -> String {
         .iter()
         .find(|(_, bytes)| size >= *bytes && size.is_multiple_of(*bytes))
         .map_or_else(|| format!("{size}B"), |(name, bytes)| format!("{}{name}", size / bytes))
+}
+
+/// `"auto"` or a size.
+pub(in crate::config) fn max_buffered(
+    value: &Value,
+    range: RangeInclusive<usize>,
+) -> Result<MaxBuffered, Problem> {
+    if *value == Value::text("auto") {
+        return Ok(MaxBuffered::Auto);
+    }
+    size(value, range)
+        .map(MaxBuffered::Bytes)
+        .map_err(|problem| Problem { allowed: format!("\"auto\" or {}", problem.allowed), ..problem })
+}
+
+pub(in crate::config) fn show_max_buffered(max: MaxBuffered) -> Value {
+    match max {
+        MaxBuffered::Auto => Value::text("auto"),
+        MaxBuffered::Bytes(bytes) => show_size(bytes),
+    }
 }
 
 pub(in crate::config) fn show_size(size: usize) -> Value {

@@ -148,6 +148,7 @@ fn limits(limits: &LimitsView) -> String {
         ("max_pending_handshakes", human::count(limits.max_pending_handshakes)),
         ("max_message_size", human::bytes(limits.max_message_size)),
         ("max_queued_output", human::bytes(limits.max_queued_output)),
+        ("max_buffered_total per worker", human::bytes(limits.max_buffered_total)),
         ("descriptors per worker", human::count(limits.descriptors_per_worker)),
     ])
 }
