@@ -91,7 +91,8 @@ impl Connections {
                 self.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
                 self.end(key);
             }
-            Phase::Free | Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
+            Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
+            Phase::Free | Phase::Ended => {}
         }
         if !is_busy {
             self.settle(key);
