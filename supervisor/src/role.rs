@@ -29,7 +29,7 @@ pub fn main(program: Program) -> ExitCode {
         Command::Run(arguments) => run(program, &arguments),
         Command::Probe(arguments) => probe::run(program, &arguments),
         Command::Keeper(arguments) => keep(program, arguments),
-        Command::Check(arguments) => check::run(&arguments),
+        Command::Check(arguments) => check::run(program, &arguments),
         Command::Ctl(arguments) => ask(&arguments),
     }
 }
@@ -39,7 +39,7 @@ fn run(program: Program, arguments: &RunArguments) -> ExitCode {
     let (launch, mut handoff) = upgrade::receive();
     let program_name = launch.path.file_name().unwrap_or_default().to_string_lossy();
     show_as("holdfast: supervisor", &launch.arguments, &program_name);
-    let inputs = cli::inputs(arguments);
+    let inputs = cli::inputs(program, arguments);
     let go_back = |handoff: Option<upgrade::ReceivedHandoff>, reason: &str| {
         if let Some(handoff) = handoff {
             upgrade::go_back(&launch, handoff, program.version, reason.to_owned());

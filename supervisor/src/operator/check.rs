@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use holdfast_shared::config::{Inputs, load};
 
+use holdfast_worker::Program;
+
 use crate::operator::cli::{CheckArguments, check_inputs};
 
 /// Bad configuration, as for bad usage.
@@ -14,8 +16,8 @@ const BAD_CONFIGURATION: u8 = 2;
 ///
 /// Exits with 0, or 2 if anything is wrong, or 1 if it could not be said.
 #[must_use]
-pub fn run(arguments: &CheckArguments) -> ExitCode {
-    match report(&check_inputs(arguments), &mut io::stdout().lock(), &mut io::stderr().lock()) {
+pub fn run(program: Program, arguments: &CheckArguments) -> ExitCode {
+    match report(&check_inputs(program, arguments), &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(BAD_CONFIGURATION),
         Err(_) => ExitCode::FAILURE,

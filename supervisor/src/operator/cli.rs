@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
 use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_worker::Program;
 use holdfast_worker::keeper::KeeperStart;
 
 use crate::api::Command as CtlRequest;
@@ -179,19 +180,29 @@ where
 
 /// What the configuration is made from, for `holdfast run` in this process's environment.
 #[must_use]
-pub fn inputs(arguments: &RunArguments) -> Inputs {
+pub fn inputs(program: Program, arguments: &RunArguments) -> Inputs {
     Inputs {
         file: arguments.config.clone(),
         environment: environment(),
         flags: flags(arguments),
-        ..Inputs::default()
+        protocols: protocols(program),
     }
 }
 
 /// What the configuration is made from, for `holdfast check` in this process's environment.
 #[must_use]
-pub fn check_inputs(arguments: &CheckArguments) -> Inputs {
-    Inputs { file: arguments.config.clone(), environment: environment(), ..Inputs::default() }
+pub fn check_inputs(program: Program, arguments: &CheckArguments) -> Inputs {
+    Inputs {
+        file: arguments.config.clone(),
+        environment: environment(),
+        flags: Vec::new(),
+        protocols: protocols(program),
+    }
+}
+
+/// The protocols that routes may name.
+fn protocols(program: Program) -> Vec<&'static str> {
+    program.protocols.iter().map(|protocol| protocol.name).collect()
 }
 
 fn environment() -> Vec<(String, String)> {

@@ -64,7 +64,7 @@ impl Identity {
 /// Exits with 0, or 2 with every error if it would not, or 1 if it could not be said.
 #[must_use]
 pub fn run(program: Program, arguments: &RunArguments) -> ExitCode {
-    if let Err(complaint) = would_start(&cli::inputs(arguments)) {
+    if let Err(complaint) = would_start(&cli::inputs(program, arguments)) {
         eprintln!("{complaint}");
         return ExitCode::from(BAD_CONFIGURATION);
     }

@@ -8,7 +8,7 @@ mod program;
 pub use context::Context;
 pub(crate) use context::Host;
 pub use echo::Echo;
-pub(crate) use program::Apps;
+pub(crate) use program::{Apps, protocol_id};
 pub use program::{Program, Protocol};
 
 pub use holdfast_shared::id::ConnectionId;

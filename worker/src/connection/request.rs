@@ -2,12 +2,13 @@
 //! deciding the application's and the supervisor's; here is what follows from either.
 
 use holdfast_shared::reason::Rejection;
+use holdfast_shared::route;
 use holdfast_shared::table::{Flags, Phase, Record};
 
 use super::client::Client;
 use super::input::Read;
 use super::{Clients, Key};
-use crate::app::Context;
+use crate::app::{Context, protocol_id};
 use crate::websocket::handshake::{self, Progress, Request, RequestReader, Upgrade};
 use crate::websocket::refusal::{Availability, Refusal};
 
@@ -72,7 +73,7 @@ impl Clients {
         if self.availability == Availability::Draining {
             return Err(Refusal::admission(Rejection::Draining));
         }
-        let protocol = self.protocol_of(request.path());
+        let protocol = self.protocol_of(request.path())?;
         if let Some(record) = self.connections.get_mut(key) {
             record.set_address(upgrade.address);
             record.protocol = protocol;
@@ -86,8 +87,12 @@ impl Clients {
         answer
     }
 
-    fn protocol_of(&self, _path: &str) -> u16 {
-        0
+    /// The protocol of the route for `path`; a supervisor that knows no routes has none.
+    fn protocol_of(&self, path: &str) -> Result<u16, Refusal> {
+        match &*self.connections.settings.routes {
+            [] => Ok(0),
+            routes => Ok(protocol_id(&route::find(routes, path).ok_or(Refusal::NO_ROUTE)?.protocol)),
+        }
     }
 
     /// The application lets it in: asks the supervisor, and waits.
