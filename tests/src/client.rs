@@ -172,6 +172,15 @@ impl RawClient {
         }
     }
 
+    /// Sends a text message and checks that it comes back.
+    ///
+    /// # Panics
+    /// When something else comes, or the connection ends before it.
+    pub fn assert_echoes(&mut self, text: &[u8]) {
+        self.send(&frame::masked(TEXT_MESSAGE, text)).expect("send a message");
+        assert_eq!(self.message(), text);
+    }
+
     /// Reads frames up to and including the close frame, answering pings, and returns the close code and
     /// reason.
     ///

@@ -70,7 +70,7 @@ pub enum Role {
         /// Bytes of each message.
         size: usize,
     },
-    /// Echoes like [`Role::Echo`], and reads only when told to: see [`Clients::sip`].
+    /// Echoes like [`Role::Echo`], and reads only when told to: see [`Clients::read_some`].
     Slow {
         /// Messages sent and not yet back.
         in_flight: u64,
@@ -326,7 +326,7 @@ impl Clients {
     }
 
     /// Every open client of a group that reads slowly reads once, at most `bytes`.
-    pub fn sip(&mut self, group: GroupId, bytes: usize) {
+    pub fn read_some(&mut self, group: GroupId, bytes: usize) {
         self.each_open(group, self.stats(group).open, |member, group, stats, scratch| {
             member.read(group, stats, &mut scratch[..bytes]);
             member.work(group, stats)

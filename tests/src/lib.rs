@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
+pub mod cap_watch;
 pub mod chaos;
 pub mod client;
 pub mod clients;
@@ -17,7 +18,6 @@ pub mod http;
 pub mod kernel;
 pub mod load;
 pub mod process;
-pub mod sampler;
 pub mod watch;
 
 use std::time::Duration;

@@ -41,7 +41,7 @@ const GROWING: [&str; 7] = [
 ];
 
 /// Kills the supervisor alone, and waits until it is gone.
-fn behead(server: &Starting) {
+fn kill_supervisor(server: &Starting) {
     server.process().signal(Signal::SIGKILL);
     let status = server.process().wait_for_exit();
     assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
@@ -49,11 +49,6 @@ fn behead(server: &Starting) {
 
 fn successor(first: &Starting, config: &str) -> Starting {
     Starting::new(&Options::config(config).run_dir(first.run_dir()))
-}
-
-fn echoes(client: &mut RawClient, text: &str) {
-    client.send(&masked(FIN | TEXT, text.as_bytes())).unwrap();
-    assert_eq!(client.message(), text.as_bytes());
 }
 
 fn assert_not_backwards(before: &Totals, after: &Totals) {
@@ -95,7 +90,7 @@ fn nobody_is_lost_the_cap_stays_exact_and_totals_go_on() {
     let fill = clients.add(Group::new(missing, Role::Idle).from([loopback(1)]));
     clients.run_until("it is full again", |clients| clients.stats(fill).open == missing);
 
-    behead(&first);
+    kill_supervisor(&first);
     let reached = clients.stats(echo).echoes + 5_000;
     let newcomer = clients.add(Group::new(1, Role::Idle));
     clients.run_until("echoing goes on without a supervisor", |clients| clients.stats(echo).echoes > reached);
@@ -144,18 +139,18 @@ fn a_worker_killed_while_there_is_no_supervisor_keeps_its_clients() {
     let first = Holdfast::with(CONFIG);
     let mut clients: Vec<RawClient> = (0..8).map(|_| RawClient::open(first.address())).collect();
     let workers = first.worker_pids();
-    behead(&first);
+    kill_supervisor(&first);
     for worker in workers {
         kill(worker, Signal::SIGKILL).unwrap();
     }
     for client in &mut clients {
-        echoes(client, "served by a worker that never had a supervisor");
+        client.assert_echoes(b"served by a worker that never had a supervisor");
     }
     let second = successor(&first, CONFIG).ready();
     let totals = second.totals();
     assert_eq!((totals.number("connections"), totals.number("restarts_total")), (8, 2));
     for client in &mut clients {
-        echoes(client, "and by one that has");
+        client.assert_echoes(b"and by one that has");
     }
     stop_all(second, &[&first]);
 }
@@ -164,7 +159,7 @@ fn a_worker_killed_while_there_is_no_supervisor_keeps_its_clients() {
 fn without_a_next_supervisor_handshakes_get_503_in_time_and_the_others_live() {
     let server = Holdfast::with("workers = 1\ntimeouts.handshake = \"1s\"");
     let mut inside = RawClient::open(server.address());
-    behead(&server);
+    kill_supervisor(&server);
     for _ in 0..2 {
         let answer = RawClient::connect(server.address()).upgrade("");
         answer.assert_refusal(503, "handshake_timeout");
@@ -172,7 +167,7 @@ fn without_a_next_supervisor_handshakes_get_503_in_time_and_the_others_live() {
     }
     fs::remove_dir_all(server.run_dir()).unwrap();
     RawClient::connect(server.address()).upgrade("").assert_refusal(503, "handshake_timeout");
-    echoes(&mut inside, "still here");
+    inside.assert_echoes(b"still here");
 }
 
 #[test]
@@ -180,22 +175,22 @@ fn two_supervisors_in_a_row_and_one_that_dies_while_it_adopts() {
     let first = Holdfast::with(CONFIG);
     let mut clients: Vec<RawClient> = (0..6).map(|_| RawClient::open(first.address())).collect();
     let worker = first.worker_pids()[0];
-    behead(&first);
+    kill_supervisor(&first);
     kill(worker, Signal::SIGSTOP).unwrap();
     let second = successor(&first, CONFIG);
     let _ = second.process().wait_for_line("adopting: slots");
-    behead(&second);
+    kill_supervisor(&second);
     kill(worker, Signal::SIGCONT).unwrap();
     let third = successor(&first, CONFIG).ready();
     assert_eq!(third.totals().number("connections"), 6);
-    behead(&third);
+    kill_supervisor(&third);
     let fourth = successor(&first, CONFIG).ready();
     assert_eq!(fourth.totals().number("connections"), 6);
     for client in &mut clients {
-        echoes(client, "the fourth");
+        client.assert_echoes(b"the fourth");
     }
     let mut late = RawClient::open(fourth.address());
-    echoes(&mut late, "me too");
+    late.assert_echoes(b"me too");
     stop_all(fourth, &[&first, &second, &third]);
 }
 
@@ -203,7 +198,7 @@ fn two_supervisors_in_a_row_and_one_that_dies_while_it_adopts() {
 fn a_changed_configuration_takes_effect_and_what_cannot_is_said() {
     let first = Holdfast::with("workers = 1\nlimits.max_connections = 10");
     let mut client = RawClient::open(first.address());
-    behead(&first);
+    kill_supervisor(&first);
     let options =
         Options::config("workers = 2\nlimits.max_connections = 2\nlimits.max_message_size = \"1KiB\"")
             .own_addresses()
@@ -216,7 +211,7 @@ fn a_changed_configuration_takes_effect_and_what_cannot_is_said() {
     assert!(warning.contains("127.0.0.1:1") && warning.contains(&first.address().to_string()), "{warning}");
     let workers = second.control().workers();
     assert_eq!(workers.len(), 2);
-    echoes(&mut client, "short");
+    client.assert_echoes(b"short");
     client.send(&masked(FIN | TEXT, &[b'x'; 2000])).unwrap();
     assert_eq!(client.close_frame().0, 1009);
     drop(client);
@@ -224,11 +219,11 @@ fn a_changed_configuration_takes_effect_and_what_cannot_is_said() {
     let mut crowd: Vec<RawClient> = (0..2).map(|_| RawClient::open(second.address())).collect();
     RawClient::connect(second.address()).upgrade("").assert_refusal(503, "max_connections");
 
-    behead(&second);
+    kill_supervisor(&second);
     let third = successor(&first, "workers = 1\nlimits.max_connections = 5").ready();
     third.wait_for_workers("the slot that is too many retires", |workers| workers.len() == 1);
     for client in &mut crowd {
-        echoes(client, "moved");
+        client.assert_echoes(b"moved");
     }
     assert_eq!(third.totals().number("connections"), 2);
     stop_all(third, &[&first, &second]);
@@ -244,7 +239,7 @@ fn a_slot_that_died_with_nobody_watching_is_started_anew_and_steering_still_find
     clients.run_until("all are in", |clients| clients.stats(crowd).open == 400);
     let workers = first.wait_for_workers("all have reported", |workers| connections(workers, 0..4) == 400);
     let died = workers[1].number("connections");
-    behead(&first);
+    kill_supervisor(&first);
     kill_slot(&workers[1]);
     let gone = usize::try_from(died).unwrap();
     clients.run_until("its clients are cut off", |clients| clients.stats(crowd).ended() == gone);
@@ -306,7 +301,7 @@ fn strangers_at_the_reconnect_socket_are_named_and_change_nothing() {
     let first = Holdfast::with(CONFIG);
     let mut client = RawClient::open(first.address());
     let worker = first.worker_pids()[0];
-    behead(&first);
+    kill_supervisor(&first);
     kill(worker, Signal::SIGSTOP).unwrap();
     let second = successor(&first, CONFIG);
     let log = second.process().clone();
@@ -342,7 +337,7 @@ fn strangers_at_the_reconnect_socket_are_named_and_change_nothing() {
     let second = second.ready();
     assert_eq!(second.totals().number("connections"), 1);
     assert!(!first.run_dir().join("supervisor.sock").exists());
-    echoes(&mut client, "what was that?");
+    client.assert_echoes(b"what was that?");
     drop((silent, open));
     stop_all(second, &[&first]);
 }
@@ -359,7 +354,7 @@ fn who_holds_slots_and_does_not_come_is_named_and_the_others_go_on() {
     let first = Holdfast::with(CONFIG);
     let mut clients: Vec<RawClient> = (0..4).map(|_| RawClient::open(first.address())).collect();
     let worker = first.worker_pids()[1];
-    behead(&first);
+    kill_supervisor(&first);
     kill(worker, Signal::SIGSTOP).unwrap();
     let (status, log) = successor(&first, CONFIG).wait_for_exit();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -370,7 +365,7 @@ fn who_holds_slots_and_does_not_come_is_named_and_the_others_go_on() {
     let second = successor(&first, CONFIG).ready();
     assert_eq!(second.totals().number("connections"), 4);
     for client in &mut clients {
-        echoes(client, "nothing was changed");
+        client.assert_echoes(b"nothing was changed");
     }
     stop_all(second, &[&first]);
 }
@@ -380,7 +375,7 @@ fn a_stop_that_comes_during_adoption_ends_all_of_it() {
     let first = Holdfast::with(CONFIG);
     let mut client = RawClient::open(first.address());
     let worker = first.worker_pids()[0];
-    behead(&first);
+    kill_supervisor(&first);
     kill(worker, Signal::SIGSTOP).unwrap();
     let second = successor(&first, CONFIG);
     let _ = second.process().wait_for_line("adopting: slots");
@@ -395,7 +390,7 @@ fn a_stop_that_comes_during_adoption_ends_all_of_it() {
 #[test]
 fn an_adopted_keeper_is_looked_after_as_if_it_were_our_own() {
     let first = Holdfast::with(CONFIG);
-    behead(&first);
+    kill_supervisor(&first);
     let second = successor(&first, CONFIG).ready();
     let victim = second.control().workers().remove(0);
     kill(pid_of(&victim, "keeper_pid"), Signal::SIGKILL).unwrap();
@@ -405,7 +400,7 @@ fn an_adopted_keeper_is_looked_after_as_if_it_were_our_own() {
     });
     let mut clients: Vec<RawClient> = (0..8).map(|_| RawClient::open(second.address())).collect();
     for client in &mut clients {
-        echoes(client, "served");
+        client.assert_echoes(b"served");
     }
     stop_all(second, &[&first]);
 }
@@ -414,14 +409,14 @@ fn an_adopted_keeper_is_looked_after_as_if_it_were_our_own() {
 fn a_new_slot_that_does_not_start_does_not_keep_the_others_from_being_served() {
     let first = Holdfast::with("workers = 1");
     let mut client = RawClient::open(first.address());
-    behead(&first);
+    kill_supervisor(&first);
     let options = Options::config("workers = 2\nbalance = \"least-connections\"");
     let options = options.run_dir(first.run_dir()).environment("HOLDFAST_TEST_CRASH", "start");
     let second = Starting::new(&options).ready();
     let _ = second.process().wait_for_line("slot 1 does not start");
     assert_eq!(second.totals().number("workers_ready"), 1);
-    echoes(&mut client, "still here");
-    echoes(&mut RawClient::open(second.address()), "and me");
+    client.assert_echoes(b"still here");
+    RawClient::open(second.address()).assert_echoes(b"and me");
     stop_all(second, &[&first]);
 }
 
@@ -443,7 +438,7 @@ fn an_adopted_slot_whose_workers_die_at_every_start_keeps_nobody_out() {
     let keeper = pid_of(&workers[1], "keeper_pid");
     // Both workers die of introducing themselves, and those that follow in slot 1 cannot open anything.
     limit_descriptors(keeper, "3:");
-    behead(&first);
+    kill_supervisor(&first);
     let second = successor(&first, config).ready();
     let charged =
         second.wait_until("the other slot has reported", |totals| totals.number("workers_ready") == 1);
@@ -454,9 +449,9 @@ fn an_adopted_slot_whose_workers_die_at_every_start_keeps_nobody_out() {
         totals.number("workers_ready") == 2 && totals.number("connections") == 4
     });
     for client in &mut clients {
-        echoes(client, "still here");
+        client.assert_echoes(b"still here");
     }
-    echoes(&mut RawClient::open(second.address()), "and me");
+    RawClient::open(second.address()).assert_echoes(b"and me");
     stop_all(second, &[&first]);
 }
 
@@ -466,7 +461,7 @@ fn without_what_the_last_supervisor_remembered_totals_still_add_up() {
     let mut clients: Vec<RawClient> = (0..5).map(|_| RawClient::open(first.address())).collect();
     clients.truncate(3);
     first.wait_until("two have left", |totals| totals.sum("closed_total") == 2);
-    behead(&first);
+    kill_supervisor(&first);
     fs::remove_file(first.run_dir().join("state")).unwrap();
     let second = successor(&first, CONFIG).ready();
     let totals = second.totals();

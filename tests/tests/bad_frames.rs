@@ -130,8 +130,7 @@ fn random_bytes_after_the_upgrade_end_in_a_close_and_harm_nobody() {
         client.finish_sending();
         let _ = client.ending();
     }
-    bystander.send(&masked(FIN | TEXT, b"still here")).unwrap();
-    assert_eq!(bystander.message(), b"still here");
+    bystander.assert_echoes(b"still here");
     let totals = server.wait_until("they are gone", |totals| totals.number("connections") == 1);
     assert_eq!((totals.number("restarts_total"), totals.sum("closed_total")), (0, 200));
     server.stop();

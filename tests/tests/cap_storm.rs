@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use holdfast_tests::cap_watch::never_above;
 use holdfast_tests::client::loopback;
 use holdfast_tests::clients::{Clients, End, Group, GroupId, Role};
 use holdfast_tests::holdfast::{Holdfast, pid_of};
-use holdfast_tests::sampler::never_above;
 use nix::sys::signal::{Signal, kill};
 
 const CAP: usize = 500;
@@ -34,7 +34,7 @@ fn exactly_the_cap_gets_in() {
     // Mistake 6: cap / workers as a static quota.
     let server = Holdfast::with(CONFIG);
     let mut clients = Clients::of(&server);
-    let (storm, reported, established) = never_above(&server, 500, || {
+    let (storm, looks) = never_above(&server, || {
         let storm = clients.add(crowd(CROWD));
         clients.run_until("everybody has an answer", |clients| clients.stats(storm).undecided() == 0);
         assert_eq!(clients.stats(storm).open, CAP);
@@ -51,8 +51,8 @@ fn exactly_the_cap_gets_in() {
         }
         storm
     });
-    eprintln!("reported {reported:?}, established {established:?}");
-    assert_eq!((reported.most, established.most), (500, 500));
+    eprintln!("{looks:?}");
+    assert_eq!((looks.most_reported, looks.most_established), (500, 500));
     check_refusals(&clients, storm);
     let refused = u64::try_from(CROWD - CAP + 200 * ROUNDS).unwrap();
     let totals = server.wait_until("all are counted", |totals| totals.sum("rejected_total") == refused);
@@ -81,7 +81,7 @@ fn never_above_the_cap_while_workers_are_killed_and_every_slot_comes_back() {
     eprintln!("seed {seed}");
     let server = Holdfast::with(CONFIG);
     let mut clients = Clients::of(&server);
-    let ((storm, kills), reported, established) = never_above(&server, 500, || {
+    let ((storm, kills), looks) = never_above(&server, || {
         let storm = clients.add(crowd(CROWD));
         let kills = std::thread::scope(|scope| {
             let killer = scope.spawn(|| kill_at_random(&server, seed));
@@ -94,10 +94,7 @@ fn never_above_the_cap_while_workers_are_killed_and_every_slot_comes_back() {
         settle(&mut clients, storm);
         (storm, kills)
     });
-    eprintln!(
-        "{kills} kills, reported {reported:?}, established {established:?}, {:?}",
-        clients.stats(storm)
-    );
+    eprintln!("{kills} kills, {looks:?}, {:?}", clients.stats(storm));
     let in_now = clients.stats(storm).open;
     let totals = server.wait_until("the count is the clients' own", |totals| {
         totals.number("connections") == u64::try_from(in_now).unwrap()

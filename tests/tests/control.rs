@@ -200,8 +200,7 @@ fn bad_and_slow_clients_disturb_nothing() {
     assert!(taken < 10 * 1024, "10 MiB of headers were read");
 
     assert_eq!(server.totals().number("connections"), 1);
-    websocket.send(&holdfast_tests::frame::masked(0x81, b"undisturbed")).unwrap();
-    assert_eq!(websocket.message(), b"undisturbed");
+    websocket.assert_echoes(b"undisturbed");
     slow.write_all(b"als HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     assert_eq!(read_response(&mut slow).status, 200, "a slow request is answered all the same");
     drop(idle);

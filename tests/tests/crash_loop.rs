@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use holdfast_tests::client::RawClient;
-use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, kill_slot, pid_of};
 use nix::sys::signal::{Signal, kill};
 
@@ -25,8 +24,7 @@ fn workers_that_die_again_and_again_come_back_after_growing_pauses() {
     let pauses: Vec<Duration> =
         server.process().wait_for_lines(PAUSE, 5).iter().map(|line| pause(line)).collect();
     assert!(pauses.is_sorted() && pauses[4] >= 4 * pauses[0], "the pauses hardly grow: {pauses:?}");
-    client.send(&masked(FIN | TEXT, b"kept through seven workers")).unwrap();
-    assert_eq!(client.message(), b"kept through seven workers");
+    client.assert_echoes(b"kept through seven workers");
     server.stop();
 }
 

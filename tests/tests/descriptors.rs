@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use holdfast_tests::client::RawClient;
-use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::Holdfast;
 use holdfast_tests::process;
 use nix::unistd::Pid;
@@ -47,8 +46,7 @@ fn accepting_pauses_when_the_kernel_gives_no_more_descriptors_and_resumes() {
     assert_it_rests(&server, worker);
     assert!(process::open_descriptors(worker) <= limit);
 
-    inside.send(&masked(FIN | TEXT, b"served all the while")).unwrap();
-    assert_eq!(inside.message(), b"served all the while");
+    inside.assert_echoes(b"served all the while");
     drop(silent);
     let _ = RawClient::open(server.address());
     server.stop();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use holdfast_tests::PATIENCE;
 use holdfast_tests::client::{RawClient, loopback, upgrade_request};
 use holdfast_tests::clients::{Clients, Group, Role};
-use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
+use holdfast_tests::frame::{BINARY, FIN, masked};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting, pid_of};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,11 +32,6 @@ fn kill_keeper(server: &Holdfast, slot: usize) {
         let now = &workers[slot];
         now.0["keeper_pid"] == before[slot].0["pid"] && now.text("state") == "ready" && now.0["pid"].is_u64()
     });
-}
-
-fn echoes(client: &mut RawClient, text: &str) {
-    client.send(&masked(FIN | TEXT, text.as_bytes())).unwrap();
-    assert_eq!(client.message(), text.as_bytes());
 }
 
 fn assert_nobody_lost(server: &Holdfast) {
@@ -96,7 +91,7 @@ fn nobody_is_lost_and_everything_goes_on() {
             && totals.number("connections") == 260
     });
     for client in halves.iter_mut().chain([&mut greeting]) {
-        echoes(client, "and on");
+        client.assert_echoes(b"and on");
     }
     assert_eq!((clients.stats(idle).open, clients.stats(newcomers).open), (200, 51));
     assert_eq!(server.totals().number("lost_total"), 0);
@@ -121,7 +116,7 @@ fn a_restart_and_a_drain_go_on() {
         assert_eq!(answer.json()["slots"][0]["kept"], 8, "{}", answer.text());
     });
     for client in &mut clients {
-        echoes(client, "restarted");
+        client.assert_echoes(b"restarted");
     }
     assert_nobody_lost(&server);
 
@@ -157,10 +152,10 @@ fn keepers_may_die_while_there_is_no_supervisor_and_under_the_next_one() {
     };
     while !is_over(&first.processes()) {
         assert!(Instant::now() < deadline, "{:?} after {old:?} and {successors:?}", first.processes());
-        echoes(&mut clients[0], "while keepers change");
+        clients[0].assert_echoes(b"while keepers change");
     }
     for client in &mut clients {
-        echoes(client, "nobody keeps, nobody supervises");
+        client.assert_echoes(b"nobody keeps, nobody supervises");
     }
     let second = Starting::new(&Options::config(CONFIG).run_dir(first.run_dir())).ready();
     let adopted = second.control().workers();
@@ -170,7 +165,7 @@ fn keepers_may_die_while_there_is_no_supervisor_and_under_the_next_one() {
     for round in 0..4 {
         kill_keeper(&second, round % 2);
         for client in &mut clients {
-            echoes(client, "kept");
+            client.assert_echoes(b"kept");
         }
     }
     assert_nobody_lost(&second);
@@ -178,7 +173,7 @@ fn keepers_may_die_while_there_is_no_supervisor_and_under_the_next_one() {
         kill(pid, Signal::SIGKILL).unwrap();
     }
     for client in &mut clients {
-        echoes(client, "and on");
+        client.assert_echoes(b"and on");
     }
     second.stop();
     assert_eq!(first.processes(), [], "processes left behind");

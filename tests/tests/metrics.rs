@@ -4,7 +4,6 @@
 
 use holdfast_tests::client::{RawClient, upgrade_request, websocket};
 use holdfast_tests::exposition::Exposition;
-use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::Holdfast;
 use nix::sys::signal::{Signal, kill};
 use tungstenite::Message;
@@ -55,8 +54,7 @@ fn the_metrics_say_what_the_totals_say() {
     }
     inside.pop();
     for client in &mut inside {
-        client.send(&masked(FIN | TEXT, b"12345")).unwrap();
-        assert_eq!(client.message(), b"12345");
+        client.assert_echoes(b"12345");
     }
     let totals = server.wait_until("all is counted", |totals| {
         totals.number("connections") == 6

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use holdfast_tests::client::{RawClient, loopback, upgrade_request};
 use holdfast_tests::clients::{Clients, Group, GroupId, Role};
 use holdfast_tests::control::Totals;
-use holdfast_tests::frame::{BINARY, FIN, TEXT, masked};
+use holdfast_tests::frame::{BINARY, FIN, masked};
 use holdfast_tests::holdfast::{self, Holdfast, Options, Starting};
 use nix::sys::signal::{Signal, kill};
 
@@ -165,8 +165,7 @@ fn who_waits_in_the_queue_of_a_slot_that_retires_is_let_in() {
         }
         settle(&server, &mut Clients::of(&server), 1);
         for client in &mut clients {
-            client.send(&masked(FIN | TEXT, b"still here")).unwrap();
-            assert_eq!(client.message(), b"still here");
+            client.assert_echoes(b"still here");
         }
         // Nobody is sent where nobody listens.
         let newcomers: Vec<RawClient> = (0..20).map(|_| RawClient::open(server.address())).collect();

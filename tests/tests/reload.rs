@@ -63,8 +63,7 @@ fn a_good_file_changes_limits_live_and_touches_nobody() {
     let echoes = clients.stats(echo).echoes;
     clients.run_until("echoing goes on", |clients| clients.stats(echo).echoes > echoes + 1000);
     assert_eq!((clients.stats(echo).open, clients.stats(idle).open), (20, 19));
-    last.send(&masked(FIN | TEXT, b"in")).unwrap();
-    assert_eq!(last.message(), b"in");
+    last.assert_echoes(b"in");
     assert_eq!(server.worker_pids(), pids, "a reload restarts nobody");
     server.stop();
 }
@@ -102,8 +101,7 @@ fn a_bad_file_changes_nothing_and_the_error_names_the_line() {
 
     assert_eq!(cap(&server), 50);
     assert_eq!(server.control().get("/config").json(), before);
-    client.send(&masked(FIN | TEXT, b"untouched")).unwrap();
-    assert_eq!(client.message(), b"untouched");
+    client.assert_echoes(b"untouched");
     // The next good file is taken.
     assert_eq!(server.reload(&with_cap(70)).status, 200);
     assert_eq!(cap(&server), 70);

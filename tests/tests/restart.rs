@@ -163,8 +163,7 @@ fn whatever_a_client_is_in_the_middle_of_goes_on() {
         kill(pid, Signal::SIGKILL).unwrap();
     }
     for client in [&mut idle, &mut slow, &mut handshake.client] {
-        client.send(&masked(FIN | TEXT, b"and on")).unwrap();
-        assert_eq!(client.message(), b"and on");
+        client.assert_echoes(b"and on");
     }
     let totals = server.totals();
     assert_eq!((totals.number("lost_total"), totals.number("anomalies_total")), (0, 0));
@@ -231,8 +230,7 @@ fn a_worker_that_dies_before_it_can_hand_over_has_a_successor_who_does() {
     });
     // One took over from the dead, the next from that one.
     assert_eq!(server.totals().number("restarts_total"), restarts + 2);
-    client.send(&masked(FIN | TEXT, b"still here")).unwrap();
-    assert_eq!(client.message(), b"still here");
+    client.assert_echoes(b"still here");
     server.stop();
 }
 
@@ -263,8 +261,7 @@ fn what_cannot_be_restarted_is_refused_with_a_reason() {
         assert_eq!(slots.iter().map(|slot| slot["lost"].as_u64().unwrap()).sum::<u64>(), 0);
         assert!(slots.iter().all(|slot| slot["pause_ms"].as_f64().unwrap() > 0.0), "{slots:?}");
     });
-    client.send(&masked(FIN | TEXT, b"still here")).unwrap();
-    assert_eq!(client.message(), b"still here");
+    client.assert_echoes(b"still here");
 
     assert_eq!(server.control().post("/drain").status, 200);
     let draining = server.control().post("/restart");

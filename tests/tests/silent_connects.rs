@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::clients::{Clients, Group, Kind, Role};
-use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::Holdfast;
 use holdfast_tests::load::processes::ClientProcesses;
 use holdfast_tests::load::wire::{Order, Plan};
@@ -47,13 +46,11 @@ fn twenty_thousand_silent_connects_do_not_keep_real_clients_out() {
         assert!(totals.number("pending_handshakes") <= 1000, "more than the budget: {totals:?}");
         let mut client = RawClient::connect_from(loopback(100), server.address());
         assert_eq!(client.upgrade("").status, 101, "a real client is kept out after {served} others");
-        client.send(&masked(FIN | TEXT, b"real")).unwrap();
-        assert_eq!(client.message(), b"real");
+        client.assert_echoes(b"real");
         served += 1;
     }
     eprintln!("{served} real clients were served meanwhile");
-    early.send(&masked(FIN | TEXT, b"still here")).unwrap();
-    assert_eq!(early.message(), b"still here");
+    early.assert_echoes(b"still here");
     let totals =
         server.wait_until("all are counted", |totals| totals.sum("rejected_total") == 2 * EACH as u64);
     let (budget, deadline) = (

@@ -6,7 +6,7 @@
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::clients::{Clients, Group, Role};
 use holdfast_tests::control::Totals;
-use holdfast_tests::frame::{BINARY, FIN, PING, PONG, TEXT, masked};
+use holdfast_tests::frame::{BINARY, FIN, PING, PONG, masked};
 use holdfast_tests::holdfast::{Holdfast, kill_slot, pid_of};
 use holdfast_tests::kernel;
 use nix::sys::signal::{Signal, kill};
@@ -92,8 +92,7 @@ fn a_crash_by_any_signal_keeps_the_clients_and_their_half_messages_are_closed_wi
 
         kill(server.worker_pids()[0], signal).unwrap();
         assert_eq!(half_way.close_frame().0, 1012);
-        quiet.send(&masked(FIN | TEXT, b"as if nothing had happened")).unwrap();
-        assert_eq!(quiet.message(), b"as if nothing had happened");
+        quiet.assert_echoes(b"as if nothing had happened");
         let totals = server.wait_until("the loss is counted", |totals| {
             totals.number("lost_total") == 1
                 && totals.number("restarts_total") == 1

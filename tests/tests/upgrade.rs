@@ -13,7 +13,6 @@ use holdfast_tests::PATIENCE;
 use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::clients::{Clients, Group, GroupId, Role};
 use holdfast_tests::control::Totals;
-use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::{Holdfast, Options};
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
@@ -94,11 +93,6 @@ fn versions(server: &Holdfast) -> Vec<String> {
     std::iter::once(server.totals().text("version").to_owned())
         .chain(workers.iter().map(|worker| worker.text("version").to_owned()))
         .collect()
-}
-
-fn echoes(client: &mut RawClient, text: &str) {
-    client.send(&masked(FIN | TEXT, text.as_bytes())).unwrap();
-    assert_eq!(client.message(), text.as_bytes());
 }
 
 /// Idle and echoing clients.
@@ -281,7 +275,7 @@ fn a_supervisor_that_cannot_take_over_lets_the_old_one_come_back() {
     assert!(report.text("reason").contains(&worker.to_string()), "{report:?}");
     assert_eq!(server.totals().number("connections"), 6);
     for client in &mut clients {
-        echoes(client, "as before");
+        client.assert_echoes(b"as before");
     }
     server.stop();
 }

@@ -15,11 +15,6 @@ fn start(config: &str) -> Holdfast {
     Holdfast::start(&Options::config(config).program(env!("CARGO_BIN_EXE_holdfast-poison")))
 }
 
-fn assert_echoes(client: &mut RawClient, message: &[u8]) {
-    client.send(&masked(FIN | TEXT, message)).unwrap();
-    assert_eq!(client.message(), message);
-}
-
 /// The slot of the newest client of `server`, the only one that came meanwhile.
 fn slot_of_newest(server: &Holdfast, before: &[Totals]) -> usize {
     let workers =
@@ -58,7 +53,7 @@ fn a_stopped_worker_gets_no_clients_and_all_it_had_go_on_with_the_next() {
     let series = format!("holdfast_worker_restarts_total{{worker=\"{slot}\",cause=\"wedged\"}} 1");
     assert!(metrics.contains(&series), "{metrics}");
     for client in clients.iter_mut().chain(&mut newcomers) {
-        assert_echoes(client, b"as if nothing had happened");
+        client.assert_echoes(b"as if nothing had happened");
     }
     assert_eq!(server.totals().number("lost_total"), 0);
     server.stop();

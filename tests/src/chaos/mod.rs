@@ -4,10 +4,10 @@
 //!
 //! A step is one fault or two at once; then the service must become whole, the clients come to rest, and
 //! everything that can be counted at rest is counted. `fault` is the table of faults, `strike` what each
-//! does, `upgrade` what the upgrades do, `schedule` their order; `crowd` are the clients, `watch` looks all the time, `service` is what is
-//! struck, `summary` what came of it.
+//! does, `upgrade` what the upgrades do, `schedule` their order; `clients` are the clients, `cap_watch` looks all
+//! the time, `service` is what is struck, `summary` what came of it.
 
-mod crowd;
+mod clients;
 mod fault;
 mod run;
 mod schedule;
@@ -15,7 +15,6 @@ mod service;
 mod strike;
 mod summary;
 mod upgrade;
-mod watch;
 
 pub use fault::{Cost, Fault};
 pub use run::{Plan, clean_up, run};

@@ -4,23 +4,25 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::crowd::{Behaviour, Crowd, Loss, Tally};
+use super::clients::{Behaviour, ClientThread, Loss, Tally};
 use super::fault::{Cost, Fault};
 use super::schedule::{Aimed, Schedule, Step};
 use super::service::{self, Baseline, Service};
 use super::strike::{Struck, strike};
 use super::summary::Summary;
 use super::upgrade::Installed;
-use super::watch::Watch;
+use crate::cap_watch::{Watch, length_of_101};
 use crate::control::Totals;
 use crate::holdfast::binary;
-use crate::sampler;
+
+/// Rest between two looks of the watch.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long the clients work once the service is whole again, so that what was broken shows.
 const AFTERMATH: Duration = Duration::from_millis(150);
 
 /// The supervisor may be without a successor for up to this long.
-const LONGEST_INTERREGNUM_MS: u64 = 1500;
+const LONGEST_WITHOUT_SUPERVISOR_MS: u64 = 1500;
 
 /// What memory may have grown by: a share, and what one burst of buffers takes.
 const MEMORY_SHARE: u64 = 4;
@@ -78,7 +80,7 @@ struct Run {
     plan: Plan,
     began: Instant,
     service: Service,
-    crowd: Crowd,
+    clients: ClientThread,
     watch: Watch,
     baseline: Baseline,
     memory: u64,
@@ -95,27 +97,27 @@ impl Run {
         let installed = Installed::new(plan.program.as_deref().unwrap_or_else(|| binary()), &plan.next);
         let service = Service::start(installed, plan.workers, 2 * plan.clients);
         let address = service.server().address();
-        let upgraded = sampler::length_of_101(service.server());
+        let upgraded = length_of_101(service.server());
         let baseline = service.baseline();
-        // The same crowd as later, once: what it takes to serve it at all is no leak.
-        let mut crowd = Crowd::start(address, plan.clients, plan.seed);
-        crowd.wait(AFTERMATH);
-        crowd.rest();
-        let _ = crowd.leave();
+        // The same clients as later, once: what it takes to serve it at all is no leak.
+        let mut clients = ClientThread::start(address, plan.clients, plan.seed);
+        clients.wait(AFTERMATH);
+        clients.rest();
+        let _ = clients.leave();
         service.wait_at_rest("all are gone", is_empty);
         let memory = service.memory();
-        let watch = Watch::start(service.control().clone(), address, upgraded);
-        let mut crowd = Crowd::start(address, plan.clients, plan.seed);
-        let tally = crowd.rest();
+        let watch = Watch::start(service.control().clone(), address, upgraded, LOOK_PAUSE);
+        let mut clients = ClientThread::start(address, plan.clients, plan.seed);
+        let tally = clients.rest();
         assert!(tally.losses.is_empty(), "before anything happened: {:?}", tally.losses);
-        crowd.work();
+        clients.work();
         let refusals = VecDeque::from([false]);
         let summary = Summary::new(plan.seed, tally.open);
         Self {
             plan: plan.clone(),
             began,
             service,
-            crowd,
+            clients,
             watch,
             baseline,
             memory,
@@ -126,7 +128,7 @@ impl Run {
     }
 
     fn step(&mut self, step: &Step) {
-        self.crowd.wait(step.pause);
+        self.clients.wait(step.pause);
         let workers = self.service.workers().expect("a service that is whole answers");
         let could_refuse = self.service.cap < self.plan.clients;
         let mut struck: Vec<Struck> = Vec::new();
@@ -136,24 +138,24 @@ impl Run {
             eprintln!("{:8.2} {}", self.began.elapsed().as_secs_f64(), one.what);
             struck.push(one);
         }
-        let beheaded = step.faults.iter().find(|aimed| aimed.fault == Fault::KillSupervisor);
-        if let Some(aimed) = beheaded {
-            self.crowd.wait(Duration::from_millis(aimed.detail % LONGEST_INTERREGNUM_MS));
+        let killed = step.faults.iter().find(|aimed| aimed.fault == Fault::KillSupervisor);
+        if let Some(aimed) = killed {
+            self.clients.wait(Duration::from_millis(aimed.detail % LONGEST_WITHOUT_SUPERVISOR_MS));
             self.service.succeed();
         }
-        self.service.wait(&mut self.crowd, "the effect of a fault", |service| {
+        self.service.wait(&mut self.clients, "the effect of a fault", |service| {
             struck.iter_mut().all(|one| one.is_over(service))
         });
-        self.service.wait(&mut self.crowd, "the service is whole", Service::is_whole);
-        self.crowd.wait(AFTERMATH);
-        let tally = self.crowd.rest();
-        let refuses = could_refuse || self.service.cap < self.plan.clients || beheaded.is_some();
+        self.service.wait(&mut self.clients, "the service is whole", Service::is_whole);
+        self.clients.wait(AFTERMATH);
+        let tally = self.clients.rest();
+        let refuses = could_refuse || self.service.cap < self.plan.clients || killed.is_some();
         self.refusals.push_back(refuses);
         self.check_losses(step, &tally, &workers);
         self.refusals.pop_front();
         self.check_at_rest(tally.open as u64);
         self.summary.add(step, &tally);
-        self.crowd.work();
+        self.clients.work();
     }
 
     /// Nobody was lost but those whom these faults may cost, and no more of them than they may.
@@ -216,8 +218,8 @@ impl Run {
     }
 
     fn end(mut self) -> Summary {
-        self.crowd.rest();
-        let _ = self.crowd.leave();
+        self.clients.rest();
+        let _ = self.clients.leave();
         let service = self.service;
         service.wait_at_rest("all are gone", is_empty);
         service.wait_at_rest("no more descriptors than at first", |service| {

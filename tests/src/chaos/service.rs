@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::crowd::Crowd;
+use super::clients::ClientThread;
 use super::upgrade::{Build, Installed};
 use crate::PATIENCE;
 use crate::control::{Control, Totals};
@@ -128,7 +128,7 @@ impl Service {
     }
 
     /// Kills the supervisor, and waits until it is gone.
-    pub(super) fn behead(&mut self) {
+    pub(super) fn kill_supervisor(&mut self) {
         if let Some(server) = self.current.take() {
             server.signal(Signal::SIGKILL);
             let _ = server.process().wait_for_exit();
@@ -151,8 +151,8 @@ impl Service {
     ///
     /// # Panics
     /// When it does not become true, or the supervisor ends unasked.
-    pub(super) fn wait(&self, crowd: &mut Crowd, what: &str, fact: impl FnMut(&Self) -> bool) {
-        self.wait_with(what, fact, || crowd.wait(POLL_PAUSE));
+    pub(super) fn wait(&self, clients: &mut ClientThread, what: &str, fact: impl FnMut(&Self) -> bool) {
+        self.wait_with(what, fact, || clients.wait(POLL_PAUSE));
     }
 
     /// As [`Service::wait`], while the clients are at rest.

@@ -57,7 +57,7 @@ pub(super) fn strike(
         }
         Fault::KillSupervisor => {
             let pid = service.server().process().pid();
-            service.behead();
+            service.kill_supervisor();
             Struck::new(format!("{name} (pid {pid})"), |_| true)
         }
         Fault::Reload => reload(aimed.detail, service, clients),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
-use super::crowd::{Behaviour, Loss, Tally};
+use super::clients::{Behaviour, Loss, Tally};
 use super::schedule::Step;
-use super::watch::Looks;
+use crate::cap_watch::Looks;
 use crate::control::Totals;
 
 /// Steps of one kind.

@@ -25,7 +25,7 @@ pub struct Stats {
     pub echoes: u64,
     /// Payload bytes of those.
     pub bytes: u64,
-    /// Handshakes that were answered with 101.
+    /// Handshakes that were answered with 101, since the beginning.
     pub let_in: u64,
     /// Pings answered.
     pub pings: u64,
@@ -88,7 +88,7 @@ impl Stats {
 
     /// Starts measuring: forgets messages and latencies, keeps what happened to connections.
     pub fn start_measuring(&mut self) {
-        (self.echoes, self.bytes, self.let_in) = (0, 0, 0);
+        (self.echoes, self.bytes) = (0, 0);
         (self.latencies, self.handshakes) = (Latencies::default(), Latencies::default());
     }
 

@@ -17,12 +17,12 @@ use crate::clients::{Clients, End, Group, GroupId, Role};
 /// Longest wait of the event loop.
 const TURN: Duration = Duration::from_millis(5);
 /// Between two looks at who has ended, and two turns of the restless.
-const HABIT: Duration = Duration::from_millis(40);
-/// How many habits the half frames are held for, at most.
+const INTERVAL: Duration = Duration::from_millis(40);
+/// How many intervals the half frames are held for, at most.
 const LONGEST_HALF: u32 = 25;
 /// What a slow reader reads in a turn, at work and when it is to catch up.
-const SIP: usize = 2 * 1024;
-const GULP: usize = 64 * 1024;
+const SLOW_READ: usize = 2 * 1024;
+const CATCH_UP_READ: usize = 64 * 1024;
 /// Client addresses.
 const SOURCES: u16 = 16;
 
@@ -120,28 +120,28 @@ impl Tally {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
+enum Activity {
     Working,
     /// Nothing new is begun; what was begun is finished.
     Resting,
-    /// All say good-bye.
+    /// All close.
     Leaving,
 }
 
-/// The crowd's leash.
-pub struct Crowd {
-    orders: Sender<Mood>,
+/// The handle of the thread that the clients live in.
+pub struct ClientThread {
+    orders: Sender<Activity>,
     rests: Receiver<Tally>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Crowd {
+impl ClientThread {
     /// So many clients come to `server` and start to work.
     #[must_use]
     pub fn start(server: SocketAddr, clients: usize, seed: u64) -> Self {
         let (orders, receiver) = mpsc::channel();
         let (sender, rests) = mpsc::channel();
-        let thread = thread::spawn(move || Members::new(server, clients, seed).run(&receiver, &sender));
+        let thread = thread::spawn(move || ClientLoop::new(server, clients, seed).run(&receiver, &sender));
         Self { orders, rests, thread: Some(thread) }
     }
 
@@ -158,12 +158,12 @@ impl Crowd {
     }
 
     /// Waits until nothing is in flight and nobody is on the way in or out; they stay so until
-    /// [`Crowd::work`].
+    /// [`ClientThread::work`].
     ///
     /// # Panics
     /// When that does not happen, or a client saw what it must not see.
     pub fn rest(&mut self) -> Tally {
-        self.until(Mood::Resting)
+        self.until(Activity::Resting)
     }
 
     /// Goes on after a rest.
@@ -171,7 +171,7 @@ impl Crowd {
     /// # Panics
     /// When a client saw what it must not see.
     pub fn work(&mut self) {
-        if self.orders.send(Mood::Working).is_err() {
+        if self.orders.send(Activity::Working).is_err() {
             self.ended();
         }
     }
@@ -179,17 +179,17 @@ impl Crowd {
     /// After a rest: all close their connections and are gone.
     ///
     /// # Panics
-    /// As [`Crowd::rest`].
+    /// As [`ClientThread::rest`].
     #[must_use]
     pub fn leave(mut self) -> Tally {
-        self.until(Mood::Leaving)
+        self.until(Activity::Leaving)
     }
 
-    fn until(&mut self, mood: Mood) -> Tally {
-        if self.orders.send(mood).is_err() {
+    fn until(&mut self, activity: Activity) -> Tally {
+        if self.orders.send(activity).is_err() {
             self.ended();
         }
-        // The members give up before that, and say why.
+        // The clients give up before that, and say why.
         self.rests.recv_timeout(2 * PATIENCE).unwrap_or_else(|_| self.ended())
     }
 
@@ -201,21 +201,21 @@ impl Crowd {
     }
 }
 
-/// The crowd's side.
-struct Members {
+/// What runs in the thread.
+struct ClientLoop {
     clients: Clients,
     groups: BTreeMap<Behaviour, GroupId>,
     random: Rng,
-    mood: Mood,
+    activity: Activity,
     tally: Tally,
     turns_at_rest: usize,
-    last_habit: Instant,
-    /// Habits until the half frames are finished, or begun again.
+    last_interval: Instant,
+    /// Intervals until the half frames are finished, or begun again.
     until_half: u32,
     half_sent: bool,
 }
 
-impl Members {
+impl ClientLoop {
     fn new(server: SocketAddr, count: usize, seed: u64) -> Self {
         let mut clients = Clients::new(server);
         let groups = Behaviour::ALL.map(|behaviour| {
@@ -226,72 +226,74 @@ impl Members {
             clients,
             groups: groups.into_iter().collect(),
             random: Rng::with_seed(seed),
-            mood: Mood::Working,
+            activity: Activity::Working,
             tally: Tally::default(),
             turns_at_rest: 0,
-            last_habit: Instant::now(),
+            last_interval: Instant::now(),
             until_half: 0,
             half_sent: false,
         }
     }
 
-    fn run(mut self, orders: &Receiver<Mood>, rests: &Sender<Tally>) {
+    fn run(mut self, orders: &Receiver<Activity>, rests: &Sender<Tally>) {
         let mut since = Instant::now();
         loop {
             match orders.try_recv() {
-                Ok(mood) => {
+                Ok(activity) => {
                     since = Instant::now();
-                    self.enter(mood);
+                    self.enter(activity);
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
             self.clients.turn(TURN);
-            self.clients
-                .sip(self.groups[&Behaviour::Slow], if self.mood == Mood::Working { SIP } else { GULP });
-            if self.last_habit.elapsed() >= HABIT {
-                self.last_habit = Instant::now();
+            self.clients.read_some(
+                self.groups[&Behaviour::Slow],
+                if self.activity == Activity::Working { SLOW_READ } else { CATCH_UP_READ },
+            );
+            if self.last_interval.elapsed() >= INTERVAL {
+                self.last_interval = Instant::now();
                 self.note_losses();
-                if self.mood == Mood::Working {
-                    self.indulge();
+                if self.activity == Activity::Working {
+                    self.come_and_go();
                 }
             }
-            if self.mood != Mood::Working && self.has_come_to_rest() {
-                self.mood = Mood::Working;
+            if self.activity != Activity::Working && self.has_come_to_rest() {
+                self.activity = Activity::Working;
                 if rests.send(self.take_tally()).is_err() {
                     return;
                 }
                 match orders.recv() {
-                    Ok(mood) => self.enter(mood),
+                    Ok(activity) => self.enter(activity),
                     Err(_) => return,
                 }
                 since = Instant::now();
             }
             assert!(
-                self.mood == Mood::Working || since.elapsed() < PATIENCE,
+                self.activity == Activity::Working || since.elapsed() < PATIENCE,
                 "the clients do not come to rest: {:#?}",
                 self.by_behaviour(|clients, group| (clients.in_flight(group), clients.stats(group).clone())),
             );
         }
     }
 
-    fn enter(&mut self, mood: Mood) {
-        self.mood = mood;
+    fn enter(&mut self, activity: Activity) {
+        self.activity = activity;
         self.turns_at_rest = 0;
         for group in self.groups.values().copied() {
-            match mood {
-                Mood::Working => self.clients.release(group),
-                Mood::Resting => self.clients.hold(group),
-                Mood::Leaving => self.clients.leave(group, self.clients.stats(group).open),
+            match activity {
+                Activity::Working => self.clients.release(group),
+                Activity::Resting => self.clients.hold(group),
+                Activity::Leaving => self.clients.leave(group, self.clients.stats(group).open),
             }
         }
-        if mood == Mood::Resting && std::mem::take(&mut self.half_sent) {
+        if activity == Activity::Resting && std::mem::take(&mut self.half_sent) {
             self.clients.finish_messages(self.groups[&Behaviour::HalfFrame]);
         }
     }
 
     /// What the restless and the half frames do now and then.
-    fn indulge(&mut self) {
+    fn come_and_go(&mut self) {
         let restless = self.groups[&Behaviour::Restless];
         let open = self.clients.stats(restless).open;
         self.clients.leave(restless, self.random.usize(..=open / 4));
@@ -316,7 +318,7 @@ impl Members {
     /// Counts those that ended against their will, and lets them come anew. The refused wait for the next
     /// work.
     fn note_losses(&mut self) {
-        let working = self.mood == Mood::Working;
+        let working = self.activity == Activity::Working;
         for (&behaviour, &group) in &self.groups {
             let loss = |end| match end {
                 End::Left => None,

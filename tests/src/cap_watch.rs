@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::client::RawClient;
 use crate::control::{Control, Totals};
+use crate::holdfast::Holdfast;
 use crate::kernel::{self, Established};
 
-/// Rest between two looks, so that looking does not become the load.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Rest between two looks of [`never_above`], so that looking does not become the load.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Who has been sent more bytes than this has been let in: refusals are shorter.
 const LONGEST_REFUSAL: u64 = 1000;
@@ -39,11 +41,11 @@ pub struct Looks {
 
 impl Watch {
     /// Watches the service behind `control`, which listens on `address` and answers an upgrade with
-    /// `upgraded` bytes.
+    /// `upgraded` bytes, resting for `pause` between two looks.
     #[must_use]
-    pub fn start(control: Control, address: SocketAddr, upgraded: u64) -> Self {
+    pub fn start(control: Control, address: SocketAddr, upgraded: u64, pause: Duration) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || look_until(&stopped, &control, address, upgraded));
+        let thread = thread::spawn(move || look_until(&stopped, &control, address, upgraded, pause));
         Self { stop: Some(stop), thread: Some(thread) }
     }
 
@@ -67,14 +69,47 @@ impl Watch {
     }
 }
 
-fn look_until(stopped: &Receiver<()>, control: &Control, address: SocketAddr, upgraded: u64) -> Looks {
+/// Does `work` while the service is watched. Meant for clients that stay idle once they are in. Returns what `work`
+/// does, and what was seen.
+///
+/// # Panics
+/// When something was seen that must not be, and when `work` does.
+pub fn never_above<T>(server: &Holdfast, work: impl FnOnce() -> T) -> (T, Looks) {
+    let upgraded = length_of_101(server);
+    let watch = Watch::start(server.control().clone(), server.address(), upgraded, PAUSE);
+    let result = work();
+    (result, watch.end())
+}
+
+/// How many bytes the server sends to let a client in.
+pub(crate) fn length_of_101(server: &Holdfast) -> u64 {
+    let before = server.totals().number("connections");
+    let client = RawClient::open(server.address());
+    let length = kernel::established(server.address().port())[&client.local_addr()].bytes_sent;
+    drop(client);
+    server.wait_until("the probe has left", |totals| totals.number("connections") == before);
+    length
+}
+
+fn look_until(
+    stopped: &Receiver<()>,
+    control: &Control,
+    address: SocketAddr,
+    upgraded: u64,
+    pause: Duration,
+) -> Looks {
     let mut looks = Looks::default();
     let mut ceiling = Ceiling::default();
     let mut totals = NeverBackwards::default();
     let mut before: BTreeMap<SocketAddr, Established> = kernel::established(address.port());
     // What the kernel showed while nobody could be asked for the cap.
     let mut established = 0;
-    while stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
+    // How things were left in the end takes two looks to see: each look at the kernel compares with the one before.
+    let mut left = 2;
+    while left > 0 {
+        if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            left -= 1;
+        }
         if let Some(answer) = control.try_request("GET", "/totals").filter(|answer| answer.status == 200) {
             let now = Totals(answer.json());
             let (count, cap) = (now.number("connections"), now.number("max_connections"));
