@@ -43,7 +43,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("supervisor", "operator", "operations"),
     ("supervisor", "operator", "start"),
     ("supervisor", "supervisor", "start"),
-    ("worker", "app", "connection"),
     ("worker", "connection", "life"),
     ("worker", "serve", "life"),
 ];
