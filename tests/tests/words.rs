@@ -2,24 +2,53 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What is not said, and what is said instead. Names count word by word: `HeirPid` and `heir_pid` say "heir".
 const REPLACED: &[(&str, &str)] = &[
-    ("stepchild", "adopted processes"),
+    ("stepchild stepchildren", "adopted processes"),
     ("heritage", "upgrade handoff"),
-    ("seating seated", "slot"),
+    ("seat seats seating seated", "slot"),
+    ("heir heirs", "successor"),
+    ("orphan orphans orphaned", "keeper takeover, a worker without a keeper"),
     ("mourn bury", "on_worker_death, slot_lost"),
+    ("rendezvous door doors", "reconnect socket, listener"),
+    ("nursery newborn", "temporary directory"),
     ("introduce introduces introduced", "register"),
     ("forsaken bereft deadly babbles farewell", "abandoned, worker lost, crash suspect, bad answer, grace"),
     ("disown", "drop in transit"),
     ("trial trials", "upgrade probation"),
+    ("roll rolls", "rolling restart"),
+    ("gate gates", "admission hold"),
     ("herd herds crew temper tempers", "clients, client processes, behaviour"),
 ];
 
 /// Where a word is somebody else's: a command of the shell, a field of the kernel.
-const ALLOWED: &[(&str, &str)] = &[("tests/silent.sh", "disown")];
+const ALLOWED: &[(&str, &str)] = &[
+    ("tests/silent.sh", "disown"),
+    ("tests/processes.sh", "orphans"),
+    ("tests/src/load/kernel.rs", "orphan"),
+];
+
+/// Still said.
+const NOT_YET: &[&str] = &[
+    "stepchildren",
+    "seat",
+    "seats",
+    "heir",
+    "orphan",
+    "orphans",
+    "orphaned",
+    "rendezvous",
+    "door",
+    "nursery",
+    "newborn",
+    "roll",
+    "rolls",
+    "gate",
+];
 
 const KINDS: [&str; 6] = ["rs", "md", "sh", "toml", "py", "service"];
 
@@ -29,7 +58,7 @@ const HISTORY: &str = "CHANGELOG.md";
 #[test]
 fn replaced_words_do_not_come_back() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let (mut files, mut found) = (Vec::new(), Vec::new());
+    let (mut files, mut found, mut still) = (Vec::new(), Vec::new(), BTreeSet::new());
     collect(root, &mut files);
     assert!(files.len() > 100, "only {} files found", files.len());
     for path in files {
@@ -41,13 +70,18 @@ fn replaced_words_do_not_come_back() {
             for word in words(line) {
                 let rule =
                     REPLACED.iter().find(|(words, _)| words.split(' ').any(|replaced| replaced == word));
-                if let (Some((_, instead)), false) = (rule, ALLOWED.contains(&(&file, &word))) {
+                let Some((_, instead)) = rule else { continue };
+                if NOT_YET.contains(&word.as_str()) {
+                    still.insert(word);
+                } else if !ALLOWED.contains(&(&file, &word)) {
                     found.push(format!("{file}:{}: \"{word}\": say {instead}", n + 1));
                 }
             }
         }
     }
     assert!(found.is_empty(), "replaced words:\n{}", found.join("\n"));
+    let gone: Vec<_> = NOT_YET.iter().filter(|word| !still.contains(**word)).collect();
+    assert!(gone.is_empty(), "said no more, take them out of NOT_YET: {gone:?}");
 }
 
 #[test]
