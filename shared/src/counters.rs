@@ -69,6 +69,10 @@ pub struct Counters {
     pub duration: Histogram,
     /// How long admission took, from the request to the verdict.
     pub admission_wait: Histogram,
+    /// Messages to the supervisor that were dropped since it did not read: reports, and nothing that it depends on.
+    pub link_dropped: u64,
+    /// Messages of the supervisor of a kind that the worker's program does not know.
+    pub link_skipped: u64,
 }
 
 const _: () = assert!(Rejection::COUNT <= 16 && CloseReason::COUNT <= 32);

@@ -10,20 +10,21 @@ mod tests;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use bytemuck::{Pod, Zeroable};
 use nix::sys::uio::{pread, pwrite};
 
 use crate::counters::Counters;
+use crate::format::Format;
 use crate::id::SlotId;
 use crate::sys::mapping::{self, Mapping};
 pub use flags::Flags;
 pub use key::Key;
 
-/// Raised whenever `Header` or `Record` change their meaning or their layout.
-pub const LAYOUT_VERSION: u32 = 2;
+/// The tables of this program. A field is appended in the reserve behind its group, so that zeros mean "none".
+pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 3, reads_since: 3 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
 const HEADER_SIZE: usize = 4096;
@@ -32,7 +33,12 @@ const RECORD_SIZE: usize = size_of::<Record>();
 /// Records in 4 KiB, the smallest page there is. A table gives memory back in whole pages.
 pub const ROWS_PER_PAGE: u32 = 32;
 
-const _: () = assert!(size_of::<Header>() <= HEADER_SIZE);
+/// Where the counters begin in the header page: behind the slot's own fields and a reserve.
+const COUNTERS_OFFSET: usize = 512;
+
+const _: () = assert!(std::mem::offset_of!(Header, counters) == COUNTERS_OFFSET);
+// The counters may grow to as much again and more.
+const _: () = assert!(COUNTERS_OFFSET + 2 * size_of::<Counters>() <= HEADER_SIZE);
 const _: () = assert!(RECORD_SIZE == 128);
 const _: () = assert!(ROWS_PER_PAGE as usize * RECORD_SIZE == 4096);
 
@@ -53,8 +59,8 @@ pub enum TableError {
         /// What stood where the magic should.
         found: u64,
     },
-    /// The table was written by a Holdfast with another layout.
-    #[error("the connection table has layout version {found}, this binary reads {LAYOUT_VERSION}")]
+    /// The table was written by a Holdfast that does not fit to this one.
+    #[error("the connection table has layout version {found}; this binary has {TABLE_FORMAT}")]
     Version {
         /// The version found.
         found: u32,
@@ -69,7 +75,7 @@ pub enum Phase {
     Free = 0,
     /// Accepted; its upgrade request has not arrived in full.
     Handshake = 1,
-    /// Its request is valid and waits for the supervisor's verdict; `scratch` holds the accept key.
+    /// Its request is valid and waits for the supervisor's verdict; `accept_key` proves that it was understood.
     AwaitingAdmission = 2,
     /// A refusal was written; the write half is shut, and what the client still sends is thrown away.
     Refusing = 3,
@@ -161,10 +167,13 @@ pub struct Record {
     pub ping_due_ms: u64,
     /// Complete messages from the client.
     pub messages_received: u64,
-    /// The phase's own bytes: in `AwaitingAdmission`, the accept key.
-    pub scratch: [u8; 28],
+    /// In `AwaitingAdmission`: the bytes whose base64 form is Sec-WebSocket-Accept.
+    pub accept_key: [u8; 20],
     /// Where the application's session lies in the slot's memory of sessions; 0 is none.
     pub session: u32,
+    /// Room for what later programs add. Zeros in a new record, and in one that comes from another slot: what is
+    /// there may mean something in that slot alone.
+    reserved: [u8; 8],
 }
 
 impl Record {
@@ -229,6 +238,7 @@ impl Record {
             timer: [0; 2],
             timer_place: 0,
             session: 0,
+            reserved: [0; 8],
             ..*from
         };
         self.flags.set(Flags::TAKEN, true);
@@ -251,8 +261,13 @@ impl Record {
 #[repr(C)]
 pub struct Header {
     magic: u64,
-    layout_version: u32,
+    /// The format's version and `reads_since`, of the program that wrote it last.
+    version: u32,
+    reads_since: u32,
     record_size: u32,
+    /// How many bytes that program knows: from the start to the reserve, and of counters.
+    known_fields: u32,
+    known_counters: u32,
     /// Rows the memory has.
     pub rows: u32,
     slot: u32,
@@ -267,10 +282,10 @@ pub struct Header {
     pub binary: u32,
     /// The incarnation of the last worker that became ready.
     pub ready_incarnation: u32,
+    /// The descriptor of the memory of the settings in force, plus one; 0 is none.
+    pub settings: u32,
     /// How many connections the slot has accepted, ever: the source of connection ids.
     pub sequence: u64,
-    /// What the slot has counted, over all its workers.
-    pub counters: Counters,
     /// Connections on their way in or being turned away.
     pub pending: u32,
     /// The descriptor of the memory of sessions, plus one; 0 is none. It stays as long as the slot does.
@@ -279,7 +294,14 @@ pub struct Header {
     pub moved_in: u64,
     /// Established connections that went to other slots.
     pub moved_out: u64,
+    /// From here on room for what later programs add.
+    reserved: [u8; COUNTERS_OFFSET - 88],
+    /// What the slot has counted, over all its workers. The rest of the page is room for more.
+    pub counters: Counters,
 }
+
+/// The header's fields that this program knows, the counters apart.
+const KNOWN_FIELDS: usize = std::mem::offset_of!(Header, reserved);
 
 impl Header {
     /// The header in `memory` as it is now, while another process writes it: a copy that the kernel makes, so
@@ -292,7 +314,10 @@ impl Header {
         let bytes = bytemuck::bytes_of_mut(&mut header);
         let wanted = bytes.len();
         match pread(memory, bytes, 0)? {
-            length if length == wanted => Ok(header),
+            length if length == wanted => {
+                header.forget_unkept();
+                Ok(header)
+            }
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
@@ -324,6 +349,11 @@ impl Header {
 }
 
 impl Header {
+    /// The settings in force are in the memory with this descriptor.
+    pub fn set_settings(&mut self, number: RawFd) {
+        self.settings = u32::try_from(number).unwrap_or(u32::MAX - 1) + 1;
+    }
+
     /// Forgets the program noted in the header in `memory`, of which no worker lives.
     ///
     /// # Errors
@@ -344,10 +374,29 @@ impl Header {
         if self.magic != MAGIC {
             return Err(TableError::NotATable { found: self.magic });
         }
-        if self.layout_version != LAYOUT_VERSION || usize::try_from(self.record_size) != Ok(RECORD_SIZE) {
-            return Err(TableError::Version { found: self.layout_version });
+        let theirs = Format { version: self.version, reads_since: self.reads_since, ..TABLE_FORMAT };
+        if !TABLE_FORMAT.fits(&theirs) || usize::try_from(self.record_size) != Ok(RECORD_SIZE) {
+            return Err(TableError::Version { found: self.version });
         }
         Ok(())
+    }
+
+    /// Zeros the fields that the program which wrote last does not know: an earlier one may have left there what
+    /// is true no more, as the number of a descriptor. Counters go on where they were.
+    fn forget_unkept(&mut self) {
+        let known = usize::try_from(self.known_fields).unwrap_or(usize::MAX);
+        let known = known.max(std::mem::offset_of!(Self, rows));
+        let unkept = bytemuck::bytes_of_mut(self).get_mut(known..KNOWN_FIELDS);
+        unkept.unwrap_or_default().fill(0);
+    }
+
+    /// This program writes from now on.
+    fn take_over(&mut self) {
+        self.forget_unkept();
+        self.version = TABLE_FORMAT.version;
+        self.reads_since = TABLE_FORMAT.reads_since;
+        self.known_fields = u32::try_from(KNOWN_FIELDS).unwrap_or_default();
+        self.known_counters = u32::try_from(size_of::<Counters>()).unwrap_or_default();
     }
 }
 
@@ -391,16 +440,17 @@ impl Table {
         let mut table = Self::map(memory, rows)?;
         *table.header_mut() = Header {
             magic: MAGIC,
-            layout_version: LAYOUT_VERSION,
+            known_fields: u32::try_from(KNOWN_FIELDS).unwrap_or_default(),
             record_size: u32::try_from(RECORD_SIZE).unwrap_or(u32::MAX),
             rows,
             slot: u32::from(slot.0),
             ..Header::zeroed()
         };
+        table.header_mut().take_over();
         Ok(table)
     }
 
-    /// Maps a table that an earlier process wrote.
+    /// Maps a table that an earlier process wrote, to be written by this one from now on.
     ///
     /// # Errors
     /// When the memory cannot be mapped, is not a table, or one of another layout.
@@ -409,6 +459,7 @@ impl Table {
         let header = *table.header();
         header.check()?;
         table.memory = Self::map(memory, header.rows)?.memory;
+        table.header_mut().take_over();
         Ok(table)
     }
 

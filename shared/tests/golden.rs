@@ -18,9 +18,7 @@ use holdfast_shared::ipc::message::{
     DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, Verdict, WorkerMessage,
 };
 use holdfast_shared::ipc::moving::{ToGiver, ToTaker};
-use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
-use holdfast_shared::route::Route;
 use holdfast_shared::sys::mapping;
 use holdfast_shared::table::{self, Flags, Phase, Table, TableError};
 
@@ -103,24 +101,7 @@ fn messages_to_the_supervisor() {
 
 #[test]
 fn messages_to_a_worker() {
-    let settings = Box::new(Settings {
-        rows: 1,
-        max_pending_handshakes: 2,
-        max_message_size: 3,
-        max_queued_output: 4,
-        retry_after: Duration::from_secs(5),
-        handshake_timeout: Duration::from_secs(6),
-        ping_interval: Duration::from_secs(7),
-        pong_timeout: Duration::from_secs(8),
-        idle_timeout: Duration::from_secs(9),
-        close_timeout: Duration::from_secs(10),
-        path: "/chat".to_owned(),
-        allowed_origins: vec!["https://example.org".to_owned()],
-        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
-        routes: vec![Route { path: "/chat".to_owned(), protocol: "echo".to_owned() }],
-        max_buffered_total: 11,
-    });
-    check("to_worker_configure", ToWorker::Configure { generation: 1, settings, knows: 15 });
+    check("to_worker_configure", ToWorker::Configure { generation: 1, knows: 15 });
     let verdicts =
         vec![(Ticket(1), Verdict::Granted), (Ticket(2), Verdict::Refused(Rejection::MaxConnections))];
     check("to_worker_verdicts", ToWorker::Verdicts { verdicts });
@@ -139,7 +120,7 @@ fn messages_to_a_worker() {
 #[test]
 fn messages_between_workers() {
     let records = vec![1, 2, 3];
-    check("to_taker_batch", ToTaker::Batch { layout: 2, records, has_halves: true });
+    check("to_taker_batch", ToTaker::Batch { layout: (3, 3), records, has_halves: true });
     check("to_giver_room", ToGiver::Room);
     check("to_giver_full", ToGiver::Full);
     check("to_giver_taken", ToGiver::Taken);
@@ -158,18 +139,19 @@ fn the_connection_table() {
     header.counters = counters();
     header.moved_in = 4;
     header.moved_out = 2;
+    header.settings = 23;
     let record = &mut table.records_mut()[1];
     record.begin(0x0003_0000_0000_004d, 77, "192.0.2.1".parse().unwrap(), 1000, 3000);
     record.set_phase(Phase::Open);
     record.flags = Flags::ADMITTED.union(Flags::AWAITING_PONG);
     record.ping_due_ms = 2000;
     record.messages_received = 5;
-    record.scratch = *b"the application's own bytes ";
+    record.accept_key = *b"twenty bytes of SHA1";
     record.session = u32::from_le_bytes(*b"here");
     let mut bytes = Vec::new();
     fs::File::from(memory).read_to_end(&mut bytes).unwrap();
     // Only the used part of the header page: the rest is zeros.
-    compare("table_header", &bytes[..1024]);
+    compare("table_header", &bytes[..1536]);
     compare("table_records", &bytes[4096..]);
 }
 

@@ -82,8 +82,9 @@ fn show_as(title: &str, arguments: &[OsString], short: &str) {
 
 fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
     logging::start("worker");
-    show_as(&format!("holdfast: keeper {}", arguments.slot), &[], &format!("holdfast-k{}", arguments.slot));
-    match keeper::run(program, arguments.into()) {
+    let slot = arguments.start.slot;
+    show_as(&format!("holdfast: keeper {slot}"), &[], &format!("holdfast-k{slot}"));
+    match keeper::run(program, arguments.start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

@@ -5,7 +5,7 @@
 //! It reads no client byte and blocks on nothing.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use holdfast_shared::clock;
 use holdfast_shared::config::{Effective, Inputs};
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::message::ToWorker;
+use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::level::Level;
 use holdfast_worker::Program;
 use mio::unix::SourceFd;
@@ -71,6 +72,9 @@ pub enum SupervisorError {
     /// The listening sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// What workers are told.
+    #[error(transparent)]
+    Settings(#[from] SettingsMemoryError),
     /// The control socket or the admin address.
     #[error(transparent)]
     Control(#[from] control::Error),
@@ -187,6 +191,8 @@ pub struct Supervisor {
     pub(crate) stage: Stage,
     /// Counts up with each change of the workers' settings.
     pub(crate) generation: u64,
+    /// The memory of the settings that hold.
+    pub(crate) settings: Arc<OwnedFd>,
     /// Children may have ended since they were last looked for.
     pub(crate) look_for_dead: bool,
     /// Slots that had more to say than one turn allows.
@@ -223,6 +229,8 @@ impl Supervisor {
         let now = clock::now();
         let generation = state.generation() + 1;
         state.set_generation(generation);
+        let for_workers = settings::for_worker(&effective.config, &capacity);
+        let memory = settings_memory::create(generation, &for_workers)?;
         let mut supervisor = Self {
             program,
             launch,
@@ -250,6 +258,7 @@ impl Supervisor {
             moving: Moving::default(),
             stage: Stage::Starting,
             generation,
+            settings: Arc::new(memory),
             look_for_dead: false,
             unread_links: Vec::new(),
             gathers: Vec::new(),

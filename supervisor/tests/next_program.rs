@@ -65,8 +65,8 @@ impl Slot {
     fn start() -> Self {
         let slot = SlotId(0);
         let table = mapping::create("table", table::size(ROWS)).unwrap();
-        Table::format(table.as_fd(), slot, ROWS).unwrap();
         let settings = settings_memory::create(1, &settings()).unwrap();
+        Table::format(table.as_fd(), slot, ROWS).unwrap().header_mut().set_settings(settings.as_raw_fd());
         let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, 16).unwrap();
         let listener = listeners.of_slot(0).next().unwrap();
         let lock = File::open("/dev/null").unwrap();
@@ -80,14 +80,14 @@ impl Slot {
             last_incarnation: Incarnation(0),
             link: slot_end.as_raw_fd(),
             table: table.as_raw_fd(),
-            settings: settings.as_raw_fd(),
             lock: lock.as_raw_fd(),
             reconnect_socket: PathBuf::from("/nowhere"),
             listeners: vec![listener.as_raw_fd()],
             previous: None,
             went_back: None,
         };
-        let keeper = Command::new(PROGRAM).args(handover.arguments()).process_group(0).spawn().unwrap();
+        let keeper =
+            Command::new(PROGRAM).args(handover.arguments().unwrap()).process_group(0).spawn().unwrap();
         Self { keeper, link, address: listeners.addresses()[0], serves: true }
     }
 
@@ -104,9 +104,10 @@ impl Slot {
             };
             match &message {
                 ToSupervisor::Worker(WorkerMessage::Hello { .. }) if self.serves => {
-                    let settings = Box::new(settings());
-                    let knows = codec::known::<WorkerMessage>();
-                    self.send(Incarnation::ANY, &ToWorker::Configure { generation: 1, settings, knows });
+                    let settings = settings_memory::create(1, &settings()).unwrap();
+                    let configure =
+                        ToWorker::Configure { generation: 1, knows: codec::known::<WorkerMessage>() };
+                    self.link.send_with(Incarnation::ANY, &configure, &[settings.as_fd()]).unwrap();
                 }
                 ToSupervisor::Worker(WorkerMessage::Admit { tickets }) => {
                     let verdicts = tickets.iter().map(|&(ticket, _)| (ticket, Verdict::Granted)).collect();
@@ -233,7 +234,7 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
         ToSupervisor::Keeper(KeeperMessage::Started { pid }) if by.0 == 3 => Some(Pid::from_raw(*pid)),
         _ => None,
     });
-    assert!(slot.arguments().contains("--previous") && slot.holds_program());
+    assert!(slot.arguments().contains("previous") && slot.holds_program());
     kill(worker, Signal::SIGKILL).unwrap();
     slot.serves = true;
     let reason = slot.hear(|by, message| match message {
@@ -242,13 +243,13 @@ fn a_slot_changes_its_program_or_keeps_the_one_it_has() {
     });
     assert!(reason.contains("SIGKILL"), "{reason}");
     assert_eq!(slot.ready(4), 1);
-    assert!(slot.arguments().contains("--went-back") && !slot.holds_program());
+    assert!(slot.arguments().contains("went_back") && !slot.holds_program());
     echoes(&mut client);
 
     slot.restart(program.as_fd(), 4);
     assert_eq!(slot.ready(5), 1);
     echoes(&mut client);
-    assert!(slot.arguments().contains("--previous") && !slot.holds_program());
+    assert!(slot.arguments().contains("previous") && !slot.holds_program());
 
     slot.send(Incarnation::ANY, &ToWorker::Leave);
     let left = ToSupervisor::Keeper(KeeperMessage::Left);

@@ -185,7 +185,11 @@ fn what_is_not_fit_is_refused_with_a_reason_and_nothing_changes() {
     let program = |behaviour: &str| Some((next(behaviour), 0o755));
     let cases: [(Option<Content>, u16, &str); 9] = [
         (program("refuses"), 422, "refuses to start here (exit status 2): this program wants a full moon"),
-        (program("layout"), 409, "has version 99 of the connection table layout"),
+        (
+            program("layout"),
+            409,
+            "connection table: the new program has version 99, which fits to versions since 99, this one has",
+        ),
         (program("bad-answer"), 422, "its answer to `holdfast probe` was \"hello\""),
         (program("crashes"), 422, "crashed when it was asked (SIGABRT)"),
         (program("hangs"), 504, "did not answer `holdfast probe` within 10s"),

@@ -24,7 +24,7 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 const MAGIC: [u8; 2] = *b"hf";
 const HEAD: usize = 8;
 /// What appended fields may weigh when an older program does not send them.
-const MAX_MISSING: usize = 256;
+const MAX_MISSING: usize = 128;
 // Fixed-size integers: what a message weighs can be told from its shape, and zeros are zero, none or empty.
 const CONFIGURATION: Configuration<LittleEndian, Fixint, Limit<MAX_MESSAGE>> =
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_MESSAGE>();
@@ -221,13 +221,15 @@ const fn short(version: u32) -> u8 {
     version.to_le_bytes()[0]
 }
 
-/// Appends the bytes of `value` to `bytes`, bare: which version wrote them is said by what they are part of.
+/// Appends the bytes of `value` to `bytes`, bare: which version wrote them is said by what they are part of. Behind
+/// them come zeros, which a newer program reads as the fields that it has in addition.
 ///
 /// # Errors
 /// When it cannot be encoded.
 pub fn append_bare<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
     bincode::serde::encode_into_std_write(value, bytes, UNLIMITED)
         .map_err(|source| CodecError::Encode { source })?;
+    bytes.extend_from_slice(&[0; MAX_MISSING]);
     Ok(())
 }
 

@@ -172,10 +172,10 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
     }
 
     /// Messages that were dropped since the other side did not read, and messages of unknown kinds that were
-    /// skipped.
+    /// skipped, since this was last asked.
     #[must_use]
-    pub fn lost(&self) -> (u64, u64) {
-        (self.dropped, self.skipped)
+    pub fn take_lost(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.dropped), std::mem::take(&mut self.skipped))
     }
 
     /// Does anything wait for the other side to read?
@@ -349,7 +349,7 @@ mod tests {
             supervisor.send(ANY, &ToWorker::ReportNow { request: 0 }).unwrap();
             supervisor.send(Incarnation(5), &must_arrive).unwrap();
         }
-        assert_eq!(supervisor.lost(), (MAX_QUEUED as u64, 0));
+        assert_eq!(supervisor.take_lost(), (MAX_QUEUED as u64, 0));
         let mut received = Vec::new();
         while supervisor.has_queued() {
             supervisor.flush().unwrap();
@@ -374,7 +374,7 @@ mod tests {
         }
         SlotEnd::new(slot).send(ANY, &known).unwrap();
         assert_eq!(supervisor.receive().unwrap().unwrap().message, known);
-        assert_eq!(supervisor.lost(), (0, 3));
+        assert_eq!(supervisor.take_lost(), (0, 3));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use crate::counters::Counters;
 use crate::id::{Incarnation, SlotId, Ticket};
 use crate::ipc::codec::{self, Kind, Message};
-use crate::ipc::settings::Settings;
 use crate::reason::{CloseReason, Rejection};
 
 /// Most tickets, verdicts, releases or holdings in one message; more are split over several.
@@ -192,12 +191,10 @@ pub enum WorkerMessage {
 /// From the supervisor to a slot's worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// These settings hold from now on. Answered by `Applied`.
+    /// The settings in the memory that comes with this, by descriptor, hold from now on. Answered by `Applied`.
     Configure {
         /// Counts up with each change.
         generation: u64,
-        /// What holds.
-        settings: Box<Settings>,
         /// How many kinds of [`WorkerMessage`] the supervisor knows.
         knows: u32,
     },

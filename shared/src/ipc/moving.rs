@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ipc::codec::{self, Kind, Message};
 use crate::ipc::link::{Link, MAX_DESCRIPTORS};
-use crate::table::{LAYOUT_VERSION, Record};
+use crate::table::{Record, TABLE_FORMAT};
 
 /// Most connections in one batch.
 pub const MAX_CONNECTIONS: u32 = 64;
@@ -27,8 +27,8 @@ pub enum ToTaker {
     /// place in the batch is the row; last, if some have heap state, the memory in which that was saved. Answered
     /// by `Taken`, or by hanging up.
     Batch {
-        /// `table::LAYOUT_VERSION` of the records.
-        layout: u32,
+        /// The records' `table::TABLE_FORMAT`: its version, and since which it is read.
+        layout: (u32, u32),
         /// The records' bytes.
         records: Vec<u8>,
         /// Is the last descriptor the memory of halves?
@@ -41,7 +41,7 @@ impl ToTaker {
     #[must_use]
     pub fn batch<'a>(records: impl Iterator<Item = &'a Record>, has_halves: bool) -> Self {
         let records = records.flat_map(|record| bytemuck::bytes_of(record).iter().copied()).collect();
-        Self::Batch { layout: LAYOUT_VERSION, records, has_halves }
+        Self::Batch { layout: (TABLE_FORMAT.version, TABLE_FORMAT.reads_since), records, has_halves }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a worker must know to serve: the part of the configuration that concerns it, as the supervisor
-//! computed it. A worker never reads a file; it gets these by message, when it starts and whenever they
-//! change.
+//! computed it. A worker never reads a file; it gets these as memory, when it starts and whenever they change.
+//!
+//! They travel by name: a name that the reader does not know is ignored, and one that it misses takes its default.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::route::Route;
 
 /// All of it. Replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     /// Rows the connection table must have: descriptors this worker can use.
     pub rows: u32,

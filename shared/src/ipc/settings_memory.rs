@@ -1,184 +1,156 @@
-//! The settings a slot last applied, in memory that outlives its workers: a worker that starts while there is
-//! no supervisor serves with these. Written by one live worker at a time.
-//!
-//! Two halves, written in turn, each with a checksum over all that it holds: a worker that dies while it
-//! writes one leaves the other as it was.
+//! Settings as memory of their own, one for each generation: written once, sealed, and handed over by descriptor. A
+//! worker that starts while there is no supervisor finds those in force by the number in its table's header.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use bytemuck::{Pod, Zeroable};
-use nix::errno::Errno;
-use nix::sys::uio::{pread, pwrite};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::uio::pread;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::ipc::codec::{self, CodecError, MAX_MESSAGE};
+use crate::format::Format;
 use crate::ipc::settings::Settings;
-use crate::sys::mapping;
 
-const HALVES: usize = 2;
-const HEAD: usize = size_of::<Head>();
-const HALF: usize = HEAD + MAX_MESSAGE;
+/// The settings of this program. Growing by names raises only its version.
+pub const SETTINGS_FORMAT: Format = Format { name: "settings", version: 1, reads_since: 1 };
+
+/// Most bytes that settings may have. A configuration that needs more is refused before anything changes.
+pub const MAX_SETTINGS: usize = 16 * 1024 * 1024;
 
 /// Why settings could not be kept or found.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsMemoryError {
     /// The memory could not be made.
-    #[error("cannot make memory for the settings: {0}")]
+    #[error("cannot make memory for the workers' settings: {0}")]
     Create(#[source] io::Error),
     /// The memory could not be read.
     #[error("cannot read the settings' memory: {0}")]
     Read(#[source] io::Error),
-    /// The memory could not be written.
-    #[error("cannot write to the settings' memory: {0}")]
-    Write(#[source] io::Error),
-    /// Neither half is whole.
-    #[error("the settings' memory holds none")]
-    Empty,
+    /// There is no memory of settings.
+    #[error("no settings are in force")]
+    None,
+    /// There are too many of them.
+    #[error(
+        "the workers' settings have {length} bytes; at most {MAX_SETTINGS} can be applied: shorten \
+         security.allowed_origins or proxy.trusted"
+    )]
+    TooLong {
+        /// Their bytes.
+        length: usize,
+    },
     /// They are not settings as this binary knows them.
-    #[error("the settings' memory holds {0}")]
-    Codec(#[from] CodecError),
+    #[error("the settings' memory holds something else: {0}")]
+    Content(#[from] serde_json::Error),
 }
 
-/// What stands before a half's bytes.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Head {
-    checksum: u64,
-    /// Counts up with each write; the higher half is the newer. 0 was never written.
-    sequence: u64,
-    length: u64,
+/// What the memory holds.
+#[derive(Serialize, Deserialize)]
+struct Content<S> {
+    generation: u64,
+    settings: S,
 }
 
-/// Makes memory that holds `settings`.
+/// The settings as bytes: what can be wrong with them is found here.
+///
+/// # Errors
+/// When they are too long.
+pub fn encode(generation: u64, settings: &Settings) -> Result<Vec<u8>, SettingsMemoryError> {
+    let bytes = serde_json::to_vec(&Content { generation, settings })?;
+    let length = bytes.len();
+    if length > MAX_SETTINGS { Err(SettingsMemoryError::TooLong { length }) } else { Ok(bytes) }
+}
+
+/// Makes memory that holds `settings`, and nothing else ever after. Not inherited by exec unless asked.
 ///
 /// # Errors
 /// See [`SettingsMemoryError`].
 pub fn create(generation: u64, settings: &Settings) -> Result<OwnedFd, SettingsMemoryError> {
-    let memory = mapping::create("holdfast-settings", HALVES * HALF).map_err(SettingsMemoryError::Create)?;
-    write(memory.as_fd(), generation, settings)?;
-    Ok(memory)
+    write(&encode(generation, settings)?).map_err(SettingsMemoryError::Create)
 }
 
-/// Replaces what the memory holds.
-///
-/// # Errors
-/// See [`SettingsMemoryError`]; the memory then holds what it held.
-pub fn write(
-    memory: BorrowedFd<'_>,
-    generation: u64,
-    settings: &Settings,
-) -> Result<(), SettingsMemoryError> {
-    let mut payload = Vec::new();
-    codec::append_bare(&(generation, settings), &mut payload)?;
-    if payload.len() > MAX_MESSAGE {
-        return Err(CodecError::TooLong { length: payload.len() }.into());
-    }
-    let newest = newest(memory)?;
-    let (half, sequence) = newest.map_or((0, 1), |(half, head, _)| (1 - half, head.sequence.wrapping_add(1)));
-    let checksum = checksum(sequence, &payload);
-    let head = Head { checksum, sequence, length: payload.len() as u64 };
-    let bytes = [bytemuck::bytes_of(&head), &payload].concat();
-    let written = pwrite(memory, &bytes, offset(half)?);
-    let written = written.map_err(|error: Errno| SettingsMemoryError::Write(error.into()))?;
-    if written == bytes.len() {
-        Ok(())
-    } else {
-        Err(SettingsMemoryError::Write(io::ErrorKind::WriteZero.into()))
-    }
-}
-
-/// The settings and their generation.
+/// The generation of the settings, and they themselves.
 ///
 /// # Errors
 /// See [`SettingsMemoryError`].
 pub fn read(memory: BorrowedFd<'_>) -> Result<(u64, Settings), SettingsMemoryError> {
-    let (_, _, payload) = newest(memory)?.ok_or(SettingsMemoryError::Empty)?;
-    Ok(codec::read_bare(&payload)?)
+    let bytes = read_all(memory).map_err(SettingsMemoryError::Read)?;
+    if bytes.len() > MAX_SETTINGS {
+        return Err(SettingsMemoryError::TooLong { length: bytes.len() });
+    }
+    let Content { generation, settings } = serde_json::from_slice::<Content<Map<String, Value>>>(&bytes)?;
+    let known = serde_json::to_value(Settings::default())?;
+    let (known, unknown): (Map<_, _>, Map<_, _>) =
+        settings.into_iter().partition(|(name, _)| known.get(name).is_some());
+    if !unknown.is_empty() {
+        let names: Vec<String> = unknown.into_iter().map(|(name, _)| name).collect();
+        log::info!("settings that this program does not know are ignored: {}", names.join(", "));
+    }
+    Ok((generation, serde_json::from_value(Value::Object(known))?))
 }
 
-/// The half that is whole and newer than the other.
-fn newest(memory: BorrowedFd<'_>) -> Result<Option<(usize, Head, Vec<u8>)>, SettingsMemoryError> {
-    let mut newest: Option<(usize, Head, Vec<u8>)> = None;
-    for half in 0..HALVES {
-        let mut bytes = vec![0; HALF];
-        let length = pread(memory, &mut bytes, offset(half)?)
-            .map_err(|error: Errno| SettingsMemoryError::Read(error.into()))?;
-        let Some((head, rest)) = bytes[..length].split_at_checked(HEAD) else { continue };
-        let head: Head = bytemuck::pod_read_unaligned(head);
-        let Some(payload) = usize::try_from(head.length).ok().and_then(|length| rest.get(..length)) else {
-            continue;
-        };
-        let is_whole = head.sequence > 0 && head.checksum == checksum(head.sequence, payload);
-        if is_whole && newest.as_ref().is_none_or(|(_, other, _)| head.sequence > other.sequence) {
-            newest = Some((half, head, payload.to_vec()));
+fn write(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let memory = memfd_create("holdfast-settings", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut memory = File::from(memory);
+    memory.write_all(bytes)?;
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(memory.into())
+}
+
+/// The bytes from the start; the descriptor's own position is shared with other processes, and left alone.
+fn read_all(memory: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(nix::sys::stat::fstat(memory)?.st_size).unwrap_or(0);
+    let mut bytes = vec![0; length.min(MAX_SETTINGS + 1)];
+    let mut read = 0;
+    while read < bytes.len() {
+        match pread(memory, &mut bytes[read..], i64::try_from(read).map_err(io::Error::other)?)? {
+            0 => break,
+            length => read += length,
         }
     }
-    Ok(newest)
-}
-
-fn offset(half: usize) -> Result<i64, SettingsMemoryError> {
-    i64::try_from(half * HALF).map_err(|error| SettingsMemoryError::Read(io::Error::other(error)))
-}
-
-/// FNV-1a: tells a torn write, not an enemy.
-fn checksum(sequence: u64, payload: &[u8]) -> u64 {
-    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let hash = sequence.to_le_bytes().iter().fold(0xcbf2_9ce4_8422_2325, fold);
-    payload.iter().fold(hash, fold)
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::os::fd::AsFd;
 
     use super::*;
 
-    fn settings(rows: u32) -> Settings {
-        Settings {
-            rows,
-            max_pending_handshakes: 2,
-            max_message_size: 3,
-            max_queued_output: 4,
-            retry_after: Duration::from_secs(5),
-            handshake_timeout: Duration::from_secs(6),
-            ping_interval: Duration::from_secs(7),
-            pong_timeout: Duration::from_secs(8),
-            idle_timeout: Duration::from_secs(9),
-            close_timeout: Duration::from_secs(10),
-            path: "/".to_owned(),
-            allowed_origins: Vec::new(),
-            trusted_proxies: Vec::new(),
-            routes: Vec::new(),
-            max_buffered_total: 11,
-        }
+    #[test]
+    fn what_is_written_is_read_and_stays() {
+        let settings = Settings { rows: 7, path: "/chat".to_owned(), ..Settings::default() };
+        let memory = create(3, &settings).unwrap();
+        assert_eq!(read(memory.as_fd()).unwrap(), (3, settings));
+        assert!(File::from(memory).write_all(b"{}").is_err());
     }
 
     #[test]
-    fn the_last_written_are_read() {
-        let memory = create(1, &settings(1)).unwrap();
-        assert_eq!(read(memory.as_fd()).unwrap(), (1, settings(1)));
-        for generation in 2..6 {
-            write(memory.as_fd(), generation, &settings(9)).unwrap();
-            assert_eq!(read(memory.as_fd()).unwrap(), (generation, settings(9)));
-        }
+    fn names_of_another_program_are_ignored_and_missing_ones_take_their_default() {
+        let memory = write(br#"{"generation":2,"settings":{"rows":9,"colour":"green"},"later":1}"#).unwrap();
+        let expected = Settings { rows: 9, ..Settings::default() };
+        assert_eq!(read(memory.as_fd()).unwrap(), (2, expected));
     }
 
     #[test]
-    fn a_torn_write_leaves_those_before_it() {
-        let memory = create(1, &settings(1)).unwrap();
-        write(memory.as_fd(), 2, &settings(2)).unwrap();
-        // The second write went to the second half; half of its bytes did not arrive.
-        pwrite(&memory, &[0xff; 40], offset(1).unwrap() + 30).unwrap();
-        assert_eq!(read(memory.as_fd()).unwrap(), (1, settings(1)));
-        write(memory.as_fd(), 3, &settings(3)).unwrap();
-        assert_eq!(read(memory.as_fd()).unwrap(), (3, settings(3)));
+    fn thousands_of_origins_fit_and_millions_are_refused_by_name() {
+        let origins =
+            |count| (0..count).map(|number| format!("https://a-site-{number}.example.org")).collect();
+        let mut settings = Settings { allowed_origins: origins(30_000), ..Settings::default() };
+        assert_eq!(read(create(1, &settings).unwrap().as_fd()).unwrap().1, settings);
+        settings.allowed_origins = origins(600_000);
+        let refused = create(1, &settings).unwrap_err().to_string();
+        assert!(refused.contains("16777216") && refused.contains("allowed_origins"), "{refused}");
     }
 
     #[test]
     fn what_holds_none_says_so() {
-        let memory = mapping::create("empty", HALVES * HALF).unwrap();
-        assert!(matches!(read(memory.as_fd()), Err(SettingsMemoryError::Empty)));
-        let short = mapping::create("short", 3).unwrap();
-        assert!(matches!(read(short.as_fd()), Err(SettingsMemoryError::Empty)));
+        let memory = write(b"colourless").unwrap();
+        assert!(matches!(read(memory.as_fd()), Err(SettingsMemoryError::Content(_))));
     }
 }

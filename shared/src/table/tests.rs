@@ -48,7 +48,10 @@ fn what_is_not_ours_is_refused() {
     let foreign = memory(4);
     assert!(matches!(Table::open(foreign.as_fd()), Err(TableError::NotATable { found: 0 })));
     let newer = memory(4);
-    Table::format(newer.as_fd(), SlotId(0), 4).unwrap().header_mut().layout_version = 77;
+    let mut table = Table::format(newer.as_fd(), SlotId(0), 4).unwrap();
+    table.header_mut().version = 77;
+    assert!(owner(newer.as_fd()).is_ok(), "it fits, as far as it says");
+    table.header_mut().reads_since = 77;
     assert!(matches!(Table::open(newer.as_fd()), Err(TableError::Version { found: 77 })));
     assert!(matches!(owner(newer.as_fd()), Err(TableError::Version { found: 77 })));
     assert!(matches!(owner(foreign.as_fd()), Err(TableError::NotATable { found: 0 })));
@@ -72,4 +75,26 @@ fn a_reused_record_has_another_serial() {
     assert_eq!(record.phase(), Phase::Free);
     record.begin(2, 2, "::1".parse().unwrap(), 2, 3);
     assert_ne!(record.serial, first);
+}
+
+#[test]
+fn what_a_program_does_not_know_is_left_alone_and_what_it_did_not_keep_is_zero() {
+    let memory = memory(4);
+    let mut table = Table::format(memory.as_fd(), SlotId(0), 4).unwrap();
+    let header = table.header_mut();
+    header.moved_out = 7;
+    header.sequence = 8;
+    header.reserved = [9; _];
+    header.known_fields += 4;
+    table.records_mut()[1].reserved = [5; 8];
+    let mut table = Table::open(memory.as_fd()).unwrap();
+    let header = table.header_mut();
+    assert_eq!((header.moved_out, header.sequence, header.reserved), (7, 8, [9; _]));
+    assert_eq!(table.records()[1].reserved, [5; 8]);
+    // A program from before `moved_out` has written it since.
+    table.header_mut().known_fields = u32::try_from(std::mem::offset_of!(Header, moved_out)).unwrap();
+    let header = Header::read(memory.as_fd()).unwrap();
+    assert_eq!((header.moved_out, header.sequence), (0, 8));
+    let table = Table::open(memory.as_fd()).unwrap();
+    assert_eq!((table.header().moved_out, table.header().sequence), (0, 8));
 }

@@ -2,7 +2,8 @@
 //! message by message.
 
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_shared::id::{Incarnation, Ticket};
@@ -18,7 +19,6 @@ use nix::unistd::Pid;
 use crate::api::RestartedSlot;
 use crate::cluster::ledger::Admission;
 use crate::cluster::lifecycle::{Cause, Event, Worker};
-use crate::cluster::settings;
 use crate::operations::restart;
 use crate::supervisor::Supervisor;
 
@@ -253,8 +253,7 @@ impl Supervisor {
         }
         let slot = seat.id;
         self.ledger.resync_begin(slot, worker.incarnation);
-        let configure = self.configure();
-        self.tell(position, &configure);
+        self.tell_settings(position);
         self.tell(position, &ToWorker::State { full: self.level == Level::Full });
         if self.stage.is_ending() {
             // Before it serves anybody: /health has to say so from the first moment.
@@ -262,11 +261,13 @@ impl Supervisor {
         }
     }
 
-    /// The settings that hold.
-    pub(crate) fn configure(&self) -> ToWorker {
-        let settings = Box::new(settings::for_worker(&self.effective.config, &self.capacity));
+    /// Tells a slot's worker the settings that hold.
+    pub(crate) fn tell_settings(&mut self, position: usize) {
         let knows = codec::known::<WorkerMessage>();
-        ToWorker::Configure { generation: self.generation, settings, knows }
+        let configure = ToWorker::Configure { generation: self.generation, knows };
+        // Shared, for `tell_worker` may change anything.
+        let memory = Arc::clone(&self.settings);
+        self.tell_worker(position, Incarnation::ANY, &configure, &[memory.as_fd()]);
     }
 
     fn on_ready(&mut self, position: usize, incarnation: Incarnation) {

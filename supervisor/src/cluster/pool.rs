@@ -1,6 +1,8 @@
 //! Slots in motion: feeds the state machines and does what they ask for. What is to be done is decided in
 //! `slot`; here are the processes and links it is done with.
 
+use std::os::fd::AsFd;
+
 use holdfast_shared::ipc::message::ToWorker;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -8,7 +10,6 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::cluster::lifecycle::{Action, Cause, Event, Lifecycle, State, Worker};
-use crate::cluster::settings;
 use crate::host::spawn::{Order, spawn_keeper};
 use crate::supervisor::{Stage, Supervisor, SupervisorError};
 
@@ -152,8 +153,8 @@ impl Supervisor {
         let order = Order {
             slot: self.slots[position].id,
             last: self.slots[position].worker.incarnation,
-            settings: settings::for_worker(&self.effective.config, &self.capacity),
-            generation: self.generation,
+            rows: self.capacity.rows,
+            settings: self.settings.as_fd(),
             listeners: self.listeners.of_slot(position).collect(),
             lock: self.run_dir.slots_lock(),
             rendezvous: self.run_dir.rendezvous(),

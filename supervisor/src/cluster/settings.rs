@@ -2,6 +2,7 @@
 
 use holdfast_shared::config::{Config, ResolvedLimits};
 use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 
 use crate::cluster::ledger::LedgerLimits;
 use crate::cluster::level::LevelEdges;
@@ -27,6 +28,16 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         routes: config.routes.clone(),
         max_buffered_total: capacity.buffered_per_worker,
     }
+}
+
+/// Can workers be told all that this configuration says?
+///
+/// # Errors
+/// When it is too much.
+pub fn check(config: &Config) -> Result<(), SettingsMemoryError> {
+    let most = u32::MAX;
+    let capacity = Capacity { max_connections: most, pending_per_worker: most, rows: most };
+    settings_memory::encode(u64::MAX, &for_worker(config, &capacity)).map(drop)
 }
 
 /// What the ledger enforces.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytemuck::{Pod, Zeroable};
 use holdfast_shared::clock::milliseconds;
 use holdfast_shared::counters::Counters;
+use holdfast_shared::format::Format;
 use holdfast_shared::id::Incarnation;
 use holdfast_shared::level::Level;
 use holdfast_shared::sys::mapping::Mapping;
@@ -25,8 +26,12 @@ pub(crate) const MAX_SLOTS: usize = 1024;
 
 const NAME: &str = "state";
 const MAGIC: u64 = u64::from_le_bytes(*b"hf-state");
-/// Raised whenever `Head` or `SlotState` change their meaning or their layout.
-const VERSION: u32 = 2;
+/// The file of this program. Fields are appended in the reserves, so that zeros mean "none". Another one costs the
+/// totals, not connections.
+const FORMAT: Format = Format { name: "state", version: 3, reads_since: 3 };
+/// What a slot takes: its own fields, and counters with room for as many again.
+const SLOT_SIZE: usize = 4096;
+const COUNTERS_SIZE: usize = 1400;
 const HEAD_SIZE: usize = 4096;
 /// Causes of ends that are counted apart; what does not fit is counted as the last of them.
 const CAUSES: usize = 24;
@@ -47,7 +52,7 @@ struct Head {
     magic: u64,
     version: u32,
     slot_size: u32,
-    unused: u32,
+    reads_since: u32,
     level: u32,
     generation: u64,
     started_ms: u64,
@@ -64,8 +69,10 @@ struct Head {
 pub(crate) struct SlotState {
     /// What was counted under earlier keepers, whose tables are gone.
     pub(crate) base: Counters,
+    more_base: [u8; COUNTERS_SIZE - size_of::<Counters>()],
     /// What the table had counted when that was last reported.
     pub(crate) reported: Counters,
+    more_reported: [u8; COUNTERS_SIZE - size_of::<Counters>()],
     /// Connections let in, as the ledger saw it.
     pub(crate) accepted: u64,
     /// Connections ended, by reason, as the ledger saw it.
@@ -78,7 +85,10 @@ pub(crate) struct SlotState {
     /// Connections that went to other slots, less those that came from there: neither let in nor ended here.
     pub(crate) moved_away: i64,
     restarts: [Restarts; CAUSES],
+    reserved: [u8; SLOT_SIZE - 2 * COUNTERS_SIZE - 1048],
 }
+
+const _: () = assert!(size_of::<SlotState>() == SLOT_SIZE);
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -205,7 +215,8 @@ impl State {
     fn is_ours(&self) -> bool {
         let head = self.memory.head();
         let slot_size = usize::try_from(head.slot_size);
-        head.magic == MAGIC && head.version == VERSION && slot_size == Ok(size_of::<SlotState>())
+        let theirs = Format { version: head.version, reads_since: head.reads_since, ..FORMAT };
+        head.magic == MAGIC && FORMAT.fits(&theirs) && slot_size == Ok(SLOT_SIZE)
     }
 
     fn begin(&mut self, slots: usize) {
@@ -213,7 +224,8 @@ impl State {
         let identity: Vec<usize> = (0..slots).collect();
         *self.memory.head_mut() = Head {
             magic: MAGIC,
-            version: VERSION,
+            version: FORMAT.version,
+            reads_since: FORMAT.reads_since,
             slot_size: u32::try_from(size_of::<SlotState>()).unwrap_or_default(),
             ..Head::zeroed()
         };
@@ -244,6 +256,7 @@ impl SlotState {
             newest,
             moved_away: seat.admitted.open().saturating_sub_unsigned(held),
             restarts,
+            ..Self::zeroed()
         }
     }
 

@@ -9,8 +9,6 @@ use std::process::{Command, Stdio};
 
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};
-use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table, TableError};
 use holdfast_worker::keeper::{KeeperStart, PROCESS_NAME};
@@ -32,9 +30,6 @@ pub enum SpawnError {
     /// The connection table could not be written.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The settings could not be written down.
-    #[error(transparent)]
-    Settings(#[from] SettingsMemoryError),
     /// No link.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -64,10 +59,10 @@ pub struct Order<'a> {
     pub slot: SlotId,
     /// The last worker the slot had.
     pub last: Incarnation,
-    /// What its workers enforce, should there be no supervisor to tell them.
-    pub settings: Settings,
-    /// Counts up with each change of the settings.
-    pub generation: u64,
+    /// Rows of its connection table.
+    pub rows: u32,
+    /// The memory of what its workers enforce, should there be no supervisor to tell them.
+    pub settings: BorrowedFd<'a>,
     /// The slot's listening sockets.
     pub listeners: Vec<BorrowedFd<'a>>,
     /// The lock of the run directory's slots.
@@ -81,11 +76,10 @@ pub struct Order<'a> {
 /// # Errors
 /// See [`SpawnError`]; nothing stays behind.
 pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
-    let rows = order.settings.rows;
+    let rows = order.rows;
     let table = mapping::create("holdfast-table", table::size(rows))
         .map_err(|source| SpawnError::Memory { rows, source })?;
-    Table::format(table.as_fd(), order.slot, rows)?;
-    let settings = settings_memory::create(order.generation, &order.settings)?;
+    Table::format(table.as_fd(), order.slot, rows)?.header_mut().set_settings(order.settings.as_raw_fd());
     let (link, slot_end) = link::pair()?;
 
     let handover = KeeperStart {
@@ -93,17 +87,17 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
         last_incarnation: order.last,
         link: slot_end.as_raw_fd(),
         table: table.as_raw_fd(),
-        settings: settings.as_raw_fd(),
         lock: order.lock.as_raw_fd(),
         reconnect_socket: order.rendezvous.clone(),
         listeners: order.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
         previous: None,
         went_back: None,
     };
-    let mut inherited = vec![slot_end.as_fd(), table.as_fd(), settings.as_fd(), order.lock];
+    let mut inherited = vec![slot_end.as_fd(), table.as_fd(), order.settings, order.lock];
     inherited.extend(&order.listeners);
     let mut command = Command::new(OURSELVES);
-    command.arg0(PROCESS_NAME).args(handover.arguments()).env_remove(HANDOFF_VARIABLE);
+    let arguments = handover.arguments().map_err(SpawnError::Handover)?;
+    command.arg0(PROCESS_NAME).args(arguments).env_remove(HANDOFF_VARIABLE);
     // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to
     // die of.
     command.process_group(0).stdin(Stdio::null());

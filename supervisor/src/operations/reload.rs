@@ -3,9 +3,12 @@
 //! touched.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_shared::config::{self, Config, ConfigErrors, Effective};
+use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 
 use crate::api::Reply;
 use crate::api::{Answer, Change, Failure, ReloadReport};
@@ -47,6 +50,9 @@ enum ReloadError {
     /// It asks for more than the descriptors carry.
     #[error(transparent)]
     Capacity(#[from] Unreachable),
+    /// Workers cannot be told.
+    #[error(transparent)]
+    Settings(#[from] SettingsMemoryError),
     /// The new admin address cannot be used.
     #[error(transparent)]
     Admin(#[from] control::Error),
@@ -146,6 +152,8 @@ impl Supervisor {
         let workers = start::workers(next.config.workers);
         let capacity = capacity::plan(demand(&next.config, workers.into(), self.descriptors))?;
         // What can fail comes first, so that a failure leaves everything as it was.
+        let memory =
+            settings_memory::create(self.generation + 1, &settings::for_worker(&next.config, &capacity))?;
         let opened = self.open_listeners(workers, next.config.backlog)?;
         if let Err(error) = self.listeners.set_backlog(next.config.backlog) {
             self.close_listeners(opened);
@@ -156,12 +164,12 @@ impl Supervisor {
             self.listeners.set_backlog(self.effective.config.backlog)?;
             return Err(error.into());
         }
-        self.apply(next, capacity);
+        self.apply(next, capacity, memory);
         self.scale_to(workers);
         Ok(changes.into_iter().collect())
     }
 
-    fn apply(&mut self, next: Effective, capacity: Capacity) {
+    fn apply(&mut self, next: Effective, capacity: Capacity, memory: OwnedFd) {
         self.effective = next;
         self.capacity = capacity;
         let config = &self.effective.config;
@@ -170,8 +178,10 @@ impl Supervisor {
         self.steering.reconsider();
         self.generation += 1;
         self.state.set_generation(self.generation);
-        let configure = self.configure();
-        self.tell_all(&configure);
+        self.settings = Arc::new(memory);
+        for position in 0..self.slots.len() {
+            self.tell_settings(position);
+        }
     }
 }
 

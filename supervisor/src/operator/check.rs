@@ -7,6 +7,7 @@ use holdfast_shared::config::{Inputs, load};
 
 use holdfast_worker::Program;
 
+use crate::cluster::settings;
 use crate::operator::cli::{CheckArguments, check_inputs};
 
 /// Bad configuration, as for bad usage.
@@ -26,9 +27,13 @@ pub fn run(program: Program, arguments: &CheckArguments) -> ExitCode {
 
 /// Whether the configuration is valid.
 fn report(inputs: &Inputs, output: &mut impl Write, complaints: &mut impl Write) -> io::Result<bool> {
-    match load(inputs) {
-        Ok(_) => writeln!(output, "configuration is valid").map(|()| true),
-        Err(errors) => writeln!(complaints, "{errors}").map(|()| false),
+    let complaint = match load(inputs) {
+        Ok(effective) => settings::check(&effective.config).err().map(|error| error.to_string()),
+        Err(errors) => Some(errors.to_string()),
+    };
+    match complaint {
+        None => writeln!(output, "configuration is valid").map(|()| true),
+        Some(complaint) => writeln!(complaints, "{complaint}").map(|()| false),
     }
 }
 
@@ -53,6 +58,18 @@ mod tests {
     #[test]
     fn a_valid_file_is_said_to_be_valid() {
         assert_eq!(check("workers = 2"), (true, "configuration is valid\n".into(), String::new()));
+    }
+
+    #[test]
+    fn more_than_workers_can_be_told_is_refused() {
+        let origins = |count| {
+            let all: Vec<String> =
+                (0..count).map(|site| format!("\"https://site-{site}.example\"")).collect();
+            check(&format!("[security]\nallowed_origins = [{}]", all.join(",")))
+        };
+        assert!(origins(3_000).0);
+        let (valid, _, complaint) = origins(600_000);
+        assert!(!valid && complaint.contains("at most 16777216"), "{complaint}");
     }
 
     #[test]

@@ -2,12 +2,10 @@
 //! nothing.
 
 use std::ffi::OsString;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
-use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_worker::Program;
 use holdfast_worker::keeper::KeeperStart;
 
@@ -80,55 +78,13 @@ pub struct RunArguments {
 /// Arguments of `holdfast keeper`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct KeeperArguments {
-    /// The slot to hold
-    #[arg(long, value_name = "N", value_parser = slot)]
-    pub slot: SlotId,
-    /// The last worker the slot had
-    #[arg(long, value_name = "N", value_parser = incarnation)]
-    pub last_incarnation: Incarnation,
-    /// Descriptor of the link
-    #[arg(long, value_name = "FD")]
-    pub link: RawFd,
-    /// Descriptor of the connection table
-    #[arg(long, value_name = "FD")]
-    pub table: RawFd,
-    /// Descriptor of the memory of the settings
-    #[arg(long, value_name = "FD")]
-    pub settings: RawFd,
-    /// Descriptor of the lock of the run directory's slots
-    #[arg(long, value_name = "FD")]
-    pub lock: RawFd,
-    /// Socket of the next supervisor
-    #[arg(long, value_name = "PATH")]
-    pub rendezvous: PathBuf,
-    /// Descriptor of a listening socket
-    #[arg(long = "listener", value_name = "FD")]
-    pub listeners: Vec<RawFd>,
-    /// Descriptor of the program before, to go back to
-    #[arg(long, value_name = "FD")]
-    pub previous: Option<RawFd>,
-    /// Why the slot is back with this program
-    #[arg(long, value_name = "TEXT")]
-    pub went_back: Option<String>,
+    /// What it is started with, in JSON
+    #[arg(value_name = "JSON", value_parser = keeper_start)]
+    pub start: KeeperStart,
 }
 
-impl From<KeeperArguments> for KeeperStart {
-    fn from(arguments: KeeperArguments) -> Self {
-        let KeeperArguments { slot, last_incarnation, link, table, settings, lock, .. } = arguments;
-        let KeeperArguments { rendezvous, listeners, previous, went_back, .. } = arguments;
-        Self {
-            slot,
-            last_incarnation,
-            link,
-            table,
-            settings,
-            lock,
-            reconnect_socket: rendezvous,
-            listeners,
-            previous,
-            went_back,
-        }
-    }
+fn keeper_start(text: &str) -> Result<KeeperStart, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// Arguments of `holdfast check`.
@@ -241,14 +197,6 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn incarnation(text: &str) -> Result<Incarnation, std::num::ParseIntError> {
-    text.parse().map(Incarnation)
-}
-
-fn slot(text: &str) -> Result<SlotId, std::num::ParseIntError> {
-    text.parse().map(SlotId)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::error::ErrorKind;
@@ -328,24 +276,10 @@ mod tests {
 
     #[test]
     fn keeper_takes_its_slot_and_stays_out_of_the_help() {
-        let line = "keeper --slot 3 --last-incarnation 7 --link 10 --table 11 --settings 15 --lock 12 \
-                    --rendezvous /x/s --listener 13 --listener 14 --previous 16 --went-back exit";
-        let expected = KeeperStart {
-            slot: SlotId(3),
-            last_incarnation: Incarnation(7),
-            link: 10,
-            table: 11,
-            settings: 15,
-            lock: 12,
-            reconnect_socket: PathBuf::from("/x/s"),
-            listeners: vec![13, 14],
-            previous: Some(16),
-            went_back: Some("exit".to_owned()),
-        };
+        let line = r#"keeper {"slot":3,"last_incarnation":7,"link":10,"table":11,"lock":12,"reconnect_socket":"/x","listeners":[13]}"#;
         let Ok(Command::Keeper(arguments)) = parse(line) else { panic!("{line}: {:?}", parse(line)) };
-        assert_eq!(KeeperStart::from(arguments), expected);
-        assert_eq!(expected.arguments(), line.split_whitespace().collect::<Vec<_>>());
-        assert!(parse("keeper").is_err());
+        assert_eq!((arguments.start.slot.0, arguments.start.listeners), (3, vec![13]));
+        assert!(parse("keeper").is_err() && parse("keeper {}").is_err());
         assert!(!CommandLine::command().render_long_help().to_string().contains("keeper"));
     }
 

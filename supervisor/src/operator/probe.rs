@@ -6,12 +6,16 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use holdfast_shared::config::{self, Inputs, Workers};
+use holdfast_shared::format::Format;
 use holdfast_shared::ipc::codec::LINK_FORMAT;
-use holdfast_shared::table::LAYOUT_VERSION;
+use holdfast_shared::ipc::settings_memory::SETTINGS_FORMAT;
+use holdfast_shared::table::TABLE_FORMAT;
 use holdfast_worker::Program;
-use holdfast_worker::connection::saved::SAVED_VERSION;
+use holdfast_worker::connection::saved::SAVED_FORMAT;
+use holdfast_worker::keeper::KEEPER_FORMAT;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::settings;
 use crate::host::capacity;
 use crate::host::kernel;
 use crate::operations::reload;
@@ -26,36 +30,32 @@ const BAD_CONFIGURATION: u8 = 2;
 pub struct Identity {
     /// As it calls itself.
     pub version: String,
-    /// Of the messages on a link, of the settings memory, and of what a keeper is started with.
-    pub protocol: u32,
-    /// Of connection tables.
-    pub layout: u32,
-    /// Of saved halves.
-    pub saved: u32,
+    /// What it writes and reads.
+    pub formats: Vec<Format<String>>,
 }
 
 impl Identity {
     /// What `program` is.
     #[must_use]
     pub fn of(program: Program) -> Self {
-        Self {
-            version: program.version.to_owned(),
-            protocol: LINK_FORMAT.version,
-            layout: LAYOUT_VERSION,
-            saved: SAVED_VERSION,
-        }
+        let formats = [LINK_FORMAT, SETTINGS_FORMAT, TABLE_FORMAT, SAVED_FORMAT, KEEPER_FORMAT];
+        let owned = |Format { name, version, reads_since }: Format| Format {
+            name: name.to_owned(),
+            version,
+            reads_since,
+        };
+        Self { version: program.version.to_owned(), formats: formats.map(owned).to_vec() }
     }
 
-    /// The first of the formats that `other` reads in another version: its name, that version, ours.
+    /// The formats of which one program cannot read what the other writes, as `other` has them and as this one
+    /// does. One that is not named has grown since, or is not used any more.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> Option<(&'static str, u32, u32)> {
-        [
-            ("link protocol", other.protocol, self.protocol),
-            ("connection table layout", other.layout, self.layout),
-            ("format of saved connections", other.saved, self.saved),
-        ]
-        .into_iter()
-        .find(|(_, theirs, ours)| theirs != ours)
+    pub fn differences(&self, other: &Self) -> Vec<(Format<String>, Format<String>)> {
+        let differs = |ours: &Format<String>| {
+            let theirs = other.formats.iter().find(|theirs| theirs.name == ours.name)?;
+            (!ours.fits(theirs)).then(|| (theirs.clone(), ours.clone()))
+        };
+        self.formats.iter().filter_map(differs).collect()
     }
 }
 
@@ -84,6 +84,7 @@ pub fn run(program: Program, arguments: &RunArguments) -> ExitCode {
 fn would_start(inputs: &Inputs) -> Result<(), String> {
     let effective = config::load(inputs).map_err(|errors| errors.to_string())?;
     let config = &effective.config;
+    settings::check(config).map_err(|error| error.to_string())?;
     let workers: Workers = config.workers;
     let descriptors = kernel::raise_descriptor_limit().map_err(|error| error.to_string())?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
@@ -98,18 +99,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_are_compared_and_versions_are_not() {
+    fn formats_are_compared_as_ranges_and_versions_are_not() {
         let ours = Identity::of(Program::echo("1.0.0"));
-        assert_eq!(ours.difference(&Identity::of(Program::echo("2.0.0"))), None);
-        let other = Identity { layout: ours.layout + 1, ..ours.clone() };
-        assert_eq!(ours.difference(&other), Some(("connection table layout", ours.layout + 1, ours.layout)));
+        assert_eq!(ours.differences(&Identity::of(Program::echo("2.0.0"))), []);
+        let mut grown = ours.clone();
+        grown.formats[2].version += 1;
+        grown.formats.pop();
+        assert_eq!(ours.differences(&grown), []);
+        let mut other = grown;
+        other.formats[2].reads_since = ours.formats[2].version + 1;
+        assert_eq!(ours.differences(&other), [(other.formats[2].clone(), ours.formats[2].clone())]);
+        assert_eq!(other.differences(&ours).len(), 1);
     }
 
     #[test]
     fn a_newer_answer_is_understood() {
-        let answer = r#"{"version":"9","protocol":1,"layout":2,"saved":3,"colour":"green"}"#;
+        let answer = r#"{"version":"9","colour":"green","formats":[
+            {"name":"connection table","version":4,"reads_since":3,"smell":"sweet"},
+            {"name":"dreams","version":1,"reads_since":1}]}"#;
         let identity: Identity = serde_json::from_str(answer).unwrap();
-        assert_eq!((identity.protocol, identity.layout, identity.saved), (1, 2, 3));
+        assert_eq!(Identity::of(Program::echo("1.0.0")).differences(&identity), []);
     }
 
     #[test]

@@ -46,7 +46,9 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
         ("probe", "layout") => {
-            println!(r#"{{"version":"{VERSION}","protocol":1,"layout":99,"saved":1}}"#);
+            println!(
+                r#"{{"version":"{VERSION}","formats":[{{"name":"connection table","version":99,"reads_since":99}}]}}"#
+            );
             ExitCode::SUCCESS
         }
         ("probe", "bad-answer") => {

@@ -1,6 +1,7 @@
 //! From a request to an open connection, or a refusal: reading it is `websocket::handshake`'s business,
 //! deciding the application's and the supervisor's; here is what follows from either.
 
+use data_encoding::BASE64;
 use holdfast_shared::reason::Rejection;
 use holdfast_shared::route;
 use holdfast_shared::table::{Flags, Phase, Record};
@@ -98,7 +99,7 @@ impl Clients {
     /// The application lets it in: asks the supervisor, and waits.
     fn await_admission(&mut self, key: Key, upgrade: &Upgrade) {
         let Some(record) = self.connections.get_mut(key) else { return };
-        record.scratch = AcceptKey::from(upgrade).0;
+        record.accept_key = accept_key(upgrade);
         let deadline_ms = self.connections.handshake_deadline_ms();
         self.connections.enter(key, Phase::AwaitingAdmission, deadline_ms);
         self.asking.push(key);
@@ -106,13 +107,13 @@ impl Clients {
 
     /// The supervisor lets this client in.
     pub(crate) fn admit(&mut self, key: Key) {
-        let Some(&Record { scratch: accept, flags, .. }) = self.connections.get(key) else { return };
+        let Some(&Record { accept_key, flags, .. }) = self.connections.get(key) else { return };
         let input_waits = flags.contains(Flags::INPUT_WAITS);
         self.connections.set_busy(key);
         let now_ms = self.connections.now_ms;
         let ping_due_ms = now_ms + self.connections.random_ping_delay_ms();
         if let Some(record) = self.connections.get_mut(key) {
-            record.scratch = [0; 28];
+            record.accept_key = [0; 20];
             record.flags.set(Flags::INPUT_WAITS, false);
             record.seen_ms = now_ms;
             record.active_ms = now_ms;
@@ -121,7 +122,7 @@ impl Clients {
         self.connections.mark_admitted(key);
         self.connections.enter(key, Phase::Open, u64::MAX);
         self.connections.arm_open(key);
-        handshake::write_switching(&mut self.out, AcceptKey(accept).as_str());
+        handshake::write_switching(&mut self.out, &BASE64.encode(&accept_key));
         self.connections.write(key, &self.out);
         self.out.clear();
         if let Some(record) = self.connections.get_mut(key) {
@@ -140,22 +141,8 @@ impl Clients {
     }
 }
 
-/// The accept key as it waits in the record for the verdict: 28 characters of base64.
-struct AcceptKey([u8; 28]);
-
-impl AcceptKey {
-    fn as_str(&self) -> &str {
-        let length = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
-        std::str::from_utf8(&self.0[..length]).unwrap_or_default()
-    }
-}
-
-impl From<&Upgrade> for AcceptKey {
-    fn from(upgrade: &Upgrade) -> Self {
-        let mut bytes = [0; 28];
-        for (byte, character) in bytes.iter_mut().zip(upgrade.accept.bytes()) {
-            *byte = character;
-        }
-        Self(bytes)
-    }
+/// What Sec-WebSocket-Accept is the base64 form of.
+fn accept_key(upgrade: &Upgrade) -> [u8; 20] {
+    let bytes = BASE64.decode(upgrade.accept.as_bytes()).ok();
+    bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
 }

@@ -211,9 +211,9 @@ mod tests {
         let (mut wheel, mut store) = fixture(0);
         wheel.arm(&mut store, 7, 65);
         assert_eq!(wheel.next_wakeup(0), Some(Duration::from_millis(128)));
-        assert_eq!(drain(&mut wheel, &mut store, 127), []);
+        assert!(drain(&mut wheel, &mut store, 127).is_empty());
         assert_eq!(drain(&mut wheel, &mut store, 128), [7]);
-        assert_eq!(drain(&mut wheel, &mut store, 128), []);
+        assert!(drain(&mut wheel, &mut store, 128).is_empty());
         assert_eq!(wheel.next_wakeup(128), None);
         assert!(!store.link(7).is_armed() && wheel.is_empty());
     }
@@ -222,7 +222,7 @@ mod tests {
     fn a_deadline_beyond_the_horizon_fires_early() {
         let (mut wheel, mut store) = fixture(0);
         wheel.arm(&mut store, 1, u64::MAX);
-        assert_eq!(drain(&mut wheel, &mut store, TimerWheel::HORIZON - 1), []);
+        assert!(drain(&mut wheel, &mut store, TimerWheel::HORIZON - 1).is_empty());
         assert_eq!(drain(&mut wheel, &mut store, TimerWheel::HORIZON), [1]);
     }
 
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn an_old_deadline_fires_within_a_tick() {
         let (mut wheel, mut store) = fixture(10_000);
-        assert_eq!(drain(&mut wheel, &mut store, 10_000), []);
+        assert!(drain(&mut wheel, &mut store, 10_000).is_empty());
         wheel.arm(&mut store, 5, 3);
         let pause = wheel.next_wakeup(10_000).unwrap();
         assert!(pause <= Duration::from_millis(TICK));

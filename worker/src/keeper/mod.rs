@@ -21,7 +21,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
-pub use crate::life::{KeeperStart, PROCESS_NAME};
+pub use crate::life::{KEEPER_FORMAT, KeeperStart, PROCESS_NAME};
 
 use crate::app::Program;
 use crate::life::run::{self, Assignment, Predecessor};
@@ -164,7 +164,6 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
         incarnation,
         link: ManuallyDrop::new(link),
         table: handover.table,
-        settings: handover.settings,
         listeners: handover.listeners,
         lock: handover.lock,
         reconnect_socket: handover.reconnect_socket,

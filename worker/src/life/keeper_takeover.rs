@@ -128,7 +128,6 @@ impl Worker {
             last_incarnation: self.incarnation,
             link: self.reconnection.link,
             table: self.table_memory,
-            settings: self.reconnection.settings,
             lock: self.reconnection.lock,
             reconnect_socket: self.reconnection.path.clone(),
             listeners: self.listeners.iter().map(|listener| listener.descriptor).collect(),

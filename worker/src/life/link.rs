@@ -12,6 +12,7 @@ use mio::unix::SourceFd;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::life::event_loop::Worker;
+use crate::life::settings;
 use crate::serve::admission::{Admission, Outcome};
 
 impl Worker {
@@ -34,13 +35,18 @@ impl Worker {
             return;
         }
         match envelope.message {
-            ToWorker::Configure { generation, settings, knows } => {
+            ToWorker::Configure { knows, .. } => {
                 if let Some(link) = &mut self.link {
                     link.set_peer_knows(knows);
                 }
-                self.reconnection.remember_settings(generation, &settings);
-                self.configure(*settings);
-                self.tell(WorkerMessage::Applied { generation });
+                let came = descriptors.into_iter().next();
+                match settings::put_in_force(&mut self.clients.connections.table, came) {
+                    Ok((generation, settings)) => {
+                        self.configure(settings);
+                        self.tell(WorkerMessage::Applied { generation });
+                    }
+                    Err(error) => log::error!("the new settings cannot be applied: {error}"),
+                }
             }
             ToWorker::Verdicts { verdicts } => {
                 for (ticket, verdict) in verdicts {
@@ -113,6 +119,12 @@ impl Worker {
     pub(crate) fn send_report(&mut self, request: Option<u64>) {
         self.send_releases();
         self.report_drain();
+        if let Some(link) = &mut self.link {
+            let (dropped, skipped) = link.take_lost();
+            let counters = self.clients.connections.table.counters();
+            counters.link_dropped += dropped;
+            counters.link_skipped += skipped;
+        }
         let report = Report {
             connections: self.clients.connections.admitted(),
             pending_handshakes: self.clients.connections.pending(),

@@ -10,6 +10,7 @@ mod moving;
 mod reconnect;
 mod resume;
 pub(crate) mod run;
+mod settings;
 
 pub(crate) use keeper_start::OURSELVES;
-pub use keeper_start::{KeeperStart, PROCESS_NAME};
+pub use keeper_start::{KEEPER_FORMAT, KeeperStart, PROCESS_NAME};

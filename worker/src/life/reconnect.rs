@@ -14,8 +14,6 @@ use holdfast_shared::ipc::codec;
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{ToWorker, WorkerMessage};
 use holdfast_shared::ipc::reconnect::{self, ReconnectError};
-use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
 use holdfast_shared::sys::process::take_blocked;
 use holdfast_shared::table::Phase;
@@ -50,8 +48,6 @@ pub(crate) struct Reconnection {
     pub(crate) version: &'static str,
     /// The number that the link has, whichever supervisor it leads to.
     pub(crate) link: RawFd,
-    /// The memory of the settings last applied.
-    pub(crate) settings: RawFd,
     /// The lock of the run directory's slots.
     pub(crate) lock: RawFd,
     /// `None` while there is a supervisor.
@@ -114,23 +110,6 @@ impl Reconnection {
 
     fn run_dir(&self) -> Display<'_> {
         self.path.parent().unwrap_or(&self.path).display()
-    }
-
-    /// Keeps settings for a worker that finds no supervisor.
-    pub(crate) fn remember_settings(&self, generation: u64, settings: &Settings) {
-        let Some(memory) = descriptor::borrow(self.settings) else { return };
-        if let Err(error) = settings_memory::write(memory, generation, settings) {
-            log::error!("{error}; a worker that finds no supervisor would serve with older ones");
-        }
-    }
-
-    /// The settings that the slot applied last.
-    ///
-    /// # Errors
-    /// When there are none.
-    pub(crate) fn remembered_settings(&self) -> Result<(u64, Settings), SettingsMemoryError> {
-        let memory = descriptor::borrow(self.settings).ok_or(SettingsMemoryError::Empty)?;
-        settings_memory::read(memory)
     }
 }
 
@@ -264,7 +243,6 @@ mod tests {
             keeper: Pid::parent(),
             version: "",
             link: -1,
-            settings: -1,
             lock: -1,
             search: None,
             last_attempt: None,

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use holdfast_shared::clock;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{DeathCause, Envelope, ToWorker, WorkerMessage};
-use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::ipc::settings_memory::SettingsMemoryError;
 use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Table, TableError};
@@ -22,7 +21,7 @@ use crate::app::Program;
 use crate::connection::{Clients, Connections, session};
 use crate::life::event_loop::{Parts, Worker};
 use crate::life::reconnect::Reconnection;
-use crate::life::{hand_over, resume};
+use crate::life::{hand_over, resume, settings};
 
 /// Exit status of a worker that was told to leave and did.
 pub const LEFT: i32 = 0;
@@ -49,8 +48,6 @@ pub struct Assignment {
     pub link: ManuallyDrop<SlotEnd>,
     /// The connection table's memory.
     pub table: RawFd,
-    /// The memory of the settings last applied.
-    pub settings: RawFd,
     /// The slot's listening sockets.
     pub listeners: Vec<RawFd>,
     /// The lock of the run directory's slots.
@@ -141,7 +138,6 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         keeper: assignment.keeper,
         version: program.version,
         link: link.as_raw_fd(),
-        settings: assignment.settings,
         lock: assignment.lock,
         search: None,
         last_attempt: None,
@@ -153,30 +149,27 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
     let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
 
-    let standard = [0, 1, 2, link.as_raw_fd(), table_memory, reconnection.settings, reconnection.lock];
+    let standard = [0, 1, 2, link.as_raw_fd(), table_memory, reconnection.lock];
     let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).collect();
     let saved = hand_over::saved_memory(table.header());
     let sessions = session::memory(table.header());
+    let in_force = settings::memory(table.header());
     let open = resume::close_strays(
-        owned.iter().copied().chain(saved).chain(sessions).chain(previous),
+        owned.iter().copied().chain(saved).chain(sessions).chain(in_force).chain(previous),
         table.records(),
     )
     .map_err(kernel("listing its descriptors"))?;
 
-    let (generation, settings) = match wait_for_settings(&mut link) {
-        Some((generation, settings)) => {
-            reconnection.remember_settings(generation, &settings);
-            (generation, settings)
-        }
-        None => {
-            reconnection.remembered_settings().map_err(|source| WorkerError::Settings { slot, source })?
-        }
+    let found = match wait_for_settings(&mut link) {
+        Some(came) => settings::put_in_force(&mut table, came),
+        None => settings::in_force(&table),
     };
+    let (generation, settings) = found.map_err(|source| WorkerError::Settings { slot, source })?;
     table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
     let clients = Clients::new(connections, program);
-    // Two are still to come: the epoll instance, and the keeper's.
-    let own_descriptors = u32::try_from(owned.len() + 2).unwrap_or(u32::MAX);
+    // Three are not among them: the settings' memory, the epoll instance, and the keeper's.
+    let own_descriptors = u32::try_from(owned.len() + 3).unwrap_or(u32::MAX);
     let parts = Parts { incarnation, link, reconnection, listeners, table_memory, own_descriptors, clients };
     let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
     worker.tell(WorkerMessage::Applied { generation });
@@ -201,13 +194,13 @@ pub fn to_exit_status(result: Result<Departure, WorkerError>) -> i32 {
 
 /// Reads the link until the supervisor has answered `Hello`; `None` when it does not. What else is there is
 /// meant for a dead worker.
-fn wait_for_settings(link: &mut SlotEnd) -> Option<(u64, Settings)> {
+fn wait_for_settings(link: &mut SlotEnd) -> Option<Option<OwnedFd>> {
     let deadline = clock::now() + PATIENCE;
     loop {
-        match link.flush().and_then(|()| link.receive()) {
-            Ok(Some(Envelope { message: ToWorker::Configure { generation, settings, knows }, .. })) => {
+        match link.flush().and_then(|()| link.receive_with()) {
+            Ok(Some((Envelope { message: ToWorker::Configure { knows, .. }, .. }, descriptors))) => {
                 link.set_peer_knows(knows);
-                return Some((generation, *settings));
+                return Some(descriptors.into_iter().next());
             }
             Ok(Some(_)) => {}
             Ok(None) => {

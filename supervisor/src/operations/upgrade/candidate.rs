@@ -70,11 +70,11 @@ pub(crate) enum Refusal {
     BadAnswer { path: PathBuf, answer: String },
     /// It could not go on with what is here.
     #[error(
-        "{} (version {version}) has version {theirs} of the {what} and this program {ours}: connections cannot be handed \
-         over between them; stop this one and start that one",
+        "{} (version {version}) cannot go on with connections of this program, or this one with those of the new one: \
+         {differences}; upgrade by way of a version that fits to both, or stop this one and start that one",
         path.display()
     )]
-    Incompatible { path: PathBuf, version: String, what: &'static str, theirs: u32, ours: u32 },
+    Incompatible { path: PathBuf, version: String, differences: String },
 }
 
 impl Refusal {
@@ -224,12 +224,15 @@ fn judge(
     let Ok(identity) = serde_json::from_slice::<Identity>(answer) else {
         return Err(Refusal::BadAnswer { path, answer: text(answer) });
     };
-    match ours.difference(&identity) {
-        None => Ok(identity),
-        Some((what, theirs, ours)) => {
-            Err(Refusal::Incompatible { path, version: identity.version, what, theirs, ours })
-        }
+    let differences = ours.differences(&identity);
+    if differences.is_empty() {
+        return Ok(identity);
     }
+    let each = differences
+        .iter()
+        .map(|(theirs, ours)| format!("{}: the new program has {theirs}, this one has {ours}", theirs.name));
+    let differences = each.collect::<Vec<_>>().join("; ");
+    Err(Refusal::Incompatible { path, version: identity.version, differences })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -275,9 +278,17 @@ mod tests {
         refused(Cause::Signal(6), true, &answer, "", 422, "crashed when it was asked (SIGABRT)");
         refused(Cause::Signal(9), false, &answer, "", 504, "did not answer");
         refused(Cause::Exit(0), true, "holdfast 1.0", "", 422, "holdfast 1.0");
-        let other = Identity { saved: ours.saved + 1, ..ours };
+        let mut other = ours;
+        (other.formats[3].version, other.formats[3].reads_since) = (98, 98);
         let answer = serde_json::to_string(&other).unwrap();
-        refused(Cause::Exit(0), true, &answer, "", 409, "(version 2) has version 2 of the format of saved");
+        refused(
+            Cause::Exit(0),
+            true,
+            &answer,
+            "",
+            409,
+            "saved connections: the new program has version 98, which fits to versions since 98, this one has",
+        );
     }
 
     #[test]

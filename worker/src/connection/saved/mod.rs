@@ -3,27 +3,32 @@
 //! are written and taken up, is `connection`'s and `hand_over`'s business.
 //!
 //! ```text
-//! head    magic, SAVED_VERSION, how many states, when the worker stopped serving
+//! head    magic, SAVED_FORMAT, how many states, when the worker stopped serving
 //! states  each: its length (u32), then its bytes as `codec::append_bare` makes them
 //! ```
 //!
 //! The head is written last, so memory that was not finished has none. Lengths frame the states, so one that
 //! cannot be read costs its own connection and no other. Nothing that is read here is believed.
+//!
+//! Fields are appended to `SavedState` and to `SavedEngine`: a reader ignores what it does not know, and finds zeros
+//! where an older program has written nothing.
 
 mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use serde::{Deserialize, Serialize};
+use holdfast_shared::format::Format;
+use holdfast_shared::ipc::codec;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use reader::{ReadError, Reader};
 pub use writer::{WriteError, Writer};
 
 use crate::websocket::saved::{SavedEngine, as_bytes};
 
-/// Raised whenever the bytes of the head, of a state, or their meaning change.
-pub const SAVED_VERSION: u32 = 1;
+/// The saved states of this program.
+pub const SAVED_FORMAT: Format = Format { name: "saved connections", version: 2, reads_since: 2 };
 
 const MAGIC: [u8; 8] = *b"hfsaved\0";
 const HEAD_SIZE: usize = 24;
@@ -40,7 +45,7 @@ pub struct SavedState<'a> {
     #[serde(serialize_with = "as_bytes")]
     pub request: &'a [u8],
     /// Half a frame or half a message.
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "as_group", deserialize_with = "from_group")]
     pub engine: Option<SavedEngine<'a>>,
     /// What the kernel did not take.
     #[serde(serialize_with = "as_bytes")]
@@ -59,23 +64,41 @@ impl Head {
     fn to_bytes(self) -> [u8; HEAD_SIZE] {
         let mut bytes = [0; HEAD_SIZE];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&SAVED_VERSION.to_le_bytes());
+        bytes[8..10].copy_from_slice(&short(SAVED_FORMAT.version));
+        bytes[10..12].copy_from_slice(&short(SAVED_FORMAT.reads_since));
         bytes[12..16].copy_from_slice(&self.count.to_le_bytes());
         bytes[16..].copy_from_slice(&self.stopped_ms.to_le_bytes());
         bytes
     }
 
     fn from_bytes(bytes: [u8; HEAD_SIZE]) -> Result<Self, ReadError> {
-        let [.., v0, v1, v2, v3, c0, c1, c2, c3, s0, s1, s2, s3, s4, s5, s6, s7] = bytes;
+        let [.., v0, v1, r0, r1, c0, c1, c2, c3, s0, s1, s2, s3, s4, s5, s6, s7] = bytes;
         if bytes[..8] != MAGIC {
             return Err(ReadError::NotSaved);
         }
-        match u32::from_le_bytes([v0, v1, v2, v3]) {
-            SAVED_VERSION => Ok(Self {
-                count: u32::from_le_bytes([c0, c1, c2, c3]),
-                stopped_ms: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-            }),
-            found => Err(ReadError::Version { found }),
+        let (version, reads_since) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([r0, r1]));
+        let theirs = Format { version: version.into(), reads_since: reads_since.into(), ..SAVED_FORMAT };
+        if !SAVED_FORMAT.fits(&theirs) {
+            return Err(ReadError::Version { found: version });
         }
+        Ok(Self {
+            count: u32::from_le_bytes([c0, c1, c2, c3]),
+            stopped_ms: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
+        })
     }
+}
+
+fn short(version: u32) -> [u8; 2] {
+    u16::try_from(version).unwrap_or(u16::MAX).to_le_bytes()
+}
+
+/// As bytes of their own, so that fields can be appended to it.
+fn as_group<S: Serializer>(engine: &Option<SavedEngine<'_>>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut bytes = Vec::new();
+    codec::append_bare(engine, &mut bytes).map_err(serde::ser::Error::custom)?;
+    serializer.serialize_bytes(&bytes)
+}
+
+fn from_group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SavedEngine<'de>>, D::Error> {
+    codec::read_bare(Deserialize::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }

@@ -9,7 +9,7 @@ use holdfast_shared::ipc::codec::{self, CodecError};
 use nix::errno::Errno;
 use nix::sys::uio::pread;
 
-use super::{HEAD_SIZE, Head, SAVED_VERSION, SavedState};
+use super::{HEAD_SIZE, Head, SAVED_FORMAT, SavedState};
 
 /// Why a state, or all of them, could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +18,10 @@ pub enum ReadError {
     #[error("the memory holds no saved connections")]
     NotSaved,
     /// Saved by a Holdfast whose states are others.
-    #[error("connections saved in version {found}; this binary reads {SAVED_VERSION}")]
+    #[error("connections saved in version {found}; this binary has {SAVED_FORMAT}")]
     Version {
         /// The version found.
-        found: u32,
+        found: u16,
     },
     /// The memory cannot be read.
     #[error("cannot read saved connections: {0}")]

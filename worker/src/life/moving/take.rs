@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use holdfast_shared::format::Format;
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::ipc::moving::{self, MAX_CONNECTIONS, TakerEnd, ToGiver, ToTaker};
 use holdfast_shared::session::{Owner, SessionError, Sessions};
-use holdfast_shared::table::{LAYOUT_VERSION, Record};
+use holdfast_shared::table::{Record, TABLE_FORMAT};
 
 use super::DESCRIPTORS;
 use crate::connection::Key;
@@ -34,7 +35,7 @@ enum Objection {
     #[error("{0}")]
     Unable(&'static str),
     /// The giver's binary is another one.
-    #[error("records of layout version {0}; this binary has {LAYOUT_VERSION}")]
+    #[error("records of layout version {0}; this binary has {TABLE_FORMAT}")]
     Layout(u32),
     /// Records and descriptors do not go together.
     #[error("{records} bytes of records with {descriptors} descriptors")]
@@ -120,7 +121,7 @@ impl Worker {
 
     fn take_batch(
         &mut self,
-        layout: u32,
+        layout: (u32, u32),
         records: &[u8],
         has_halves: bool,
         mut descriptors: Vec<OwnedFd>,
@@ -128,8 +129,9 @@ impl Worker {
         if let Some(reason) = self.cannot_move() {
             return Err(Objection::Unable(reason));
         }
-        if layout != LAYOUT_VERSION {
-            return Err(Objection::Layout(layout));
+        let theirs = Format { version: layout.0, reads_since: layout.1, ..TABLE_FORMAT };
+        if !TABLE_FORMAT.fits(&theirs) {
+            return Err(Objection::Layout(theirs.version));
         }
         let states = if has_halves { descriptors.pop() } else { None };
         let bytes = records.len();
