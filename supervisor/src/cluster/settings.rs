@@ -36,7 +36,12 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
 /// When it is too much.
 pub fn check(config: &Config) -> Result<(), SettingsMemoryError> {
     let most = u32::MAX;
-    let capacity = Capacity { max_connections: most, pending_per_worker: most, rows: most };
+    let capacity = Capacity {
+        max_connections: most,
+        pending_per_worker: most,
+        rows: most,
+        buffered_per_worker: u64::MAX,
+    };
     settings_memory::encode(u64::MAX, &for_worker(config, &capacity)).map(drop)
 }
 
