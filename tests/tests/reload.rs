@@ -156,3 +156,41 @@ fn a_worker_started_after_a_reload_has_the_new_limits() {
     assert_eq!(client.close_frame().0, 1009);
     server.stop();
 }
+
+/// As many allowed origins as no message could carry.
+fn with_origins(count: u32) -> String {
+    let origins: Vec<String> =
+        (0..count).map(|site| format!("\"https://site-{site}.example.org\"")).collect();
+    format!("{BEFORE}[security]\nallowed_origins = [{}]\n", origins.join(", "))
+}
+
+fn status_from(server: &Holdfast, site: u32) -> u16 {
+    let origin = format!("Origin: https://site-{site}.example.org\r\n");
+    RawClient::connect(server.address()).upgrade(&origin).status
+}
+
+#[test]
+fn thousands_of_settings_work_at_start_reload_death_and_upgrade_and_millions_are_refused() {
+    let server = Holdfast::with(&with_origins(3_000));
+    assert_eq!((status_from(&server, 2_999), status_from(&server, 3_000)), (101, 403));
+    let report = server.reload(&with_origins(3_001));
+    assert_eq!(report.status, 200, "{}", report.text());
+    assert_eq!((status_from(&server, 3_000), status_from(&server, 3_001)), (101, 403));
+
+    let before = server.worker_pids();
+    nix::sys::signal::kill(before[0], Signal::SIGKILL).unwrap();
+    server.wait_for_workers("the dead one is followed", |workers| {
+        workers.iter().all(|worker| worker.text("state") == "ready") && server.worker_pids()[0] != before[0]
+    });
+    let upgraded = |server: &Holdfast| server.control().get("/upgrade").json()["state"] == "done";
+    server.signal(Signal::SIGUSR2);
+    server.wait_until("it is upgraded", |_| upgraded(&server));
+    for _ in 0..8 {
+        assert_eq!((status_from(&server, 3_000), status_from(&server, 3_001)), (101, 403));
+    }
+
+    let report = server.reload(&with_origins(600_000));
+    assert_eq!(report.status, 422);
+    assert!(report.text().contains("at most 16777216"), "{}", report.text());
+    assert_eq!((status_from(&server, 3_000), status_from(&server, 3_001)), (101, 403));
+}
