@@ -86,7 +86,7 @@ impl Layers {
     }
 
     fn file(&mut self, path: &Path, text: &str) {
-        let file = File { path, text };
+        let file = File::new(path, text);
         let (table, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             self.section(&file, "", table.get_ref());
@@ -207,13 +207,16 @@ fn name(section: &str, key: &str) -> String {
 /// The file being read, to turn offsets into lines.
 struct File<'a> {
     path: &'a Path,
-    text: &'a str,
+    line_ends: Vec<usize>,
 }
 
-impl File<'_> {
+impl<'a> File<'a> {
+    fn new(path: &'a Path, text: &str) -> Self {
+        Self { path, line_ends: text.match_indices('\n').map(|(offset, _)| offset).collect() }
+    }
+
     fn place(&self, offset: usize) -> Source {
-        let before = self.text.as_bytes().iter().take(offset);
-        Source::file(self.path, 1 + before.filter(|byte| **byte == b'\n').count())
+        Source::file(self.path, 1 + self.line_ends.partition_point(|&end| end < offset))
     }
 
     fn items(&self, items: &[Spanned<DeValue<'_>>]) -> Vec<Item> {
