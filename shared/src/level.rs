@@ -1,4 +1,4 @@
-//! The word for how full the cluster is. The supervisor computes it (`supervisor/src/level.rs`) and pushes it
+//! The word for how full the cluster is. The supervisor computes it (`supervisor/src/cluster/level.rs`) and pushes it
 //! to workers; metrics, logs and the control socket show it.
 
 use std::fmt;

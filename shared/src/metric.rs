@@ -1,5 +1,5 @@
 //! Every Prometheus metric of Holdfast: name, type, labels, help and buckets, in one place.
-//! Owns no values: who counts what is elsewhere, and `supervisor/src/metrics` writes the text.
+//! Owns no values: who counts what is elsewhere, and `supervisor/src/operator/metrics` writes the text.
 //!
 //! To add one: add it here (it joins [`ALL`] by itself), give it a source in `control::api::Snapshot`, write
 //! it in `metrics::render`; a test there fails as long as a listed metric is not written. Names are never

@@ -5,6 +5,7 @@
 
 mod flags;
 mod key;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use crate::id::SlotId;
 use crate::sys::mapping::{self, Mapping};
 pub use flags::Flags;
 pub use key::Key;
+pub use scan::scan;
 
 /// The tables of this program. A field is appended in the reserve behind its group, so that zeros mean "none".
 pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 3, reads_since: 3 };

@@ -10,13 +10,12 @@ use holdfast_shared::sys::title;
 use holdfast_worker::Program;
 use holdfast_worker::keeper;
 
-use crate::host::run_dir;
+use crate::host::{probe, run_dir};
 use crate::logging;
 use crate::operations::upgrade;
 use crate::operator::check;
 use crate::operator::cli::{self, Command, CtlArguments, KeeperArguments, RunArguments};
 use crate::operator::ctl;
-use crate::operator::probe;
 use crate::start;
 
 /// Bad usage or configuration.
@@ -27,7 +26,7 @@ const BAD_CONFIGURATION: u8 = 2;
 pub fn main(program: Program) -> ExitCode {
     match cli::parse(program.version) {
         Command::Run(arguments) => run(program, &arguments),
-        Command::Probe(arguments) => probe::run(program, &arguments),
+        Command::Probe(arguments) => probe::run(program, &cli::inputs(program, &arguments)),
         Command::Keeper(arguments) => keep(program, arguments),
         Command::Check(arguments) => check::run(program, &arguments),
         Command::Ctl(arguments) => ask(&arguments),

@@ -2,24 +2,21 @@
 //! to hear of it, before any process is made. A start that cannot work stops at once, with the reason and the
 //! remedy.
 
-use std::num::NonZero;
-
-use holdfast_shared::config::{Effective, Inputs, Workers};
+use holdfast_shared::config::{Effective, Inputs};
 use holdfast_worker::Program;
 use nix::sys::prctl;
 
+use crate::cluster::Foundation;
 use crate::cluster::listeners::Listeners;
 use crate::cluster::state::State;
-use crate::host::capacity;
+use crate::host::capacity::{self, Demand};
 use crate::host::kernel;
-use crate::host::launch::Launch;
+use crate::host::launch::{InheritedSockets, Launch};
 use crate::host::run_dir::RunDir;
 use crate::host::signals::Signals;
 use crate::operations::adoption;
-use crate::operations::reload;
-use crate::operations::upgrade::{ReceivedHandoff, Upgrade};
-use crate::operator::control::Inherited;
-use crate::supervisor::{Foundation, Supervisor, SupervisorError};
+use crate::operations::upgrade::ReceivedHandoff;
+use crate::supervisor::{Origin, Supervisor, SupervisorError};
 
 /// Prepares the service of `program` that `effective` describes; `inputs` is where it came from, to be read again on
 /// reload, `launch` how the process was started, and `handoff` what an earlier program in it has left.
@@ -31,34 +28,30 @@ pub(crate) fn prepare(
     inputs: Inputs,
     effective: Effective,
     launch: Launch,
-    handoff: Option<&mut ReceivedHandoff>,
+    mut handoff: Option<&mut ReceivedHandoff>,
 ) -> Result<Supervisor, SupervisorError> {
     let config = &effective.config;
-    let slots = workers(config.workers);
+    let slots = capacity::workers(config.workers);
     let descriptors = kernel::raise_descriptor_limit().map_err(|error| SupervisorError::Kernel {
         doing: "raise the descriptor limit",
         source: error.into(),
     })?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
-    let capacity = capacity::plan(reload::demand(config, slots.into(), descriptors))?;
-    let (mut run_dir, upgrade, sockets, door) = match handoff {
+    let capacity = capacity::plan(Demand::of(config, slots, descriptors))?;
+    let (mut run_dir, sockets, door) = match &mut handoff {
         Some(handoff) => {
             let run_dir = RunDir::inherit(&handoff.run_dir, handoff.lock.take())?;
-            let upgrade = Upgrade::inherited(handoff, program.version);
-            (run_dir, Some(upgrade), std::mem::take(&mut handoff.sockets), handoff.door.take())
+            (run_dir, std::mem::take(&mut handoff.sockets), handoff.door.take())
         }
-        None => (RunDir::acquire(config.run_dir.as_deref())?, None, Inherited::default(), None),
+        None => (RunDir::acquire(config.run_dir.as_deref())?, InheritedSockets::default(), None),
     };
     // From here on a signal waits for the loop.
     let signals = Signals::install()
         .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
     let adopted = if run_dir.is_inhabited() { adoption::gather(&mut run_dir, door)? } else { Vec::new() };
     let slots = adoption::slots(slots, &adopted);
-    let capacity = if adopted.is_empty() {
-        capacity
-    } else {
-        capacity::plan(reload::demand(config, slots.into(), descriptors))?
-    };
+    let capacity =
+        if adopted.is_empty() { capacity } else { capacity::plan(Demand::of(config, slots, descriptors))? };
     let mut state = State::open(run_dir.path(), slots.into(), !adopted.is_empty())?;
     let mut adopted = adopted;
     let listeners = if adopted.is_empty() {
@@ -80,38 +73,16 @@ pub(crate) fn prepare(
         capacity.max_connections,
         capacity.buffered_per_worker >> 20
     );
-    Supervisor::new(Foundation {
-        program,
-        launch,
-        upgrade,
-        sockets,
-        inputs,
-        effective,
-        descriptors,
-        capacity,
-        run_dir,
-        signals,
-        state,
-        listeners,
-        slots,
-        adopted,
-    })
-}
-
-/// How many workers are wanted.
-pub(crate) fn workers(configured: Workers) -> u16 {
-    match configured {
-        Workers::Count(count) => count,
-        Workers::Auto => {
-            let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
-            u16::try_from(cpus).unwrap_or(u16::MAX)
-        }
-    }
+    let handoff = handoff.as_deref();
+    let origin = Origin { program, launch, inputs, signals, handoff, sockets };
+    let foundation =
+        Foundation { effective, descriptors, capacity, run_dir, state, listeners, slots, adopted };
+    Supervisor::new(origin, foundation)
 }
 
 /// What is said when the process ends with a failure.
 #[must_use]
-pub fn explain(error: &SupervisorError) -> String {
+pub(crate) fn explain(error: &SupervisorError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -68,7 +68,7 @@ impl Slot {
         let settings = settings_memory::create(1, &settings()).unwrap();
         Table::format(table.as_fd(), slot, ROWS).unwrap().header_mut().set_settings(settings.as_raw_fd());
         let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, 16).unwrap();
-        let listener = listeners.of_slot(0).next().unwrap();
+        let listener = listeners.of_slot(SlotId(0)).next().unwrap();
         let lock = File::open("/dev/null").unwrap();
         let (link, slot_end) = link::pair().unwrap();
         let handed = [slot_end.as_fd(), table.as_fd(), settings.as_fd(), lock.as_fd(), listener];

@@ -34,17 +34,7 @@ const CRATES: [(&str, &str, &[&[&str]]); 3] = [
 ];
 
 /// Not yet so: crate, the folder that names, the folder that is named.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("supervisor", "cluster", "operations"),
-    ("supervisor", "cluster", "supervisor"),
-    ("supervisor", "host", "supervisor"),
-    ("supervisor", "operations", "start"),
-    ("supervisor", "operations", "supervisor"),
-    ("supervisor", "operator", "operations"),
-    ("supervisor", "operator", "start"),
-    ("supervisor", "supervisor", "start"),
-    ("worker", "serve", "life"),
-];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[("worker", "serve", "life")];
 
 /// One `use` or path in code.
 struct Name {

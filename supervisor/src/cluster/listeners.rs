@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use holdfast_shared::id::SlotId;
 use holdfast_shared::sys::listener::{AcceptQueue, accept_queue};
 use nix::sys::socket::{Backlog, listen};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -151,18 +152,18 @@ impl Listeners {
     }
 
     /// The sockets of one slot.
-    pub fn of_slot(&self, slot: usize) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.sockets.get(slot).into_iter().flatten().map(|socket| socket.as_fd())
+    pub fn of_slot(&self, slot: SlotId) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.get(usize::from(slot.0)).into_iter().flatten().map(|socket| socket.as_fd())
     }
 
     /// One socket of each address's group, standing for all of it.
     pub fn groups(&self) -> impl Iterator<Item = (SocketAddr, BorrowedFd<'_>)> {
-        self.addresses.iter().copied().zip(self.of_slot(0))
+        self.addresses.iter().copied().zip(self.of_slot(SlotId(0)))
     }
 
     /// How many clients wait on a slot's listeners, and how many may.
     #[must_use]
-    pub fn accept_queue(&self, slot: usize) -> AcceptQueue {
+    pub fn accept_queue(&self, slot: SlotId) -> AcceptQueue {
         let queues = self.of_slot(slot).filter_map(|socket| accept_queue(socket.as_raw_fd()).ok());
         queues.fold(AcceptQueue::default(), |sum, queue| AcceptQueue {
             length: sum.length + queue.length,
@@ -252,9 +253,9 @@ mod tests {
         let listeners = Listeners::bind(&[ANY_PORT.parse().unwrap()], 3, 16).unwrap();
         assert_ne!(listeners.addresses()[0].port(), 0);
         assert_eq!(listeners.sockets.len(), 3);
-        assert_eq!(listeners.accept_queue(0), AcceptQueue { length: 0, limit: 16 });
+        assert_eq!(listeners.accept_queue(SlotId(0)), AcceptQueue { length: 0, limit: 16 });
         listeners.set_backlog(8).unwrap();
-        assert_eq!(listeners.accept_queue(2).limit, 8);
+        assert_eq!(listeners.accept_queue(SlotId(2)).limit, 8);
     }
 
     #[test]
@@ -275,14 +276,14 @@ mod tests {
         drop(first);
         let listeners = Listeners::adopt(&addresses, kept.into(), 4, 16, places).unwrap();
         assert_eq!(listeners.places(), Some(&[0, 2, 1, 3][..]));
-        assert!((0..4).all(|slot| listeners.accept_queue(slot).limit == 16));
+        assert!((0..4).all(|slot| listeners.accept_queue(SlotId(slot)).limit == 16));
     }
 
     #[test]
     fn slots_come_and_go_at_the_end() {
         let mut listeners = Listeners::bind(&[ANY_PORT.parse().unwrap()], 1, 16).unwrap();
         listeners.open(2, 8).unwrap();
-        assert_eq!((listeners.places(), listeners.accept_queue(2).limit), (Some(&[0, 1, 2][..]), 8));
+        assert_eq!((listeners.places(), listeners.accept_queue(SlotId(2)).limit), (Some(&[0, 1, 2][..]), 8));
         listeners.close_last();
         listeners.close_last();
         assert_eq!((listeners.places(), listeners.sockets.len()), (Some(&[0][..]), 1));

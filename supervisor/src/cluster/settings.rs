@@ -1,49 +1,10 @@
 //! From the configuration to what each part of the cluster enforces. Pure.
 
 use holdfast_shared::config::{Config, ResolvedLimits};
-use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 
-use crate::cluster::ledger::LedgerLimits;
-use crate::cluster::level::LevelEdges;
+use super::ledger::LedgerLimits;
+use super::level::LevelEdges;
 use crate::host::capacity::Capacity;
-
-/// What a worker is told.
-#[must_use]
-pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
-    Settings {
-        rows: capacity.rows,
-        max_pending_handshakes: capacity.pending_per_worker,
-        max_message_size: config.limits.max_message_size as u64,
-        max_queued_output: config.limits.max_queued_output as u64,
-        retry_after: config.limits.retry_after,
-        handshake_timeout: config.timeouts.handshake,
-        ping_interval: config.timeouts.ping_interval.unwrap_or_default(),
-        pong_timeout: config.timeouts.pong,
-        idle_timeout: config.timeouts.idle.unwrap_or_default(),
-        close_timeout: config.timeouts.close,
-        path: config.security.path.clone(),
-        allowed_origins: config.security.allowed_origins.clone(),
-        trusted_proxies: config.proxy.trusted.clone(),
-        routes: config.routes.clone(),
-        max_buffered_total: capacity.buffered_per_worker,
-    }
-}
-
-/// Can workers be told all that this configuration says?
-///
-/// # Errors
-/// When it is too much.
-pub fn check(config: &Config) -> Result<(), SettingsMemoryError> {
-    let most = u32::MAX;
-    let capacity = Capacity {
-        max_connections: most,
-        pending_per_worker: most,
-        rows: most,
-        buffered_per_worker: u64::MAX,
-    };
-    settings_memory::encode(u64::MAX, &for_worker(config, &capacity)).map(drop)
-}
 
 /// What the ledger enforces.
 #[must_use]

@@ -1,6 +1,5 @@
-//! One slot with everything the supervisor has for it: the state machine, our end of the link, the table's
-//! memory, what was last reported. Bookkeeping only; what to do about it is decided in `slot`, and done in
-//! `supervisor`.
+//! One slot with everything the supervisor has for it: where it stands, our end of the link, the table's memory,
+//! its book. Bookkeeping only; what to do about it is decided in `lifecycle`, and done by the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,98 +10,80 @@ use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::SupervisorEnd;
 use holdfast_shared::ipc::message::Report;
 use holdfast_shared::reason::CloseReason;
-use holdfast_shared::table::{Flags, Header, Phase, Table};
+use holdfast_shared::table::{Flags, Header, Phase, Record, TableError, scan};
 use nix::unistd::Pid;
 
-use crate::cluster::heartbeat::Heartbeat;
-use crate::cluster::lifecycle::{Cause, Lifecycle, Worker};
-use crate::cluster::state::SlotState;
+use super::book::{Book, Ends};
+use super::heartbeat::Heartbeat;
+use super::lifecycle::{Cause, Lifecycle, State, Worker};
+use super::state::SlotState;
 use crate::host::spawn::Spawned;
-use crate::operations::drain::DrainReport;
 
 /// Causes that are shown before they have happened, so that the first time is seen as a change.
 const USUAL_CAUSES: [&str; 7] =
     ["SIGKILL", "SIGSEGV", "SIGABRT", "exit status 1", "wedged", HANDED_OVER, KEEPER_DIED];
 
 /// The cause of a planned restart.
-const HANDED_OVER: &str = "handed over";
+pub(super) const HANDED_OVER: &str = "handed over";
 
 /// The cause when a worker took the place of its keeper.
-const KEEPER_DIED: &str = "keeper died";
+pub(super) const KEEPER_DIED: &str = "keeper died";
 
 /// What dead workers may have left between the steps of an admission and those of an end: one connection that is
 /// in and was not counted, one that was counted as gone and is open.
 const UNCOUNTED: u64 = 2;
 
-/// Admissions and closes of a slot. Counted where the connections are counted, so that one less the other is
-/// always what is open.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Admitted {
-    /// Connections let in.
-    pub accepted: u64,
-    /// Connections ended, by [`CloseReason`].
-    pub closed: [u64; 32],
+/// How far the drain of one slot has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DrainReport {
+    /// Connections that were ever told to go, those that have gone among them.
+    pub(crate) told: u64,
+    /// Connections that are still to be told.
+    pub(crate) untold: u64,
 }
 
-impl Admitted {
-    /// Those let in that have not ended: open here, or moved to other slots. Those that came from other slots
-    /// are missing, so it may be below zero.
-    #[must_use]
-    pub fn open(&self) -> i64 {
-        let ended = self.closed.iter().sum::<u64>();
-        i64::try_from(self.accepted).unwrap_or(i64::MAX).saturating_sub_unsigned(ended)
-    }
-}
-
-/// A slot's seat at the supervisor's table.
+/// One slot.
 #[derive(Debug)]
-pub struct Slot {
-    /// Which slot.
-    pub id: SlotId,
-    /// Where it stands.
-    pub machine: Lifecycle,
+pub(crate) struct Slot {
+    pub(super) id: SlotId,
+    pub(super) life: Lifecycle,
     /// Our end of its link, while there is one.
-    pub link: Option<SupervisorEnd>,
+    pub(super) link: Option<SupervisorEnd>,
     /// The newest worker heard of.
-    pub worker: Worker,
-    /// Whether that worker is awake.
-    pub heartbeat: Heartbeat,
-    /// Which version the newest worker that said so runs.
-    pub version: String,
-    /// When that worker was ready.
-    pub ready_since: Option<Duration>,
+    pub(super) worker: Worker,
+    pub(super) heartbeat: Heartbeat,
+    /// The version of the newest worker that said so.
+    pub(super) version: String,
+    /// Since when its worker is ready, if it is.
+    pub(super) ready_since: Option<Duration>,
     /// When the last worker was reported dead, until the next one is ready.
-    pub died_at: Option<Duration>,
-    /// What it last reported.
-    pub report: Report,
-    /// How far its drain had come then.
-    pub draining: DrainReport,
-    /// Requests it has not answered yet.
-    pub unanswered: BTreeSet<u64>,
-    /// The generation of settings it said it applies.
-    pub applied_generation: u64,
+    pub(super) died_at: Option<Duration>,
+    /// What its worker last reported.
+    pub(super) report: Report,
+    pub(super) draining: DrainReport,
+    /// Requests its worker has not answered yet.
+    pub(super) unanswered: BTreeSet<u64>,
+    /// The generation of settings its worker said it applies.
+    pub(super) applied_generation: u64,
     /// Workers replaced, by the cause of the end.
-    pub restarts: BTreeMap<String, u64>,
-    /// How the last one ended.
-    pub last_death: Option<String>,
-    /// Who came and went, as the ledger saw it: in step with its count at every moment.
-    pub admitted: Admitted,
-    /// What was counted under earlier keepers, whose tables are gone.
-    pub(crate) base: Counters,
+    pub(super) restarts: BTreeMap<String, u64>,
+    pub(super) last_death: Option<String>,
+    pub(super) book: Book,
     /// Its keeper was started by an earlier supervisor, and is no child of ours.
-    pub(crate) is_adopted: bool,
+    pub(super) is_adopted: bool,
     /// It does not start, and the others go on without it.
-    pub(crate) is_given_up: bool,
+    pub(super) is_given_up: bool,
+    /// It is on its way out, and gets no new clients.
+    pub(super) retires: bool,
     table: Option<OwnedFd>,
 }
 
 impl Slot {
     /// A slot that has never run.
-    #[must_use]
-    pub fn new(id: SlotId) -> Self {
+    pub(super) fn new(id: SlotId) -> Self {
         Self {
             id,
-            machine: Lifecycle::default(),
+            life: Lifecycle::default(),
             link: None,
             worker: Worker { pid: Pid::from_raw(0), incarnation: Incarnation::default() },
             heartbeat: Heartbeat::default(),
@@ -115,48 +96,78 @@ impl Slot {
             applied_generation: 0,
             restarts: USUAL_CAUSES.iter().map(|cause| ((*cause).to_owned(), 0)).collect(),
             last_death: None,
-            admitted: Admitted::default(),
-            base: Counters::default(),
+            book: Book::default(),
             is_adopted: false,
             is_given_up: false,
+            retires: false,
             table: None,
         }
     }
 
+    /// A slot that goes on from what an earlier supervisor has left of it.
+    pub(super) fn recalled(id: SlotId, remembered: &SlotState) -> Self {
+        let mut slot = Self::new(id);
+        slot.book = Book::new(remembered.base, remembered.reported, remembered.accepted, remembered.closed);
+        slot.worker.incarnation = remembered.newest();
+        slot.restarts.extend(remembered.restarts());
+        slot
+    }
+
+    pub(crate) fn id(&self) -> SlotId {
+        self.id
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.life.state()
+    }
+
+    /// Has it a worker that is ready and awake?
+    pub(crate) fn is_awake(&self) -> bool {
+        matches!(self.state(), State::Ready(_)) && !self.heartbeat.is_wedged()
+    }
+
+    /// Is it there for new clients?
+    pub(crate) fn serves(&self) -> bool {
+        self.is_awake() && !self.retires
+    }
+
+    /// Is it on its way out?
+    pub(crate) fn retires(&self) -> bool {
+        self.retires
+    }
+
+    /// Has it a worker that has said `Ready` and was not reported dead?
+    pub(crate) fn answers(&self) -> bool {
+        self.ready_since.is_some()
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(crate) fn draining(&self) -> DrainReport {
+        self.draining
+    }
+
+    /// Has it a worker that has yet to apply the settings of `generation`?
+    pub(crate) fn is_behind(&self, generation: u64) -> bool {
+        self.answers() && self.applied_generation < generation
+    }
+
+    /// Connections that ended for this reason.
+    pub(crate) fn closed_for(&self, reason: CloseReason) -> u64 {
+        self.book.closed()[reason.index()]
+    }
+
     /// A new keeper has it.
-    pub fn occupy(&mut self, spawned: Spawned) {
+    pub(super) fn occupy(&mut self, spawned: Spawned) {
         self.is_adopted = false;
         self.link = Some(spawned.link);
         self.table = Some(spawned.table);
     }
 
-    /// Connections of the slot at this moment, those on their way in among them; `None` without a table.
-    #[must_use]
-    pub fn connections_now(&self) -> Option<u64> {
-        Header::read(self.table.as_ref()?.as_fd()).ok().map(|header| header.connections())
-    }
-
-    /// Connections that were let in and may be open, when its worker cannot say: never less than there are.
-    #[must_use]
-    pub(crate) fn connections_at_most(&self) -> u64 {
-        let header = self.table.as_ref().and_then(|table| Header::read(table.as_fd()).ok());
-        match header {
-            Some(header) => header.admitted().saturating_add(UNCOUNTED),
-            None => self.admitted.accepted.saturating_sub(self.admitted.closed.iter().sum()),
-        }
-    }
-
-    /// Goes on from what an earlier supervisor has left of it.
-    pub(crate) fn recall(&mut self, remembered: &SlotState) {
-        self.base = remembered.base;
-        self.report.counters = remembered.reported;
-        self.admitted = Admitted { accepted: remembered.accepted, closed: remembered.closed };
-        self.worker.incarnation = remembered.newest();
-        self.restarts.extend(remembered.restarts());
-    }
-
     /// It lives on, with this worker. Workers that ended while there was no supervisor are counted now.
-    pub(crate) fn take_over(&mut self, worker: Worker, expected: u32, link: SupervisorEnd, table: OwnedFd) {
+    pub(super) fn take_over(&mut self, worker: Worker, expected: u32, link: SupervisorEnd, table: OwnedFd) {
         let unseen = worker.incarnation.0.saturating_sub(expected);
         if unseen > 0 {
             *self.restarts.entry(Cause::Unknown.to_string()).or_default() += u64::from(unseen);
@@ -166,80 +177,35 @@ impl Slot {
         self.table = Some(table);
     }
 
-    /// It died while there was no supervisor, and its table with it: counts what was reported last, and whoever
-    /// was in then as lost. So many of those let in were with other slots. Returns how many were lost.
-    pub(crate) fn slot_lost_unseen(&mut self, moved_away: i64) -> u64 {
-        let report = std::mem::take(&mut self.report);
-        self.base.add(&report.counters);
-        self.reconcile_with_table();
-        let admitted = Admitted { accepted: self.base.accepted, closed: self.base.closed };
-        let lost = u64::try_from(admitted.open().saturating_sub(moved_away)).unwrap_or(0);
-        self.base.closed[CloseReason::WorkerLost.index()] += lost;
-        self.base.lost += lost;
-        self.admitted.closed = self.base.closed;
-        lost
+    /// Connections of the slot at this moment, those on their way in among them; `None` without a table.
+    pub(super) fn connections_now(&self) -> Option<u64> {
+        Header::read(self.table.as_ref()?.as_fd()).ok().map(|header| header.connections())
     }
 
-    /// Everything the slot has counted, over all its workers and keepers.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        let mut counters = self.base;
-        counters.add(&self.report.counters);
-        counters
+    /// Connections that were let in and may be open, when its worker cannot say: never less than there are.
+    pub(super) fn connections_at_most(&self) -> u64 {
+        let header = self.table.as_ref().and_then(|table| Header::read(table.as_fd()).ok());
+        match header {
+            Some(header) => header.admitted().saturating_add(UNCOUNTED),
+            None => self.book.open().try_into().unwrap_or(0),
+        }
     }
 
     /// The worker says how far its drain has come. Those who have gone were released before.
-    pub fn note_drain(&mut self, told: u32, untold: u32) {
-        let gone = self.admitted.closed[CloseReason::Drain.index()];
+    pub(super) fn note_drain(&mut self, told: u32, untold: u32) {
+        let gone = self.closed_for(CloseReason::Drain);
         self.draining = DrainReport { told: gone + u64::from(told), untold: u64::from(untold) };
     }
 
-    /// One connection of this slot has ended.
-    pub fn count_close(&mut self, reason: CloseReason) {
-        self.admitted.closed[reason.index()] += 1;
-    }
-
-    /// A worker has taken over, and says what its table has counted. What the last worker did not live to
-    /// tell of is made up for: closes with their reasons, and clients that had been let in and never
-    /// heard of it.
-    pub fn reconcile(&mut self, counters: &Counters) {
-        self.report.counters = *counters;
-        self.reconcile_with_table();
-    }
-
-    fn reconcile_with_table(&mut self) {
-        let counted = self.counters();
-        self.admitted.closed = counted.closed;
-        // More than were let in only when what an earlier supervisor remembered is lost.
-        self.admitted.accepted = self.admitted.accepted.max(counted.accepted);
-        let unheard = self.admitted.accepted.saturating_sub(counted.accepted);
-        self.base.accepted += unheard;
-        self.base.closed[CloseReason::WorkerLost.index()] += unheard;
-        self.admitted.closed[CloseReason::WorkerLost.index()] += unheard;
-    }
-
-    /// The worker is gone, another one comes: what it was asked will not be answered.
-    pub fn worker_died(&mut self, cause: Cause, now: Duration) {
+    /// The worker is gone, of `cause`: what it was asked will not be answered.
+    pub(super) fn on_worker_death(&mut self, cause: Cause, now: Duration) {
         let cause = cause.to_string();
-        *self.restarts.entry(cause.clone()).or_default() += 1;
+        self.on_worker_end(&cause, now);
         self.last_death = Some(cause);
-        self.died_at = Some(now);
-        self.heartbeat = Heartbeat::Absent;
-        self.ready_since = None;
-        self.unanswered.clear();
     }
 
-    /// The worker has handed over, the next one comes at once.
-    pub fn worker_handed_over(&mut self, now: Duration) {
-        self.worker_left(HANDED_OVER, now);
-    }
-
-    /// The keeper died, and the worker has taken its place; the next one comes at once.
-    pub(crate) fn keeper_replaced(&mut self, now: Duration) {
-        self.worker_left(KEEPER_DIED, now);
-    }
-
-    fn worker_left(&mut self, cause: &str, now: Duration) {
+    /// The worker has left for another, which comes at once.
+    pub(super) fn on_worker_end(&mut self, cause: &str, now: Duration) {
         *self.restarts.entry(cause.to_owned()).or_default() += 1;
         self.died_at = Some(now);
         self.heartbeat = Heartbeat::Absent;
@@ -247,54 +213,62 @@ impl Slot {
         self.unanswered.clear();
     }
 
-    /// The slot's descriptors are all closed. Counts what its table says to the end, and the connections that
-    /// died with it. Returns how many those were.
-    pub fn slot_lost(&mut self) -> u64 {
+    /// The slot's descriptors are all closed, with `held` connections as far as the ledger knows. Counts what its
+    /// table says to the end, and the connections that ended with it. Returns how many those were.
+    pub(super) fn slot_lost(&mut self, held: u64) -> u64 {
         self.link = None;
         self.ready_since = None;
         self.unanswered.clear();
-        let died = self.count_to_the_end();
+        self.report = Report::default();
+        let Some(memory) = self.table.take() else { return 0 };
+        let died = match ends_with(&memory) {
+            Ok((counters, ended, lost)) => {
+                self.book.table_lost(&counters, &ended, lost);
+                ended.iter().sum()
+            }
+            Err(error) => {
+                log::error!("slot {}: {error}; what was counted since its last report is lost", self.id);
+                self.book.table_lost_unread(held);
+                held
+            }
+        };
         self.note_drain(0, 0);
         died
     }
 
-    fn count_to_the_end(&mut self) -> u64 {
-        let report = std::mem::take(&mut self.report);
-        let Some(memory) = self.table.take() else { return 0 };
-        match Table::open(memory.as_fd()) {
-            Ok(table) => {
-                self.base.add(&table.header().counters);
-                // What was between two slots is the other one's, or is missed when the transfer is over.
-                let between = Flags::GIVEN.union(Flags::TAKEN);
-                let is_held = |flags: Flags| flags.contains(Flags::ADMITTED) && !flags.intersects(between);
-                let held = table.records().iter().filter(|record| is_held(record.flags));
-                let mut died = 0;
-                for record in held {
-                    died += 1;
-                    let reason = match record.phase() {
-                        Phase::Open => CloseReason::WorkerLost,
-                        // It was on its way out, for this reason.
-                        _ => CloseReason::from_index(usize::from(record.ending))
-                            .unwrap_or(CloseReason::WorkerLost),
-                    };
-                    self.base.closed[reason.index()] += 1;
-                    self.base.lost += u64::from(record.phase() == Phase::Open);
-                }
-                self.reconcile_with_table();
-                died
-            }
-            Err(error) => {
-                log::error!("slot {}: {error}; what was counted since its last report is lost", self.id);
-                self.base.add(&report.counters);
-                self.reconcile_with_table();
-                0
-            }
-        }
+    /// It died while there was no supervisor, and its table with it: whoever was in is lost. So many of those let in
+    /// were with other slots. Returns how many were lost.
+    pub(super) fn slot_lost_unseen(&mut self, moved_away: i64) -> u64 {
+        let lost = u64::try_from(self.book.open().saturating_sub(moved_away)).unwrap_or(0);
+        self.book.table_lost_unread(lost);
+        lost
     }
 
     /// Workers replaced so far.
-    #[must_use]
-    pub fn restarts_total(&self) -> u64 {
+    pub(super) fn restarts_total(&self) -> u64 {
         self.restarts.values().sum()
     }
+}
+
+/// What a table has counted whose descriptors are closed, and the connections that it holds: by reason, and how many
+/// were established.
+fn ends_with(memory: &OwnedFd) -> Result<(Counters, Ends, u64), TableError> {
+    let (memory, mut ended, mut lost) = (memory.as_fd(), Ends::default(), 0);
+    let unreadable = |source| TableError::Map { rows: 0, source };
+    let header = Header::read(memory).map_err(unreadable)?;
+    header.check()?;
+    // What was between two slots is the other one's, or is missed when the transfer is over.
+    let between = Flags::GIVEN.union(Flags::TAKEN);
+    let count = |record: &Record| {
+        if !record.flags.contains(Flags::ADMITTED) || record.flags.intersects(between) {
+            return;
+        }
+        let is_open = record.phase() == Phase::Open;
+        // One that was on its way out ends for the reason it was.
+        let ending = CloseReason::from_index(usize::from(record.ending)).filter(|_| !is_open);
+        ended[ending.unwrap_or(CloseReason::WorkerLost).index()] += 1;
+        lost += u64::from(is_open);
+    };
+    scan(memory, &header, count).map_err(unreadable)?;
+    Ok((header.counters, ended, lost))
 }

@@ -13,13 +13,13 @@ use bytemuck::{Pod, Zeroable};
 use holdfast_shared::clock::milliseconds;
 use holdfast_shared::counters::Counters;
 use holdfast_shared::format::Format;
-use holdfast_shared::id::Incarnation;
+use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::level::Level;
 use holdfast_shared::sys::mapping::Mapping;
 use nix::fcntl::posix_fallocate;
 use nix::unistd::ftruncate;
 
-use crate::cluster::slot::Slot;
+use super::slot::Slot;
 
 /// Slots there can be: as many as the configuration allows workers.
 pub(crate) const MAX_SLOTS: usize = 1024;
@@ -177,14 +177,14 @@ impl State {
     }
 
     /// What was remembered of a slot; nothing if it is new.
-    pub(crate) fn slot(&self, position: usize) -> SlotState {
-        self.memory.items().get(position).copied().unwrap_or_else(SlotState::zeroed)
+    pub(crate) fn slot(&self, id: SlotId) -> SlotState {
+        self.memory.items().get(usize::from(id.0)).copied().unwrap_or_else(SlotState::zeroed)
     }
 
     /// Remembers a slot as it is now, with so many connections.
-    pub(crate) fn remember(&mut self, position: usize, seat: &Slot, held: u64) {
-        if let Some(slot) = self.memory.items_mut().get_mut(position) {
-            *slot = SlotState::of(seat, held);
+    pub(super) fn remember(&mut self, slot: &Slot, held: u64) {
+        if let Some(place) = self.memory.items_mut().get_mut(usize::from(slot.id.0)) {
+            *place = SlotState::of(slot, held);
         }
     }
 
@@ -234,11 +234,11 @@ impl State {
 }
 
 impl SlotState {
-    fn of(seat: &Slot, held: u64) -> Self {
-        let newest = seat.worker.incarnation.0;
-        let is_between = seat.machine.state().worker().is_none();
+    fn of(slot: &Slot, held: u64) -> Self {
+        let newest = slot.worker.incarnation.0;
+        let is_between = slot.state().worker().is_none();
         let mut restarts = [Restarts::zeroed(); CAUSES];
-        for (position, (cause, &count)) in seat.restarts.iter().enumerate() {
+        for (position, (cause, &count)) in slot.restarts.iter().enumerate() {
             let entry = &mut restarts[position.min(CAUSES - 1)];
             if entry.count == 0 {
                 for (byte, letter) in entry.cause.iter_mut().zip(cause.bytes()) {
@@ -248,13 +248,13 @@ impl SlotState {
             entry.count += count;
         }
         Self {
-            base: seat.base,
-            reported: seat.report.counters,
-            accepted: seat.admitted.accepted,
-            closed: seat.admitted.closed,
+            base: slot.book.base(),
+            reported: slot.book.table(),
+            accepted: slot.book.accepted(),
+            closed: slot.book.closed(),
             expected: newest + u32::from(is_between),
             newest,
-            moved_away: seat.admitted.open().saturating_sub_unsigned(held),
+            moved_away: slot.book.open().saturating_sub_unsigned(held),
             restarts,
             ..Self::zeroed()
         }
@@ -304,39 +304,40 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_shared::id::SlotId;
-
     use super::*;
 
     #[test]
     fn it_is_found_by_who_adopts_and_by_nobody_else() {
         let place = tempfile::tempdir().unwrap();
-        let mut seat = Slot::new(SlotId(1));
-        seat.admitted.accepted = 7;
-        seat.worker.incarnation = Incarnation(3);
-        seat.restarts.insert("SIGKILL".to_owned(), 2);
-        seat.base.lost = 5;
+        let mut slot = Slot::new(SlotId(1));
+        slot.book.admit(7);
+        slot.worker.incarnation = Incarnation(3);
+        slot.restarts.insert("SIGKILL".to_owned(), 2);
+        slot.book.table_lost(&Counters { lost: 5, ..Counters::default() }, &[0; 32], 0);
         let started = {
             let mut state = State::open(place.path(), 2, false).unwrap();
-            state.remember(1, &seat, 5);
+            state.remember(&slot, 5);
             state.set_level(Level::Degraded);
             state.set_generation(4);
             state.set_places(Some(&[1, 0]));
             state.started(Duration::from_secs(100))
         };
         let mut state = State::open(place.path(), 3, true).unwrap();
-        let slot = state.slot(1);
+        let slot = state.slot(SlotId(1));
         assert_eq!((slot.accepted, slot.newest(), slot.expected, slot.base.lost), (7, Incarnation(3), 4, 5));
         assert!(slot.restarts().any(|(cause, count)| cause == "SIGKILL" && count == 2));
         assert_eq!((state.level(), state.generation()), (Level::Degraded, 4));
         assert_eq!(state.places(), Some(vec![1, 0]));
         assert_eq!(state.started(Duration::from_secs(200)), started);
-        assert_eq!((state.slot(1).moved_away, state.slot(2).accepted, state.known()), (2, 0, 3));
+        assert_eq!(
+            (state.slot(SlotId(1)).moved_away, state.slot(SlotId(2)).accepted, state.known()),
+            (2, 0, 3)
+        );
         state.make_room(5).unwrap();
-        assert_eq!((state.slot(1).accepted, state.known()), (7, 5));
+        assert_eq!((state.slot(SlotId(1)).accepted, state.known()), (7, 5));
 
         let state = State::open(place.path(), 2, false).unwrap();
-        assert_eq!((state.slot(1).accepted, state.generation()), (0, 0));
+        assert_eq!((state.slot(SlotId(1)).accepted, state.generation()), (0, 0));
         assert_eq!(state.places(), Some(vec![0, 1]));
         state.remove();
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
@@ -347,13 +348,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join(NAME), [0xff; 10_000]).unwrap();
         let state = State::open(place.path(), 2, true).unwrap();
-        assert_eq!((state.slot(0).accepted, state.level()), (0, Level::Normal));
+        assert_eq!((state.slot(SlotId(0)).accepted, state.level()), (0, Level::Normal));
     }
 
     #[test]
     fn more_causes_than_there_is_room_for_are_still_counted() {
-        let mut seat = Slot::new(SlotId(0));
-        seat.restarts = (0..100).map(|status| (format!("exit status {status}"), 1)).collect();
-        assert_eq!(SlotState::of(&seat, 0).restarts().map(|(_, count)| count).sum::<u64>(), 100);
+        let mut slot = Slot::new(SlotId(0));
+        slot.restarts = (0..100).map(|status| (format!("exit status {status}"), 1)).collect();
+        assert_eq!(SlotState::of(&slot, 0).restarts().map(|(_, count)| count).sum::<u64>(), 100);
     }
 }

@@ -3,40 +3,41 @@
 
 use std::time::Duration;
 
+use holdfast_shared::id::SlotId;
 use nix::sys::signal::Signal;
 
-use crate::cluster::heartbeat::{Action, Event, Patience};
-use crate::cluster::lifecycle::{State, Worker};
-use crate::supervisor::{Supervisor, TICK};
+use super::heartbeat::{Action, Event, Patience};
+use super::lifecycle::{State, Worker};
+use super::{Cluster, TICK};
 
-impl Supervisor {
+impl Cluster {
     /// A slot's worker said something.
-    pub(crate) fn hear(&mut self, position: usize) {
-        self.beat(position, Event::Heard);
+    pub(super) fn hear(&mut self, slot: SlotId) {
+        self.beat(slot, Event::Heard);
     }
 
     /// Looks for workers that say nothing. Once a turn, after what they said was read.
-    pub(crate) fn watch_heartbeats(&mut self) {
+    pub(super) fn watch_heartbeats(&mut self) {
         // A turn that lasted longer than the loop ever sleeps was no time of listening.
         let awake = self.now.saturating_sub(self.listened_until).min(TICK);
         self.listened_until = self.now;
-        for position in 0..self.slots.len() {
-            let event = match self.watched(position) {
+        for slot in self.slots.ids() {
+            let event = match self.watched(slot) {
                 Some(_) => Event::Passed(awake),
                 None => Event::Gone,
             };
-            self.beat(position, event);
+            self.beat(slot, event);
         }
     }
 
-    fn beat(&mut self, position: usize, event: Event) {
-        let worker = self.watched(position);
-        let seat = &mut self.slots[position];
-        let patience = if seat.ready_since.is_some() { Patience::SERVING } else { Patience::STARTING };
-        let (next, action) = seat.heartbeat.step(event, patience);
-        seat.heartbeat = next;
+    fn beat(&mut self, slot: SlotId, event: Event) {
+        let worker = self.watched(slot);
+        let record = &mut self.slots[slot];
+        let patience = if record.answers() { Patience::SERVING } else { Patience::STARTING };
+        let (next, action) = record.heartbeat.step(event, patience);
+        record.heartbeat = next;
         let (Some(worker), Some(action)) = (worker, action) else { return };
-        let name = format!("slot {}: worker {} (pid {})", seat.id, worker.incarnation, worker.pid);
+        let name = format!("slot {slot}: worker {} (pid {})", worker.incarnation, worker.pid);
         match action {
             Action::SteerAway(silence) => {
                 log::warn!("{name} has said nothing for {}: it gets no new clients", seconds(silence));
@@ -49,21 +50,21 @@ impl Supervisor {
                     "{name} has said nothing for {}: aborting it, the next one takes over",
                     seconds(silence)
                 );
-                self.signal(position, worker.pid, Signal::SIGABRT);
+                self.signal(slot, worker.pid, Signal::SIGABRT);
                 // A process that is stopped dies of nothing but SIGKILL before it goes on.
-                self.signal(position, worker.pid, Signal::SIGCONT);
+                self.signal(slot, worker.pid, Signal::SIGCONT);
             }
             Action::Kill => {
                 log::error!("{name} does not die of SIGABRT: killing it");
-                self.signal(position, worker.pid, Signal::SIGKILL);
+                self.signal(slot, worker.pid, Signal::SIGKILL);
             }
         }
     }
 
     /// The worker that should be heard of, if there is one: while its keeper lives, for only that can follow
     /// it up with another.
-    fn watched(&self, position: usize) -> Option<Worker> {
-        match self.slots[position].machine.state() {
+    fn watched(&self, slot: SlotId) -> Option<Worker> {
+        match self.slots[slot].state() {
             State::Starting(life) | State::Ready(life) | State::WorkerDown(life) | State::Draining(life) => {
                 life.worker
             }

@@ -2,7 +2,9 @@
 //! is a descriptor of one worker, and a worker has as many as RLIMIT_NOFILE says, whatever the machine could
 //! do.
 
-use holdfast_shared::config::{MaxBuffered, MaxConnections};
+use std::num::NonZero;
+
+use holdfast_shared::config::{Config, MaxBuffered, MaxConnections, Workers};
 
 /// Descriptors of a worker that are no connections: its link, table, listeners, epoll instance, log, and some
 /// to spare.
@@ -38,6 +40,31 @@ pub struct Demand {
     pub max_buffered_total: MaxBuffered,
     /// Memory that all workers together may use, in bytes.
     pub memory: u64,
+}
+
+impl Demand {
+    /// What `config` asks for, by so many `workers` with so many `descriptors` each.
+    pub(crate) fn of(config: &Config, workers: u16, descriptors: u32) -> Self {
+        Self {
+            descriptors,
+            workers: workers.into(),
+            max_connections: config.limits.max_connections,
+            max_pending_handshakes: config.limits.max_pending_handshakes,
+            max_buffered_total: config.limits.max_buffered_total,
+            memory: super::kernel::memory_limit(),
+        }
+    }
+}
+
+/// How many workers are wanted.
+pub(crate) fn workers(configured: Workers) -> u16 {
+    match configured {
+        Workers::Count(count) => count,
+        Workers::Auto => {
+            let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+            u16::try_from(cpus).unwrap_or(u16::MAX)
+        }
+    }
 }
 
 /// What it carries.

@@ -2,6 +2,7 @@
 //! file and given the same arguments.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -12,6 +13,15 @@ pub(crate) const OURSELVES: &str = "/proc/self/exe";
 /// The environment variable that hands over to the program executed in our place. To be removed from the environment of
 /// every other child.
 pub(crate) const HANDOFF_VARIABLE: &str = "HOLDFAST_UPGRADE";
+
+/// Sockets that an earlier program left open for this one. Not believed before they are looked at.
+#[derive(Debug, Default)]
+pub struct InheritedSockets {
+    /// The control socket.
+    pub control: Option<OwnedFd>,
+    /// The admin listener.
+    pub admin: Option<OwnedFd>,
+}
 
 /// How this process was started.
 #[derive(Debug, Clone)]

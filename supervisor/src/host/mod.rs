@@ -5,6 +5,8 @@ pub(crate) mod capacity;
 pub(crate) mod kernel;
 pub(crate) mod launch;
 pub(crate) mod notify;
+pub(crate) mod probe;
 pub(crate) mod run_dir;
+pub(crate) mod settings;
 pub(crate) mod signals;
 pub(crate) mod spawn;

@@ -1,4 +1,4 @@
-//! Signals as readiness, and what each means. Handlers only note; the loop acts.
+//! Signals as readiness. Handlers only note; the loop acts.
 
 use std::io;
 
@@ -7,8 +7,6 @@ use mio::{Interest, Registry, Token};
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as Pending;
-
-use crate::supervisor::Supervisor;
 
 const TAKEN: [i32; 6] = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2];
 
@@ -25,6 +23,11 @@ impl Signals {
         // Whoever executed this program in its own place has blocked them until here.
         taken().thread_unblock()?;
         Ok(signals)
+    }
+
+    /// Those that have come since the last call.
+    pub(crate) fn pending(&mut self) -> Vec<i32> {
+        self.0.pending().collect()
     }
 }
 
@@ -60,23 +63,5 @@ impl Source for Signals {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.0.deregister(registry)
-    }
-}
-
-impl Supervisor {
-    /// Acts on every signal that has come.
-    pub(crate) fn on_signals(&mut self) {
-        let pending: Vec<i32> = self.signals.0.pending().collect();
-        for signal in pending {
-            match signal {
-                SIGHUP => self.reload(None),
-                SIGUSR1 => self.restart(None, None),
-                SIGUSR2 => self.upgrade(None),
-                SIGINT | SIGTERM => self.on_end_signal(),
-                SIGCHLD => self.look_for_dead = true,
-                // No other was installed.
-                _ => {}
-            }
-        }
     }
 }

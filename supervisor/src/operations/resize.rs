@@ -7,27 +7,27 @@ use std::time::Duration;
 
 use holdfast_shared::id::SlotId;
 
-use crate::cluster::lifecycle::{Event, Lifecycle, State};
-use crate::cluster::listeners::ListenError;
-use crate::cluster::slot::Slot;
-use crate::cluster::state::StateError;
-use crate::cluster::steering::Steering;
-use crate::supervisor::{Stage, Supervisor};
+use super::rebalance::{PAUSE, begin_transfer, next_to_empty, obstacle, places};
+use super::{Kind, Operation, Turn};
+use crate::cluster::lifecycle::State;
+use crate::cluster::{Cluster, News, Phase, Slot};
 
 /// How long a slot that gets no new clients waits for those whose first packet has reached it: their handshake
 /// takes a round trip, or, if an answer to it got lost, the second after which the kernel sends another.
 const LAST_CALL: Duration = Duration::from_millis(1500);
 
-/// Slots that are wanted, and those that are too many.
+/// Slots on their way in and out.
 #[derive(Debug, Default)]
-pub(crate) struct Scale {
-    wanted: usize,
-    retiring: BTreeMap<usize, Retirement>,
+pub(super) struct Resize {
+    retiring: BTreeMap<SlotId, Retirement>,
     /// New slots are to be filled from the others as soon as all serve.
     fill: bool,
+    /// Not before this is another transfer begun.
+    not_before: Duration,
+    /// Why slots that retire are not empty yet, as was said last.
+    obstacle: String,
 }
 
-/// A slot on its way out.
 #[derive(Debug)]
 struct Retirement {
     since: Duration,
@@ -35,171 +35,101 @@ struct Retirement {
     is_leaving: bool,
 }
 
-/// Why slots could not be added.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ScaleError {
-    /// Their listeners.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The memory of what must outlive the supervisor.
-    #[error(transparent)]
-    State(#[from] StateError),
-}
-
-impl Scale {
-    /// So many slots are wanted.
-    pub(crate) fn new(wanted: u16) -> Self {
-        Self { wanted: wanted.into(), ..Self::default() }
-    }
-
-    /// How many are wanted.
-    pub(crate) fn wanted(&self) -> usize {
-        self.wanted
-    }
-
-    /// Is any on its way out?
-    pub(crate) fn is_retiring(&self) -> bool {
-        !self.retiring.is_empty()
-    }
-
-    /// Is this one?
-    pub(crate) fn retires(&self, position: usize) -> bool {
-        self.retiring.contains_key(&position)
-    }
-}
-
-impl Supervisor {
-    /// Makes what `wanted` slots need, as far as that can fail: listeners, and room to remember them.
-    /// Returns how many listeners were added, to be taken back with [`Supervisor::close_listeners`].
-    pub(crate) fn open_listeners(&mut self, wanted: u16, backlog: u32) -> Result<usize, ScaleError> {
-        self.state.make_room(wanted.into())?;
-        let more = usize::from(wanted).saturating_sub(self.slots.len());
-        self.listeners.open(more, backlog)?;
-        Ok(more)
-    }
-
-    /// Closes the listeners of the last `count` slots.
-    pub(crate) fn close_listeners(&mut self, count: usize) {
-        for _ in 0..count {
-            self.listeners.close_last();
-        }
-    }
-
+impl Resize {
     /// From now on so many slots are wanted; there are listeners for all of them.
-    pub(crate) fn scale_to(&mut self, wanted: u16) {
-        self.scale.wanted = wanted.into();
-        if self.slots.len() < self.scale.wanted {
-            log::info!("{} slots become {wanted}", self.slots.len());
-            self.add_slots();
+    pub(super) fn begin(&mut self, cluster: &mut Cluster, wanted: u16) {
+        self.fill |= cluster.want(wanted);
+    }
+
+    /// Are there new slots, and do all serve, so that they can be filled? Said once.
+    pub(super) fn wants_rebalance(&mut self, cluster: &Cluster) -> bool {
+        let all_serve = || cluster.slots().all(|slot| matches!(slot.state(), State::Ready(_)));
+        let is_time = self.fill && cluster.phase() == Phase::Running && cluster.is_counted() && all_serve();
+        self.fill &= !is_time;
+        is_time
+    }
+
+    fn begin_retirements(&mut self, cluster: &mut Cluster) {
+        let wanted = SlotId(cluster.wanted());
+        // One that is wanted again stays, unless it has been told to leave.
+        for (slot, _) in self.retiring.extract_if(..wanted, |_, retirement| !retirement.is_leaving) {
+            cluster.set_retiring(slot, false);
+        }
+        let new: Vec<SlotId> = cluster
+            .slots()
+            .map(Slot::id)
+            .filter(|&slot| slot >= wanted && !self.retiring.contains_key(&slot))
+            .collect();
+        for slot in new {
+            log::info!("slot {slot} retires with {} connections", cluster.held_by(slot));
+            cluster.set_retiring(slot, true);
+            self.retiring.insert(slot, Retirement { since: cluster.now(), is_leaving: false });
         }
     }
 
-    /// Does what can be done now; to be called in every turn.
-    pub(crate) fn continue_scaling(&mut self) {
-        if self.stage != Stage::Running || !self.admission_hold.is_open() {
+    fn let_the_empty_leave(&mut self, cluster: &mut Cluster) {
+        for (&slot, retirement) in &mut self.retiring {
+            let is_time = !retirement.is_leaving && cluster.now() >= retirement.since + LAST_CALL;
+            if is_time && !cluster.is_moving_at(slot) && cluster.is_deserted(slot) {
+                retirement.is_leaving = true;
+                cluster.let_leave(slot);
+            }
+        }
+    }
+
+    /// Closes the slots that have left, the last first.
+    fn close_the_left(&mut self, cluster: &mut Cluster) {
+        let has_left =
+            |slot| cluster.slot(slot).is_some_and(|slot: &Slot| matches!(slot.state(), State::Left));
+        let left: Vec<SlotId> = self.retiring.keys().copied().filter(|&slot| has_left(slot)).collect();
+        for slot in left.into_iter().rev() {
+            if cluster.close_left(slot) {
+                self.retiring.remove(&slot);
+            }
+        }
+    }
+
+    fn note(&mut self, cluster: &Cluster, news: &News) {
+        let News::Moved { from, moved, .. } = news else { return };
+        if *moved > 0 {
+            self.obstacle.clear();
             return;
         }
-        self.begin_retirements();
-        self.let_the_empty_leave();
-        self.close_the_left();
-        let serve = |seat: &Slot| matches!(seat.machine.state(), State::Ready(_));
-        if self.scale.fill && self.slots.iter().all(serve) {
-            self.scale.fill = false;
-            self.rebalance(None);
+        self.not_before = cluster.now() + PAUSE;
+        let obstacle = obstacle(news);
+        if self.retiring.contains_key(from) && obstacle != self.obstacle {
+            log::warn!("{obstacle}; trying again");
+            self.obstacle = obstacle;
         }
     }
+}
 
-    fn begin_retirements(&mut self) {
-        let (now, wanted) = (self.now, self.scale.wanted);
-        // One that is wanted again stays, unless it has been told to leave.
-        self.scale.retiring.retain(|&position, retirement| position >= wanted || retirement.is_leaving);
-        for position in wanted..self.slots.len() {
-            if self.scale.retires(position) {
-                continue;
-            }
-            let slot = self.slots[position].id;
-            log::info!("slot {slot} retires with {} connections", self.ledger.held_by(slot));
-            self.scale.retiring.insert(position, Retirement { since: now, is_leaving: false });
+impl Operation for Resize {
+    fn kind(&self) -> Option<Kind> {
+        (!self.retiring.is_empty()).then_some(Kind::Resize)
+    }
+
+    fn deadline(&self, cluster: &Cluster) -> Option<Duration> {
+        self.kind().map(|_| cluster.now() + PAUSE)
+    }
+
+    /// Never over: how many slots are wanted is always to be seen to.
+    fn turn(&mut self, cluster: &mut Cluster, turn: Turn<'_>) -> bool {
+        turn.news.iter().for_each(|news| self.note(cluster, news));
+        if turn.running.admits(Kind::Resize).is_err() {
+            return false;
         }
-    }
-
-    fn let_the_empty_leave(&mut self) {
-        let waiting = self.scale.retiring.iter().filter(|(_, retirement)| !retirement.is_leaving);
-        let empty: Vec<usize> = waiting
-            .filter(|&(&position, retirement)| {
-                self.now >= retirement.since + LAST_CALL && self.can_leave(position)
-            })
-            .map(|(&position, _)| position)
-            .collect();
-        for position in empty {
-            if let Some(retirement) = self.scale.retiring.get_mut(&position) {
-                retirement.is_leaving = true;
-            }
-            self.step(position, Event::Drain);
+        if turn.running.admits(Kind::Move).is_ok()
+            && cluster.now() >= self.not_before
+            && let Some(step) = next_to_empty(&places(cluster))
+        {
+            begin_transfer(cluster, &step);
         }
-    }
-
-    /// Is nobody left in it, or on the way into it?
-    fn can_leave(&self, position: usize) -> bool {
-        let seat = &self.slots[position];
-        let is_empty = self.ledger.held_by(seat.id) == 0 && self.listeners.accept_queue(position).length == 0;
-        let is_free = !self.moving.involves(position) && !self.is_replacing();
-        is_empty
-            && is_free
-            && match seat.machine.state() {
-                State::Ready(_) => seat.connections_now() == Some(0),
-                State::Empty | State::BackingOff { .. } => true,
-                State::Spawning
-                | State::Starting(_)
-                | State::WorkerDown(_)
-                | State::Draining(_)
-                | State::KeeperDown(_)
-                | State::Left => false,
-            }
-    }
-
-    /// Closes the listeners of slots that have left, the last first; one that is wanted again begins anew.
-    fn close_the_left(&mut self) {
-        let left: Vec<usize> = self
-            .scale
-            .retiring
-            .keys()
-            .copied()
-            .filter(|&position| matches!(self.slots[position].machine.state(), State::Left))
-            .collect();
-        for position in left.into_iter().rev() {
-            if position < self.scale.wanted {
-                self.scale.retiring.remove(&position);
-                self.slots[position].machine = Lifecycle::default();
-            } else if position + 1 == self.slots.len() {
-                self.scale.retiring.remove(&position);
-                let Some(seat) = self.slots.pop() else { return };
-                log::info!("slot {} is closed", seat.id);
-                self.state.remember(position, &seat, 0);
-                self.retired.push(seat);
-                self.listeners.close_last();
-                self.note_new_groups();
-            }
+        self.begin_retirements(cluster);
+        if !turn.running.has(Kind::Restart) && !turn.running.has(Kind::Upgrade) {
+            self.let_the_empty_leave(cluster);
         }
-    }
-
-    fn add_slots(&mut self) {
-        while self.slots.len() < self.scale.wanted {
-            let Ok(number) = u16::try_from(self.slots.len()) else { break };
-            // One that was there before goes on counting.
-            let mut seat = self.retired.pop().unwrap_or_else(|| Slot::new(SlotId(number)));
-            seat.machine = Lifecycle::default();
-            self.slots.push(seat);
-            self.remember(usize::from(number));
-        }
-        self.scale.fill = true;
-        self.note_new_groups();
-    }
-
-    /// The groups of listeners have changed.
-    fn note_new_groups(&mut self) {
-        self.state.set_places(self.listeners.places());
-        let admitted = self.slots.iter().map(|seat| seat.admitted.accepted).sum();
-        self.steering = Steering::new(self.listeners.places(), admitted);
+        self.close_the_left(cluster);
+        false
     }
 }

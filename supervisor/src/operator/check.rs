@@ -7,7 +7,7 @@ use holdfast_shared::config::{Inputs, load};
 
 use holdfast_worker::Program;
 
-use crate::cluster::settings;
+use crate::host::settings;
 use crate::operator::cli::{CheckArguments, check_inputs};
 
 /// Bad configuration, as for bad usage.

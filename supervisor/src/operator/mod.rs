@@ -6,4 +6,3 @@ pub(crate) mod cli;
 pub mod control;
 pub mod ctl;
 pub mod metrics;
-pub(crate) mod probe;

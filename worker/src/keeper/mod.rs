@@ -6,6 +6,7 @@ mod probation;
 
 use std::io;
 use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use holdfast_shared::backoff::Backoff;
@@ -17,6 +18,7 @@ use holdfast_shared::sys::descriptor::{self, DescriptorError};
 use holdfast_shared::sys::process::{Side, die_of_faults, fork_sharing_descriptors};
 use holdfast_shared::sys::title;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
@@ -25,6 +27,9 @@ pub use crate::life::{KEEPER_FORMAT, KeeperStart, PROCESS_NAME};
 
 use crate::app::Program;
 use crate::life::run::{self, Assignment, Predecessor};
+
+/// No pause between two workers is longer while there is no supervisor.
+const LONGEST_ALONE: Duration = Duration::from_secs(1);
 
 /// Why a keeper could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +132,7 @@ impl Keeper {
         );
         self.tell(KeeperMessage::Died { cause, lived, pause });
         self.predecessor = Predecessor::Died(cause);
-        std::thread::sleep(pause);
+        rest(self.link.as_fd(), pause);
     }
 
     fn tell(&mut self, message: KeeperMessage) {
@@ -174,6 +179,24 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
     std::process::exit(run::to_exit_status(run::run(assignment)))
 }
 
+/// Waits for `pause`, but for `LONGEST_ALONE` at most when the supervisor is gone: only a worker can give the slot to the
+/// next one, which waits for every slot.
+fn rest(link: BorrowedFd<'_>, pause: Duration) {
+    let began = clock::now();
+    let left = |of: Duration| of.saturating_sub(clock::now().saturating_sub(began));
+    let is_alone = || -> bool {
+        let mut watched = [PollFd::new(link, PollFlags::empty())];
+        // In full milliseconds, or the end of a pause would be waited for by asking over and over.
+        let time = PollTimeout::try_from(left(pause) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        !matches!(poll(&mut watched, time), Ok(0) | Err(Errno::EINTR))
+    };
+    while !left(pause).is_zero() {
+        if is_alone() {
+            return std::thread::sleep(left(pause.min(LONGEST_ALONE)));
+        }
+    }
+}
+
 fn wait_for(child: Pid) -> DeathCause {
     loop {
         match waitpid(child, None) {
@@ -185,5 +208,24 @@ fn wait_for(child: Pid) -> DeathCause {
                 return DeathCause::Exit(run::CANNOT_START);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::ipc::link;
+
+    use super::*;
+
+    #[test]
+    fn a_pause_is_kept_while_there_is_a_supervisor_and_cut_short_when_it_is_gone() {
+        let (supervisor, slot) = link::pair().unwrap();
+        let began = clock::now();
+        rest(slot.as_fd(), Duration::from_millis(50));
+        assert!(clock::now() - began >= Duration::from_millis(50));
+        let resting = std::thread::spawn(move || rest(slot.as_fd(), Duration::from_mins(5)));
+        drop(supervisor);
+        resting.join().unwrap();
+        assert!(clock::now() - began < Duration::from_mins(1));
     }
 }

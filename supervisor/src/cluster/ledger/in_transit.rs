@@ -67,8 +67,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::{Admission, LedgerLimits};
     use super::*;
-    use crate::cluster::ledger::{Admission, LedgerLimits};
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const CAP: u64 = 12;

@@ -15,10 +15,11 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use holdfast_shared::config::Balance;
+use holdfast_shared::id::SlotId;
 use holdfast_shared::sys::steering::{attach, detach};
 
-use crate::cluster::lifecycle::State;
-use crate::supervisor::Supervisor;
+use super::Cluster;
+use super::slot::Slot;
 use weights::Weights;
 
 /// How long weights hold if counts have moved, but fewer clients have come than the weights were made for.
@@ -97,27 +98,23 @@ struct Refused {
 /// One socket of each group, which stands for all of it.
 type Groups<'a> = [(SocketAddr, BorrowedFd<'a>)];
 
-impl Supervisor {
+impl Cluster {
     /// Thinks again about who gets new clients, if it is time.
-    pub(crate) fn steer(&mut self) {
+    pub(super) fn steer(&mut self) {
         let balance = self.effective.config.balance;
-        let slots = self.slots.iter().enumerate();
-        let mut loads: Vec<Load> = slots
-            .map(|(position, seat)| {
-                let is_ready = matches!(seat.machine.state(), State::Ready(_)) && !seat.heartbeat.is_wedged();
-                let retires = self.scale.retires(position);
-                let held = self.ledger.held_by(seat.id);
-                Load { held, coming: 0, serves: is_ready && !retires, retires }
-            })
-            .collect();
-        let admitted = self.slots.iter().map(|seat| seat.admitted.accepted).sum();
+        let load = |slot: &Slot| {
+            let held = self.ledger.held_by(slot.id);
+            Load { held, coming: 0, serves: slot.serves(), retires: slot.retires }
+        };
+        let mut loads: Vec<Load> = self.slots().map(load).collect();
+        let admitted = self.slots().map(|slot| slot.book.accepted()).sum();
         if !self.steering.is_due(balance, &loads, admitted, self.now) {
             return;
         }
-        for (position, load) in loads.iter_mut().enumerate() {
-            let queued = u64::from(self.listeners.accept_queue(position).length);
+        for (slot, load) in self.slots().zip(&mut loads) {
+            let queued = u64::from(self.listeners.accept_queue(slot.id).length);
             // Read after the queue: whoever moves from one to the other meanwhile is counted twice, not missed.
-            let here = self.slots[position].connections_now().unwrap_or(0);
+            let here = slot.connections_now().unwrap_or(0);
             load.coming = here.saturating_add(queued).saturating_sub(load.held);
         }
         let groups: Vec<_> = self.listeners.groups().collect();
@@ -143,8 +140,8 @@ impl Steering {
     }
 
     /// The part of new clients that a slot gets, in thousandths; `None` if the kernel's hash decides.
-    pub(crate) fn share(&self, position: usize) -> Option<u16> {
-        self.plan.as_ref()?.weights.as_ref()?.share(position)
+    pub(crate) fn share(&self, slot: SlotId) -> Option<u16> {
+        self.plan.as_ref()?.weights.as_ref()?.share(usize::from(slot.0))
     }
 
     /// The world may have changed: a kernel that refused is asked again.

@@ -266,7 +266,7 @@ fn renew(steering: &mut Steering, balance: Balance, loads: &[Load], groups: &Gro
 fn slots_that_do_not_serve_get_nothing_unless_none_does() {
     let listeners = Listeners::bind(&[V4.parse().unwrap(), V6.parse().unwrap()], 2, 64).unwrap();
     let groups: Vec<_> = listeners.groups().collect();
-    let queues = || [0, 1].map(|slot| listeners.accept_queue(slot).length);
+    let queues = || [0, 1].map(|slot| listeners.accept_queue(SlotId(slot)).length);
     let connect = |clients: usize| -> Vec<_> {
         let addresses = listeners.addresses().iter().cycle();
         addresses.take(clients).map(|address| std::net::TcpStream::connect(address).unwrap()).collect()
@@ -276,26 +276,26 @@ fn slots_that_do_not_serve_get_nothing_unless_none_does() {
     for balance in [Balance::LeastConnections, Balance::SourceAddress] {
         let before = queues();
         renew(&mut steering, balance, &[down, load(1_000)], &groups);
-        assert_eq!((steering.share(0), steering.share(1)), (Some(0), Some(1000)));
+        assert_eq!((steering.share(SlotId(0)), steering.share(SlotId(1))), (Some(0), Some(1000)));
         let _clients = connect(12);
         assert_eq!(queues(), [before[0], before[1] + 12]);
     }
     renew(&mut steering, Balance::SourceAddress, &[down, down], &groups);
-    assert_eq!(steering.share(1), None);
+    assert_eq!(steering.share(SlotId(1)), None);
     let before = queues();
     let _clients = connect(40);
     assert!(queues()[0] > before[0] && queues()[1] > before[1], "the kernel's hash has only one slot");
     renew(&mut steering, Balance::Kernel, &[down, load(0)], &groups);
-    assert_eq!(steering.share(1), None);
+    assert_eq!(steering.share(SlotId(1)), None);
     // One that retires must not get any: the kernel's own hash would send it some.
     let retiring = Load { retires: true, ..down };
     renew(&mut steering, Balance::Kernel, &[retiring, load(0)], &groups);
-    assert_eq!((steering.share(0), steering.share(1)), (Some(0), Some(1000)));
+    assert_eq!((steering.share(SlotId(0)), steering.share(SlotId(1))), (Some(0), Some(1000)));
     let before = queues();
     let _clients = connect(12);
     assert_eq!(queues(), [before[0], before[1] + 12]);
     renew(&mut steering, Balance::Kernel, &[load(0), load(0)], &groups);
-    assert_eq!(steering.share(1), None);
+    assert_eq!(steering.share(SlotId(1)), None);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn where_the_kernel_refuses_its_hash_is_left_to_choose_until_the_next_reload() {
     let mut steering = Steering::default();
     renew(&mut steering, Balance::LeastConnections, &[load(1), load(0)], &groups);
     assert!(steering.refused);
-    assert_eq!(steering.share(0), None);
+    assert_eq!(steering.share(SlotId(0)), None);
     let down = Load { serves: false, ..load(0) };
     renew(&mut steering, Balance::LeastConnections, &[load(1), down], &groups);
     assert!(steering.refused, "not asked again: that would be said again");
@@ -313,5 +313,5 @@ fn where_the_kernel_refuses_its_hash_is_left_to_choose_until_the_next_reload() {
     let listeners = Listeners::bind(&[V4.parse().unwrap()], 2, 64).unwrap();
     let groups: Vec<_> = listeners.groups().collect();
     renew(&mut steering, Balance::LeastConnections, &[load(1), down], &groups);
-    assert_eq!(steering.share(0), Some(1000));
+    assert_eq!(steering.share(SlotId(0)), Some(1000));
 }

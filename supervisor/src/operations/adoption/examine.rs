@@ -12,7 +12,7 @@ use holdfast_shared::table::{self, TableError};
 use nix::unistd::Pid;
 use socket2::Socket;
 
-use super::Adopted;
+use crate::cluster::Adopted;
 use crate::cluster::lifecycle::Worker;
 use crate::cluster::state::MAX_SLOTS;
 use crate::host::kernel::parent;
@@ -169,7 +169,7 @@ mod tests {
 
     fn listener() -> OwnedFd {
         let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1, 1).unwrap();
-        let socket = listeners.of_slot(0).next().unwrap();
+        let socket = listeners.of_slot(SlotId(0)).next().unwrap();
         socket.try_clone_to_owned().unwrap()
     }
 

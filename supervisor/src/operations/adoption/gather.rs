@@ -14,7 +14,8 @@ use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use super::{AdoptError, Adopted, PATIENCE, examine, list};
+use super::{AdoptError, PATIENCE, examine, list};
+use crate::cluster::Adopted;
 use crate::host::kernel::parent;
 use crate::host::run_dir::RunDir;
 

@@ -7,18 +7,13 @@ mod examine;
 mod gather;
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::config::{Balance, Config};
-use holdfast_shared::id::SlotId;
-use holdfast_shared::ipc::link::SupervisorEnd;
 use holdfast_shared::ipc::reconnect::ReconnectError;
-use nix::unistd::Pid;
-use socket2::Socket;
 
-use crate::cluster::lifecycle::Worker;
+use crate::cluster::Adopted;
 use crate::cluster::listeners::{ListenError, Listeners};
 use crate::cluster::state::State;
 use crate::host::run_dir::RunDirError;
@@ -32,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum AdoptError {
     /// The socket they come to.
     #[error(transparent)]
-    Rendezvous(#[from] ReconnectError),
+    Reconnect(#[from] ReconnectError),
     /// The run directory.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
@@ -60,22 +55,6 @@ pub enum AdoptError {
         /// The run directory.
         path: PathBuf,
     },
-}
-
-/// A slot that was taken over.
-#[derive(Debug)]
-pub(crate) struct Adopted {
-    pub(crate) slot: SlotId,
-    pub(crate) worker: Worker,
-    pub(crate) keeper: Pid,
-    /// Our end of its link, not read beyond its first word.
-    pub(crate) link: SupervisorEnd,
-    pub(crate) table: OwnedFd,
-    /// In the order of `addresses`.
-    pub(crate) listeners: Vec<Socket>,
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// The lock of the run directory's slots, as all of them hold it.
-    lock: OwnedFd,
 }
 
 /// How many slots there are: those `wanted`, and more if more were adopted, which retire then.

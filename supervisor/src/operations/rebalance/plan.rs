@@ -1,23 +1,26 @@
 //! Which slot gives how many connections to which: slots that retire to the emptiest of the others, and the
 //! fullest to the emptiest until they are even. Pure.
 
+use holdfast_shared::id::SlotId;
+
 /// A slot at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
+    pub(crate) id: SlotId,
     /// Connections it holds.
-    pub(super) held: u64,
+    pub(crate) held: u64,
     /// Its worker serves.
-    pub(super) serves: bool,
+    pub(crate) serves: bool,
     /// It is to be empty.
-    pub(super) retires: bool,
+    pub(crate) retires: bool,
 }
 
 /// One move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) from: usize,
-    pub(super) to: usize,
-    pub(super) count: u32,
+pub(crate) struct Step {
+    pub(crate) from: SlotId,
+    pub(crate) to: SlotId,
+    pub(crate) count: u32,
 }
 
 /// So small a part of a slot's connections makes no difference.
@@ -25,11 +28,11 @@ const PART: u64 = 50;
 
 /// The next move that empties a slot, if one retires and has connections. It is a share of what it has, so
 /// that the others fill evenly.
-pub(super) fn next_to_empty(places: &[Place]) -> Option<Step> {
+pub(crate) fn next_to_empty(places: &[Place]) -> Option<Step> {
     let takers = places.iter().filter(|place| place.serves && !place.retires).count() as u64;
-    let from = places.iter().rposition(|place| place.serves && place.retires && place.held > 0)?;
-    let to = emptiest(places)?;
-    Some(Step { from, to, count: count(places[from].held.div_ceil(takers.max(1))) })
+    let from = places.iter().rfind(|place| place.serves && place.retires && place.held > 0)?;
+    let to = emptiest(places)?.id;
+    Some(Step { from: from.id, to, count: count(from.held.div_ceil(takers.max(1))) })
 }
 
 /// The next move that makes slots more even; `None` if they are.
@@ -38,17 +41,19 @@ pub(super) fn next_to_even(places: &[Place]) -> Option<Step> {
     let slots = stay().count() as u64;
     let mean = stay().map(|place| place.held).sum::<u64>() / slots.max(1);
     let to = emptiest(places)?;
-    let full = |&position: &usize| places[position].serves && !places[position].retires;
-    let from = (0..places.len()).filter(full).max_by_key(|&position| places[position].held)?;
-    let (most, least) = (places[from].held, places[to].held);
+    let from = stay().max_by_key(|place| place.held)?;
+    let (most, least) = (from.held, to.held);
     let is_even = most - least <= (mean / PART).max(1);
     // The mean is rounded down, so one of the two may be at it already.
-    (!is_even).then(|| Step { from, to, count: count((most - mean).min(mean - least).max(1)) })
+    (!is_even).then(|| Step {
+        from: from.id,
+        to: to.id,
+        count: count((most - mean).min(mean - least).max(1)),
+    })
 }
 
-fn emptiest(places: &[Place]) -> Option<usize> {
-    let takes = |&position: &usize| places[position].serves && !places[position].retires;
-    (0..places.len()).filter(takes).min_by_key(|&position| places[position].held)
+fn emptiest(places: &[Place]) -> Option<&Place> {
+    places.iter().filter(|place| place.serves && !place.retires).min_by_key(|place| place.held)
 }
 
 fn count(count: u64) -> u32 {
@@ -63,15 +68,18 @@ mod tests {
 
     fn places() -> impl Strategy<Value = Vec<Place>> {
         let place = (0..20_000_u64, prop::bool::weighted(0.9), prop::bool::weighted(0.2));
-        let place = place.prop_map(|(held, serves, retires)| Place { held, serves, retires });
-        prop::collection::vec(place, 0..12)
+        prop::collection::vec(place, 0..12).prop_map(|places| {
+            let place = |(id, (held, serves, retires))| Place { id: SlotId(id), held, serves, retires };
+            (0..).zip(places).map(place).collect()
+        })
     }
 
     fn carry_out(places: &mut [Place], step: Step) {
-        assert_ne!(step.from, step.to);
-        assert!(step.count > 0 && places[step.to].serves && !places[step.to].retires);
-        places[step.from].held -= u64::from(step.count);
-        places[step.to].held += u64::from(step.count);
+        let (from, to) = (usize::from(step.from.0), usize::from(step.to.0));
+        assert_ne!(from, to);
+        assert!(step.count > 0 && places[to].serves && !places[to].retires);
+        places[from].held -= u64::from(step.count);
+        places[to].held += u64::from(step.count);
     }
 
     proptest! {

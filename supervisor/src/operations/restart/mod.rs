@@ -1,5 +1,5 @@
-//! Planned restarts: workers are replaced one after the other, each by one that takes over all it had. A slot
-//! that is not back in time stops the roll: what is wrong with one worker may be wrong with the next. Which is
+//! Rolling restarts: workers are replaced one after the other, each by one that takes over all it had. A slot
+//! that is not back in time stops the restart: what is wrong with one worker may be wrong with the next. Which is
 //! next is decided in `rolling`; here workers are asked, and whoever wanted it is answered.
 
 mod rolling;
@@ -8,178 +8,151 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use holdfast_shared::id::SlotId;
-use holdfast_shared::ipc::message::ToWorker;
 
-use crate::api::Reply;
-use crate::api::{Answer, Failure, RestartReport, RestartedSlot};
+use super::{Kind, Operation, Turn, refuse};
+use crate::api::{Answer, Failure, Reply, RestartReport, RestartedSlot};
 use crate::cluster::lifecycle::State;
-use crate::supervisor::Supervisor;
-pub(crate) use rolling::Event;
-use rolling::{Action, Rolling};
+use crate::cluster::{Cluster, News, Slot};
+use rolling::{Action, Event, Rolling};
 
-/// A roll and whoever waits for its end.
+/// Slots whose workers are being replaced, by others of this program or of another.
 #[derive(Debug)]
-pub(crate) struct Restart {
-    roll: Rolling,
-    /// The program that the slots go on with, if it is another one.
+pub(super) struct Replacement {
+    rolling: Rolling,
+    /// The program that the slots go on with, if it is another one. A slot that cannot goes on with the one it has,
+    /// which ends the restart.
     program: Option<OwnedFd>,
+    outcome: Option<Result<RestartReport, Failure>>,
+}
+
+impl Replacement {
+    /// Begins with the first of `slots`.
+    pub(super) fn begin(cluster: &mut Cluster, slots: Vec<SlotId>, program: Option<OwnedFd>) -> Self {
+        let list = slots.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ");
+        log::info!("restarting the workers of slots {list}");
+        let (rolling, first) = Rolling::new(slots);
+        let mut replacement = Self { rolling, program, outcome: None };
+        replacement.carry_out(cluster, Some(first));
+        replacement
+    }
+
+    /// When there is something to do even if nothing happens.
+    pub(super) fn deadline(&self, now: Duration) -> Option<Duration> {
+        self.outcome.as_ref().map(|_| now).or_else(|| self.rolling.deadline())
+    }
+
+    /// The slots that have new workers so far.
+    pub(super) fn done(&self) -> &[RestartedSlot] {
+        self.rolling.done()
+    }
+
+    /// Goes on; returns how it ended, when it has.
+    pub(super) fn turn(
+        &mut self,
+        cluster: &mut Cluster,
+        turn: Turn<'_>,
+    ) -> Option<Result<RestartReport, Failure>> {
+        let time = if turn.running.is_ending() { Event::Ending } else { Event::Tick };
+        for event in turn.news.iter().filter_map(event).chain([time]) {
+            let action = self.rolling.step(event, cluster.now());
+            self.carry_out(cluster, action);
+        }
+        self.outcome.take()
+    }
+
+    /// Does what is asked for, until it waits.
+    fn carry_out(&mut self, cluster: &mut Cluster, mut action: Option<Action>) {
+        while let Some(todo) = action.take() {
+            match todo {
+                Action::Ask(slot) => {
+                    let program = self.program.as_ref().map(AsFd::as_fd);
+                    let event = match cluster.ask_to_hand_over(slot, program) {
+                        Ok(incarnation) => Event::Asked { incarnation },
+                        Err(state) => Event::NotReady { state },
+                    };
+                    action = self.rolling.step(event, cluster.now());
+                }
+                Action::Finish(report) => self.outcome = Some(Ok(report)),
+                Action::Stop(failure) => self.outcome = Some(Err(failure)),
+            }
+        }
+    }
+}
+
+/// What news mean to a restart, if anything.
+fn event(news: &News) -> Option<Event> {
+    Some(match news.clone() {
+        News::Died { slot, incarnation } => Event::Died { slot, incarnation },
+        News::Stays { slot, incarnation, reason } => Event::Refused { slot, incarnation, reason },
+        News::KeptProgram { slot, reason } => Event::KeptProgram { slot, reason },
+        News::Ready { incarnation, result } => Event::Ready { incarnation, result },
+        News::Moved { .. } | News::ChildEnded { .. } | News::StartFailed { .. } => return None,
+    })
+}
+
+/// A restart that somebody has asked for.
+#[derive(Debug)]
+pub(super) struct Restart {
+    replacement: Replacement,
     reply: Option<Reply>,
 }
 
 impl Restart {
-    /// When there is something to do even if nothing happens.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.roll.deadline()
-    }
-
-    /// The slots that have new workers so far.
-    pub(crate) fn done(&self) -> &[RestartedSlot] {
-        self.roll.done()
+    /// Begins one, of all slots or of one.
+    pub(super) fn begin(cluster: &mut Cluster, slot: Option<u16>, reply: Option<Reply>) -> Option<Self> {
+        match slots(cluster, slot) {
+            Ok(slots) => Some(Self { replacement: Replacement::begin(cluster, slots, None), reply }),
+            Err(failure) => {
+                refuse(Kind::Restart, reply, failure);
+                None
+            }
+        }
     }
 }
 
-impl Supervisor {
-    /// Replaces the workers of all slots, or of one, one after the other. Whoever asked is answered at the
-    /// end.
-    pub(crate) fn restart(&mut self, slot: Option<u16>, reply: Option<Reply>) {
-        if self.is_upgrading() {
-            return refuse(reply, Failure::new(409, "an upgrade is under way; wait for its end"));
-        }
-        self.restart_with(slot, None, reply);
+impl Operation for Restart {
+    fn kind(&self) -> Option<Kind> {
+        Some(Kind::Restart)
     }
 
-    /// As `restart`, by workers and keepers of `program`. A slot that cannot go on with it goes on with the one
-    /// it has, and stops the roll.
-    pub(crate) fn restart_with(&mut self, slot: Option<u16>, program: Option<OwnedFd>, reply: Option<Reply>) {
-        match self.slots_to_restart(slot) {
-            Ok(slots) => {
-                let list = slots.iter().map(SlotId::to_string).collect::<Vec<_>>().join(", ");
-                log::info!("restarting the workers of slots {list}");
-                let (roll, first) = Rolling::new(slots);
-                self.restart = Some(Restart { roll, program, reply });
-                self.carry_out(Some(first));
-            }
-            Err(failure) if program.is_some() => self.note_rolled(Vec::new(), Some(failure)),
-            Err(failure) => refuse(reply, failure),
-        }
+    fn deadline(&self, cluster: &Cluster) -> Option<Duration> {
+        self.replacement.deadline(cluster.now())
     }
 
-    /// Lets time pass for a restart under way, if there is one.
-    pub(crate) fn continue_restart(&mut self) {
-        self.on_restart(if self.stage.is_ending() { Event::Ending } else { Event::Tick });
-    }
-
-    /// Something happened that a restart under way may have waited for.
-    pub(crate) fn on_restart(&mut self, event: Event) {
-        let now = self.now;
-        let action = self.restart.as_mut().and_then(|restart| restart.roll.step(event, now));
-        self.carry_out(action);
-    }
-
-    /// Does what the roll asks for, until it waits.
-    fn carry_out(&mut self, mut action: Option<Action>) {
-        while let Some(todo) = action {
-            action = match todo {
-                Action::Ask(slot) => {
-                    let event = self.ask_to_hand_over(slot);
-                    let now = self.now;
-                    self.restart.as_mut().and_then(|restart| restart.roll.step(event, now))
-                }
-                Action::Finish(report) => {
-                    self.end_restart(Ok(report));
-                    None
-                }
-                Action::Stop(failure) => {
-                    self.end_restart(Err(failure));
-                    None
-                }
-            };
-        }
-    }
-
-    fn ask_to_hand_over(&mut self, slot: SlotId) -> Event {
-        let Some(position) = self.slots.iter().position(|seat| seat.id == slot) else {
-            return Event::NotReady { state: "gone" };
-        };
-        let state = self.slots[position].machine.state();
-        match (state, state.worker()) {
-            (State::Ready(_), Some(worker)) => {
-                // Taken while it is lent, for `tell_worker` may change anything else.
-                let program = self.restart.as_mut().and_then(|restart| restart.program.take());
-                let program_or_none = program.as_ref().map(AsFd::as_fd);
-                self.tell_worker(
-                    position,
-                    worker.incarnation,
-                    &ToWorker::Restart,
-                    program_or_none.as_slice(),
-                );
-                if let Some(restart) = &mut self.restart {
-                    restart.program = program;
-                }
-                Event::Asked { incarnation: worker.incarnation }
-            }
-            _ => Event::NotReady { state: state.name() },
-        }
-    }
-
-    /// Tells whoever waits. With another program, that is the upgrade it belongs to.
-    fn end_restart(&mut self, outcome: Result<RestartReport, Failure>) {
-        let Some(Restart { roll, program, reply }) = self.restart.take() else { return };
-        let outcome = match (outcome, program) {
-            (Ok(report), Some(_)) => return self.note_rolled(report.slots, None),
-            (Err(failure), Some(_)) => return self.note_rolled(roll.done().to_vec(), Some(failure)),
-            (Ok(report), None) => {
+    fn turn(&mut self, cluster: &mut Cluster, turn: Turn<'_>) -> bool {
+        let Some(outcome) = self.replacement.turn(cluster, turn) else { return false };
+        let answer = match outcome {
+            Ok(report) => {
                 log::info!("restart done: {}", describe(&report));
                 Ok(Answer::Restart(report))
             }
-            (Err(failure), None) => {
+            Err(failure) => {
                 log::error!("restart stopped: {failure}");
                 Err(Failure::new(failure.status, format!("restart stopped: {failure}")))
             }
         };
-        if let Some(reply) = reply {
-            reply.send(outcome);
+        if let Some(reply) = self.reply.take() {
+            reply.send(answer);
         }
-    }
-
-    /// Which slots are to be restarted, if they can be.
-    fn slots_to_restart(&self, slot: Option<u16>) -> Result<Vec<SlotId>, Failure> {
-        if self.stage.is_ending() {
-            return Err(Failure::new(409, "the service is shutting down"));
-        }
-        if self.restart.is_some() {
-            return Err(Failure::new(409, "another restart is under way; wait for its end"));
-        }
-        if self.moving.is_under_way() {
-            return Err(Failure::new(
-                409,
-                "connections are being moved between slots; wait for the end of that",
-            ));
-        }
-        let is_wanted = |id: SlotId| slot.is_none_or(|slot| id.0 == slot);
-        let wanted: Vec<_> = self.slots.iter().filter(|seat| is_wanted(seat.id)).collect();
-        if wanted.is_empty() {
-            let slots = self.slots.iter().map(|seat| seat.id.to_string()).collect::<Vec<_>>().join(", ");
-            let slot = slot.unwrap_or_default();
-            return Err(Failure::new(404, format!("there is no slot {slot}, only {slots}")));
-        }
-        for seat in &wanted {
-            let state = seat.machine.state();
-            if !matches!(state, State::Ready(_)) {
-                let (slot, state) = (seat.id, state.name());
-                let error = format!("slot {slot} is {state}; only workers that are ready can hand over");
-                return Err(Failure::new(409, error));
-            }
-        }
-        Ok(wanted.into_iter().map(|seat| seat.id).collect())
+        true
     }
 }
 
-fn refuse(reply: Option<Reply>, failure: Failure) {
-    log::warn!("not restarting: {failure}");
-    if let Some(reply) = reply {
-        reply.send(Err(failure));
+/// Which slots are to be restarted, all or one, if they can be.
+pub(super) fn slots(cluster: &Cluster, slot: Option<u16>) -> Result<Vec<SlotId>, Failure> {
+    let is_wanted = |id: SlotId| slot.is_none_or(|slot| id.0 == slot);
+    let wanted: Vec<&Slot> = cluster.slots().filter(|slot| is_wanted(slot.id())).collect();
+    if wanted.is_empty() {
+        let slots = cluster.slots().map(|slot| slot.id().to_string()).collect::<Vec<_>>().join(", ");
+        let slot = slot.unwrap_or_default();
+        return Err(Failure::new(404, format!("there is no slot {slot}, only {slots}")));
     }
+    if let Some(slot) = wanted.iter().find(|slot| !matches!(slot.state(), State::Ready(_))) {
+        let (slot, state) = (slot.id(), slot.state().name());
+        let error = format!("slot {slot} is {state}; only workers that are ready can hand over");
+        return Err(Failure::new(409, error));
+    }
+    Ok(wanted.into_iter().map(Slot::id).collect())
 }
 
 fn describe(report: &RestartReport) -> String {

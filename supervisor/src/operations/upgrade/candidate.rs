@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::lifecycle::Cause;
 use crate::host::launch::{HANDOFF_VARIABLE, Launch};
-use crate::operator::probe::Identity;
+use crate::host::probe::Identity;
 
 /// How long it may take to be opened and to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

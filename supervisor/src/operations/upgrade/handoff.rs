@@ -11,8 +11,7 @@ use std::time::Duration;
 use holdfast_shared::sys::descriptor;
 use serde::{Deserialize, Serialize};
 
-use crate::host::launch::HANDOFF_VARIABLE;
-use crate::operator::control::Inherited;
+use crate::host::launch::{HANDOFF_VARIABLE, InheritedSockets};
 
 /// The handoff, as it stands in the environment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -60,7 +59,7 @@ pub(crate) struct ReceivedHandoff {
     pub(crate) left: Duration,
     pub(crate) failed: Option<Failed>,
     /// The listening sockets of the control side.
-    pub(crate) sockets: Inherited,
+    pub(crate) sockets: InheritedSockets,
     /// The socket that slots come to.
     pub(crate) door: Option<OwnedFd>,
     /// The lock of the run directory.
@@ -92,7 +91,7 @@ impl Handoff {
             began: Duration::from_millis(self.began_ms),
             left: Duration::from_millis(self.left_ms),
             failed: self.failed.clone(),
-            sockets: Inherited { control: take(self.control), admin: take(self.admin) },
+            sockets: InheritedSockets { control: take(self.control), admin: take(self.admin) },
             door: take(self.door),
             lock: take(self.lock),
             previous: take(self.previous).map(File::from),

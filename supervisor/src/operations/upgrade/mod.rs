@@ -1,28 +1,31 @@
 //! Upgrades: the program at the path we were started from takes this one's place, and no client notices. It is
-//! asked first (`candidate`), then executed in this process, where it adopts the slots as if their supervisor had
-//! died (`replace`), then the workers follow by a planned restart with the new program. Until it is executed,
-//! whatever is wrong leaves everything as it was; after that, a slot that fails goes on with the old program.
+//! asked first (`candidate`), then executed in this process (by the loop, with `replace`), where it adopts the
+//! slots as if their supervisor had died, then the workers follow by a rolling restart with the new program. Until
+//! it is executed, whatever is wrong leaves everything as it was; after that, a slot that fails goes on with the
+//! old program.
 
 mod candidate;
 mod handoff;
 mod record;
-mod replace;
+pub(crate) mod replace;
 
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use mio::Token;
+use holdfast_worker::Program;
+use mio::{Token, Waker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::api::Reply;
-use crate::api::{Answer, Failure, RestartedSlot, UpgradeReport};
+use super::restart::{Replacement, slots};
+use super::{Kind, Operation, Turn};
+use crate::api::{Answer, Failure, Reply, RestartReport, RestartedSlot, UpgradeReport};
 use crate::cluster::lifecycle::Cause;
-use crate::host::launch::OURSELVES;
-use crate::operator::probe::Identity;
-use crate::supervisor::{Stage as Service, Supervisor};
+use crate::cluster::{Cluster, News, Phase, Slot};
+use crate::host::launch::{Launch, OURSELVES};
+use crate::host::probe::Identity;
 use candidate::{Question, Refusal};
 pub(crate) use handoff::ReceivedHandoff;
 pub(crate) use record::Record;
@@ -36,6 +39,36 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// And how long a control thread that should have ended by itself before that. exec ends it too.
 const CLOSING_GRACE: Duration = Duration::from_secs(2);
+
+/// What an upgrade starts from.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// The one that runs.
+    pub(crate) program: Program,
+    pub(crate) launch: Launch,
+    /// Wakes the loop from other threads.
+    pub(crate) waker: Arc<Waker>,
+}
+
+/// What the loop has to do for an upgrade.
+#[derive(Debug)]
+pub(crate) enum Departure {
+    /// Nothing: this program stays.
+    Stay,
+    /// Everybody who waits is to be answered, and the control thread to take nothing new.
+    Close,
+    /// The control thread is still to end.
+    Wait,
+    /// The program is to be executed.
+    Execute(Candidate),
+}
+
+/// A program that is to be executed in place of this one.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) program: Arc<File>,
+    pub(crate) record: Record,
+}
 
 /// Where an upgrade stands.
 #[derive(Debug)]
@@ -51,14 +84,14 @@ enum Stage {
     /// We are the new program, and not every slot has reported yet.
     TakingOver { left: Duration },
     /// Workers are replaced one after the other.
-    Rolling,
+    Rolling { replacement: Replacement },
     /// It is done, or was stopped; the record says which.
     Over,
 }
 
 /// The upgrade under way, or the last one.
-#[derive(Debug)]
 pub(crate) struct Upgrade {
+    place: Place,
     stage: Stage,
     record: Record,
     /// Whoever waits to hear whether it can be.
@@ -67,29 +100,66 @@ pub(crate) struct Upgrade {
 
 impl Upgrade {
     /// The upgrade that has brought this program here.
-    pub(crate) fn inherited(handoff: &ReceivedHandoff, version: &str) -> Self {
-        let record = Record::inherited(handoff, version);
+    pub(crate) fn inherited(handoff: &ReceivedHandoff, place: &Place) -> Self {
+        let record = Record::inherited(handoff, place.program.version);
         let stage = match handoff.failed {
             Some(_) => Stage::Over,
             None => Stage::TakingOver { left: handoff.left },
         };
-        Self { stage, record, reply: None }
+        Self { place: place.clone(), stage, record, reply: None }
     }
 
-    /// When there is something to do even if nothing happens.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
-        match self.stage {
-            Stage::Opening { deadline, .. } | Stage::Asking { deadline, in_time: true, .. } => Some(deadline),
-            Stage::Leaving { until, .. } | Stage::Closing { until, .. } => Some(until),
-            Stage::Asking { in_time: false, .. }
-            | Stage::TakingOver { .. }
-            | Stage::Rolling
-            | Stage::Over => None,
+    pub(super) fn begin(cluster: &Cluster, place: &Place, reply: Option<Reply>) -> Self {
+        let path = place.launch.path.clone();
+        log::info!("upgrading: looking at {}", path.display());
+        let (sender, opened) = crossbeam_channel::bounded(1);
+        let waker = Arc::clone(&place.waker);
+        let opener = std::thread::Builder::new().name("upgrade".to_owned()).spawn(move || {
+            // Errors here mean that nobody waits any more.
+            let _ = sender.send(candidate::open(&path));
+            let _ = waker.wake();
+        });
+        let stage = Stage::Opening { opened, deadline: cluster.now() + candidate::PATIENCE };
+        let record = Record::new(place.program.version, cluster.now());
+        let mut upgrade = Self { place: place.clone(), stage, record, reply };
+        if let Err(source) = opener {
+            upgrade.refuse(cluster, &Refusal::Ask { path: place.launch.path.clone(), source });
+        }
+        upgrade
+    }
+
+    /// How far it has come.
+    pub(super) fn progress(&self, cluster: &Cluster) -> UpgradeReport {
+        let versions = cluster.slots().map(|slot: &Slot| (slot.id(), slot.version()));
+        let done = match &self.stage {
+            Stage::Rolling { replacement } => replacement.done(),
+            _ => &self.record.slots,
+        };
+        self.record.report(self.stage.state(&self.record), cluster.now(), versions, done)
+    }
+
+    /// What the loop is to do now. `is_quiet` if nobody waits for an answer, `has_left` once the control thread has
+    /// ended; both are waited for, but not for ever.
+    pub(super) fn departure(&mut self, now: Duration, is_quiet: bool, has_left: bool) -> Departure {
+        match &self.stage {
+            Stage::Leaving { program, until } if is_quiet || now >= *until => {
+                let program = Arc::clone(program);
+                self.stage = Stage::Closing { program, until: now + CLOSING_GRACE };
+                Departure::Close
+            }
+            Stage::Closing { program, until } if has_left || now >= *until => {
+                Departure::Execute(Candidate { program: Arc::clone(program), record: self.record.clone() })
+            }
+            Stage::Closing { .. } => Departure::Wait,
+            _ => Departure::Stay,
         }
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Over)
+    /// It was to be executed, and could not be.
+    pub(super) fn execution_failed(&mut self, cluster: &Cluster, error: &str) {
+        let path = self.place.launch.path.display();
+        let reason = format!("cannot execute {path}: {error}");
+        self.fail(cluster, 500, reason);
     }
 
     /// Has the new program not been executed yet?
@@ -99,51 +169,133 @@ impl Upgrade {
             Stage::Opening { .. } | Stage::Asking { .. } | Stage::Leaving { .. } | Stage::Closing { .. }
         )
     }
-}
 
-impl Supervisor {
-    /// Begins an upgrade. Whoever asked is answered when the new program is about to take over, or when it is
-    /// clear that it will not.
-    pub(crate) fn upgrade(&mut self, reply: Option<Reply>) {
-        if let Some(objection) = self.objection_to_upgrade() {
-            log::warn!("not upgrading: {objection}");
-            if let Some(reply) = reply {
-                reply.send(Err(Failure::new(409, objection)));
-            }
+    /// The program that was asked has ended.
+    fn on_end(&mut self, cluster: &Cluster, pid: Pid, cause: Cause) {
+        if !matches!(&self.stage, Stage::Asking { question, .. } if question.pid == pid) {
             return;
         }
-        log::info!("upgrading: looking at {}", self.launch.path.display());
-        let (sender, opened) = crossbeam_channel::bounded(1);
-        let (path, waker) = (self.launch.path.clone(), Arc::clone(&self.waker));
-        let opener = std::thread::Builder::new().name("upgrade".to_owned()).spawn(move || {
-            // Errors here mean that nobody waits any more.
-            let _ = sender.send(candidate::open(&path));
-            let _ = waker.wake();
-        });
-        let stage = Stage::Opening { opened, deadline: self.now + candidate::PATIENCE };
-        let record = Record::new(self.program.version, self.now);
-        self.upgrade = Some(Upgrade { stage, record, reply });
-        if let Err(source) = opener {
-            let path = self.launch.path.clone();
-            self.refuse_upgrade(&Refusal::Ask { path, source });
+        let Stage::Asking { question, in_time, .. } = std::mem::replace(&mut self.stage, Stage::Over) else {
+            return;
+        };
+        match question.judge(cause, in_time, &Identity::of(self.place.program)) {
+            Ok((program, identity)) => {
+                let path = self.place.launch.path.display();
+                log::info!("upgrading: {path} is version {}", identity.version);
+                self.record.to = identity.version;
+                self.stage = Stage::Leaving { program: Arc::new(program), until: cluster.now() + GRACE };
+                if let Some(reply) = self.reply.take() {
+                    reply.send(Ok(Answer::UpgradeBegun(Box::new(self.progress(cluster)))));
+                }
+            }
+            Err(refusal) => self.refuse(cluster, &refusal),
         }
     }
 
-    /// Goes on with an upgrade under way, if there is one.
-    pub(crate) fn continue_upgrade(&mut self) {
-        let now = self.now;
-        let Some(upgrade) = &mut self.upgrade else { return };
-        if upgrade.is_revocable() && self.stage.is_ending() {
-            return self.fail_upgrade(409, "the service began to shut down".to_owned());
+    fn ask(&mut self, cluster: &Cluster, file: File) {
+        match Question::ask(file, &self.place.launch, cluster.registry(), ANSWER) {
+            Ok(question) => {
+                let deadline = cluster.now() + candidate::PATIENCE;
+                self.stage = Stage::Asking { question, deadline, in_time: true };
+            }
+            Err(refusal) => self.refuse(cluster, &refusal),
         }
-        match &mut upgrade.stage {
+    }
+
+    /// Lets the workers follow this program.
+    fn roll(&mut self, cluster: &mut Cluster) {
+        log::info!("upgrading: {}", self.record.describe_takeover());
+        let begun = slots(cluster, None).and_then(|slots| match File::open(OURSELVES) {
+            Ok(program) => Ok(Replacement::begin(cluster, slots, Some(program.into()))),
+            Err(error) => {
+                Err(Failure::new(500, format!("cannot open this program for the workers: {error}")))
+            }
+        });
+        match begun {
+            Ok(replacement) => self.stage = Stage::Rolling { replacement },
+            Err(failure) => self.fail(cluster, failure.status, failure.error),
+        }
+    }
+
+    /// The workers have followed, or one has not.
+    fn on_rolled(
+        &mut self,
+        cluster: &Cluster,
+        outcome: Result<RestartReport, Failure>,
+        done: Vec<RestartedSlot>,
+    ) {
+        match outcome {
+            Ok(report) => {
+                self.record.slots = report.slots;
+                self.record.ended = Some(cluster.now());
+                self.stage = Stage::Over;
+                log::info!("upgrade done: {}", self.record);
+            }
+            Err(failure) => {
+                self.record.slots = done;
+                self.fail(cluster, failure.status, failure.error);
+            }
+        }
+    }
+
+    fn refuse(&mut self, cluster: &Cluster, refusal: &Refusal) {
+        self.fail(cluster, refusal.status(), refusal.to_string());
+    }
+
+    /// Ends the upgrade without success, and tells whoever waits and whoever asks later.
+    fn fail(&mut self, cluster: &Cluster, status: u16, reason: String) {
+        if let Stage::Asking { question, .. } = &self.stage {
+            end_child(question.pid);
+        }
+        if self.is_revocable() || self.reply.is_some() {
+            log::error!("upgrade refused, nothing has changed: {reason}");
+        } else {
+            log::error!("upgrade failed: {reason}");
+        }
+        self.stage = Stage::Over;
+        self.record.ended = Some(cluster.now());
+        self.record.reason = Some(reason.clone());
+        if let Some(reply) = self.reply.take() {
+            reply.send(Err(Failure::new(status, reason)));
+        }
+    }
+}
+
+impl Operation for Upgrade {
+    fn kind(&self) -> Option<Kind> {
+        (!matches!(self.stage, Stage::Over)).then_some(Kind::Upgrade)
+    }
+
+    fn deadline(&self, cluster: &Cluster) -> Option<Duration> {
+        match &self.stage {
+            Stage::Opening { deadline, .. } | Stage::Asking { deadline, in_time: true, .. } => {
+                Some(*deadline)
+            }
+            Stage::Leaving { until, .. } | Stage::Closing { until, .. } => Some(*until),
+            Stage::Rolling { replacement } => replacement.deadline(cluster.now()),
+            Stage::Asking { in_time: false, .. } | Stage::TakingOver { .. } | Stage::Over => None,
+        }
+    }
+
+    /// Over only when the next begins: what it came to can be asked for.
+    fn turn(&mut self, cluster: &mut Cluster, turn: Turn<'_>) -> bool {
+        for news in turn.news {
+            if let News::ChildEnded { pid, cause } = *news {
+                self.on_end(cluster, pid, cause);
+            }
+        }
+        if self.is_revocable() && turn.running.is_ending() {
+            self.fail(cluster, 409, "the service began to shut down".to_owned());
+        }
+        let now = cluster.now();
+        match &mut self.stage {
             Stage::Opening { opened, deadline } => match opened.try_recv() {
-                Ok(Ok(file)) => self.ask_candidate(file),
-                Ok(Err(refusal)) => self.refuse_upgrade(&refusal),
+                Ok(Ok(file)) => self.ask(cluster, file),
+                Ok(Err(refusal)) => self.refuse(cluster, &refusal),
                 Err(TryRecvError::Empty) if now < *deadline => {}
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
-                    let path = self.launch.path.clone();
-                    self.refuse_upgrade(&Refusal::Unopened { path });
+                    let path = self.place.launch.path.clone();
+                    self.refuse(cluster, &Refusal::Unopened { path });
                 }
             },
             Stage::Asking { question, deadline, in_time } => {
@@ -153,170 +305,24 @@ impl Supervisor {
                     end_child(question.pid);
                 }
             }
-            Stage::Leaving { program, until } => {
-                if now >= *until || (self.gathers.is_empty() && self.reloads.is_empty()) {
-                    let program = Arc::clone(program);
-                    upgrade.stage = Stage::Closing { program, until: now + CLOSING_GRACE };
-                    self.turn_away_the_waiting();
-                    self.control.leave();
-                }
-            }
-            Stage::Closing { until, .. } => {
-                if now >= *until || self.control.has_left() {
-                    self.make_way();
-                }
-            }
             Stage::TakingOver { left } => {
-                if self.stage == Service::Running {
-                    upgrade.record.takeover = Some(now.saturating_sub(*left));
-                    self.roll_workers();
-                } else if self.stage.is_ending() {
-                    self.fail_upgrade(
-                        409,
-                        "the service began to shut down before its workers followed".to_owned(),
-                    );
+                if cluster.phase() == Phase::Running {
+                    self.record.takeover = Some(now.saturating_sub(*left));
+                    self.roll(cluster);
+                } else if turn.running.is_ending() {
+                    let reason = "the service began to shut down before its workers followed";
+                    self.fail(cluster, 409, reason.to_owned());
                 }
             }
-            Stage::Rolling | Stage::Over => {}
-        }
-    }
-
-    /// A child has ended. Was it the program that was asked?
-    pub(crate) fn note_candidate_end(&mut self, pid: Pid, cause: Cause) -> bool {
-        let Some(upgrade) = &mut self.upgrade else { return false };
-        if !matches!(&upgrade.stage, Stage::Asking { question, .. } if question.pid == pid) {
-            return false;
-        }
-        let Stage::Asking { question, in_time, .. } = std::mem::replace(&mut upgrade.stage, Stage::Over)
-        else {
-            return false;
-        };
-        match question.judge(cause, in_time, &Identity::of(self.program)) {
-            Ok((program, identity)) => {
-                log::info!("upgrading: {} is version {}", self.launch.path.display(), identity.version);
-                upgrade.record.to = identity.version;
-                upgrade.stage = Stage::Leaving { program: Arc::new(program), until: self.now + GRACE };
-                let reply = upgrade.reply.take();
-                if let Some(reply) = reply {
-                    reply.send(Ok(Answer::UpgradeBegun(Box::new(self.upgrade_progress()))));
+            Stage::Rolling { replacement } => {
+                if let Some(outcome) = replacement.turn(cluster, turn) {
+                    let done = replacement.done().to_vec();
+                    self.on_rolled(cluster, outcome, done);
                 }
             }
-            Err(refusal) => self.refuse_upgrade(&refusal),
+            Stage::Leaving { .. } | Stage::Closing { .. } | Stage::Over => {}
         }
-        true
-    }
-
-    /// How far the last upgrade has come.
-    pub(crate) fn upgrade_progress(&self) -> UpgradeReport {
-        let done = self.restart.as_ref().map(|restart| restart.done()).unwrap_or_default();
-        let report = self.upgrade.as_ref().map(|upgrade| {
-            let versions = self.slots.iter().map(|seat| (seat.id, seat.version.as_str()));
-            let done = if matches!(upgrade.stage, Stage::Rolling) { done } else { &upgrade.record.slots };
-            upgrade.record.report(upgrade.stage.state(&upgrade.record), self.now, versions, done)
-        });
-        report.unwrap_or_default()
-    }
-
-    /// The workers have followed, or one has not.
-    pub(crate) fn note_rolled(&mut self, slots: Vec<RestartedSlot>, failure: Option<Failure>) {
-        let Some(upgrade) = &mut self.upgrade else { return };
-        upgrade.record.slots = slots;
-        if let Some(failure) = failure {
-            return self.fail_upgrade(failure.status, failure.error);
-        }
-        upgrade.record.ended = Some(self.now);
-        upgrade.stage = Stage::Over;
-        log::info!("upgrade done: {}", upgrade.record);
-    }
-
-    /// Why there can be no upgrade now, if there cannot.
-    fn objection_to_upgrade(&self) -> Option<&'static str> {
-        if self.is_upgrading() {
-            return Some("another upgrade is under way; `holdfast ctl upgrade --status` shows how far it is");
-        }
-        if self.restart.is_some() {
-            return Some("a restart is under way; wait for its end");
-        }
-        if self.moving.is_under_way() {
-            return Some("connections are being moved between slots; wait for the end of that");
-        }
-        match self.stage {
-            Service::Starting => Some("the service is still starting; wait until it is ready"),
-            Service::Draining(_) | Service::Stopping { .. } => Some("the service is shutting down"),
-            Service::Running => None,
-        }
-    }
-
-    /// Is an upgrade under way?
-    pub(crate) fn is_upgrading(&self) -> bool {
-        self.upgrade.as_ref().is_some_and(|upgrade| !upgrade.is_over())
-    }
-
-    fn ask_candidate(&mut self, file: File) {
-        let asked = Question::ask(file, &self.launch, self.poll.registry(), ANSWER);
-        match (asked, &mut self.upgrade) {
-            (Ok(question), Some(upgrade)) => {
-                let deadline = self.now + candidate::PATIENCE;
-                upgrade.stage = Stage::Asking { question, deadline, in_time: true };
-            }
-            (Ok(question), None) => end_child(question.pid),
-            (Err(refusal), _) => self.refuse_upgrade(&refusal),
-        }
-    }
-
-    fn refuse_upgrade(&mut self, refusal: &Refusal) {
-        self.fail_upgrade(refusal.status(), refusal.to_string());
-    }
-
-    /// Ends the upgrade without success, and tells whoever waits and whoever asks later.
-    fn fail_upgrade(&mut self, status: u16, reason: String) {
-        let Some(upgrade) = &mut self.upgrade else { return };
-        match &upgrade.stage {
-            Stage::Asking { question, .. } => end_child(question.pid),
-            Stage::Closing { .. } => {
-                match self.control.start_again(Arc::clone(&self.waker), self.program.version) {
-                    Ok(requests) => self.requests = requests,
-                    Err(error) => log::error!("the control socket is gone: {error}"),
-                }
-            }
-            _ => {}
-        }
-        if upgrade.is_revocable() || upgrade.reply.is_some() {
-            log::error!("upgrade refused, nothing has changed: {reason}");
-        } else {
-            log::error!("upgrade failed: {reason}");
-        }
-        upgrade.stage = Stage::Over;
-        upgrade.record.ended = Some(self.now);
-        upgrade.record.reason = Some(reason.clone());
-        if let Some(reply) = upgrade.reply.take() {
-            reply.send(Err(Failure::new(status, reason)));
-        }
-    }
-
-    /// Executes the new program in this process. Goes on as before if that cannot be done.
-    fn make_way(&mut self) {
-        let Some(Upgrade { stage: Stage::Closing { program, .. }, record, .. }) = &self.upgrade else {
-            return;
-        };
-        let (program, record) = (Arc::clone(program), record.clone());
-        let error = self.execute(&program, &record);
-        self.fail_upgrade(500, format!("cannot execute {}: {error}", self.launch.path.display()));
-    }
-
-    /// Lets the workers follow this program.
-    fn roll_workers(&mut self) {
-        if let Some(upgrade) = &mut self.upgrade {
-            log::info!("upgrading: {}", upgrade.record.describe_takeover());
-            upgrade.stage = Stage::Rolling;
-        }
-        match File::open(OURSELVES) {
-            Ok(program) => self.restart_with(None, Some(program.into()), None),
-            Err(error) => {
-                let reason = format!("cannot open this program for the workers: {error}");
-                self.note_rolled(Vec::new(), Some(Failure::new(500, reason)));
-            }
-        }
+        false
     }
 }
 

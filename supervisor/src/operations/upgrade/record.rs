@@ -12,13 +12,13 @@ use crate::api::{RestartedSlot, UpgradeReport, UpgradeState, UpgradedSlot};
 /// What is told of an upgrade.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
-    pub(super) from: String,
+    pub(crate) from: String,
     /// Empty while it is not known.
     pub(super) to: String,
     /// Seconds since 1970.
-    pub(super) started_at: u64,
+    pub(crate) started_at: u64,
     /// The same, by the monotonic clock, which one boot's programs share.
-    pub(super) began: Duration,
+    pub(crate) began: Duration,
     pub(super) ended: Option<Duration>,
     /// From when the old program left until the new one answered everybody.
     pub(super) takeover: Option<Duration>,
@@ -113,7 +113,7 @@ impl Stage {
         match self {
             Self::Opening { .. } | Self::Asking { .. } => UpgradeState::Asking,
             Self::Leaving { .. } | Self::Closing { .. } | Self::TakingOver { .. } => UpgradeState::TakingOver,
-            Self::Rolling => UpgradeState::Rolling,
+            Self::Rolling { .. } => UpgradeState::Rolling,
             Self::Over if record.reason.is_some() => UpgradeState::Failed,
             Self::Over => UpgradeState::Done,
         }

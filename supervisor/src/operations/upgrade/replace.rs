@@ -6,29 +6,24 @@ use std::env;
 use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use holdfast_shared::clock::{self, milliseconds};
-use holdfast_shared::ipc::reconnect::{ReconnectError, ReconnectListener};
+use holdfast_shared::clock::milliseconds;
+use holdfast_shared::ipc::reconnect::ReconnectError;
 use holdfast_shared::sys::descriptor;
 use nix::errno::Errno;
 use nix::unistd::fexecve;
 
-use super::handoff::{Failed, Handoff, ReceivedHandoff};
-use super::record::Record;
-use crate::api::Failure;
-use crate::host::launch::{HANDOFF_VARIABLE, Launch, OURSELVES};
-use crate::host::notify;
-use crate::host::signals;
-use crate::supervisor::Supervisor;
+use super::handoff::Failed;
+pub(crate) use super::handoff::{Handoff, ReceivedHandoff};
+use crate::host::launch::{HANDOFF_VARIABLE, Launch};
 
 /// Why another program was not executed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecuteError {
     /// The slots would have nowhere to come to.
     #[error(transparent)]
-    ReconnectListener(#[from] ReconnectError),
+    Reconnect(#[from] ReconnectError),
     /// The service is to end, rather than to go on with another program.
     #[error("the service began to shut down")]
     Ending,
@@ -75,72 +70,8 @@ pub(crate) fn go_back(launch: &Launch, handoff: ReceivedHandoff, version: &str, 
     log::error!("cannot go back to the program before: {error}");
 }
 
-impl Supervisor {
-    /// Executes `program` in this process. Returns only if that cannot be done; everything is as it was then.
-    pub(super) fn execute(&mut self, program: &File, record: &Record) -> ExecuteError {
-        notify::reloading();
-        let error = self.try_execute(program, record);
-        notify::ready("the upgrade failed; serving as before");
-        error
-    }
-
-    fn try_execute(&mut self, program: &File, record: &Record) -> ExecuteError {
-        let doing = "keep signals back";
-        if let Err(source) = signals::block() {
-            return ExecuteError::Prepare { doing, source };
-        }
-        // Those that come from here on are the new program's. Those that came before are ours.
-        self.on_signals();
-        let error = match self.prepare(record) {
-            _ if self.stage.is_ending() => ExecuteError::Ending,
-            Ok((handoff, _door, _ourselves)) => execute(program, &self.launch, &handoff),
-            Err(error) => error,
-        };
-        if let Err(source) = signals::unblock() {
-            log::error!("cannot take signals any more: {source}");
-        }
-        error
-    }
-
-    /// What is left to the next program, and what of it is held open here.
-    fn prepare(&self, record: &Record) -> Result<(Handoff, ReconnectListener, File), ExecuteError> {
-        // Slots find it at the very moment they lose us.
-        let door = ReconnectListener::open(self.run_dir.path())?;
-        let doing = "open the program that runs";
-        let ourselves = File::open(OURSELVES).map_err(|source| ExecuteError::Prepare { doing, source })?;
-        let (control, admin) = self.control.sockets().descriptors();
-        let handoff = Handoff {
-            from: record.from.clone(),
-            path: self.launch.path.clone(),
-            run_dir: self.run_dir.path().to_owned(),
-            started_at: record.started_at,
-            began_ms: milliseconds(record.began),
-            left_ms: milliseconds(clock::now()),
-            failed: None,
-            control: Some(control.as_raw_fd()),
-            admin: admin.map(|admin| admin.as_raw_fd()),
-            door: Some(door.as_fd().as_raw_fd()),
-            lock: Some(self.run_dir.supervisor_lock().as_raw_fd()),
-            previous: Some(ourselves.as_raw_fd()),
-        };
-        Ok((handoff, door, ourselves))
-    }
-
-    /// Nobody gets an answer from a program that is gone.
-    pub(super) fn turn_away_the_waiting(&mut self) {
-        let waiting = self.gathers.drain(..).map(|gather| gather.into_reply());
-        let reloading = self.reloads.drain(..).filter_map(|reload| reload.into_reply());
-        let unheard = self.requests.try_iter().map(|request| request.reply);
-        for reply in waiting.chain(reloading).chain(unheard) {
-            reply.send(Err(Failure::new(503, "the supervisor is being replaced; ask again")));
-        }
-        // Who asks from here on hears the same from the control thread.
-        self.requests = crossbeam_channel::never();
-    }
-}
-
 /// Executes `program` with our arguments and `handoff`.
-fn execute(program: &File, launch: &Launch, handoff: &Handoff) -> ExecuteError {
+pub(crate) fn execute(program: &File, launch: &Launch, handoff: &Handoff) -> ExecuteError {
     match arguments(launch).and_then(|arguments| Ok((arguments, environment(handoff)?))) {
         Ok((arguments, environment)) => {
             let inherit = |inherited| {

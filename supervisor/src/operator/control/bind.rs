@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::{Shutdown, UnixAddr, getsockname, shutdown};
 
 use super::Error;
+pub use crate::host::launch::InheritedSockets;
 pub use crate::host::run_dir::socket_path;
 
 /// Its name in the directory it is made in.
@@ -33,7 +34,11 @@ impl Sockets {
     ///
     /// # Errors
     /// When one of them cannot be had.
-    pub fn bind(run_dir: &Path, admin: Option<SocketAddr>, inherited: Inherited) -> Result<Self, Error> {
+    pub fn bind(
+        run_dir: &Path,
+        admin: Option<SocketAddr>,
+        inherited: InheritedSockets,
+    ) -> Result<Self, Error> {
         let path = socket_path(run_dir);
         let control = match inherited.control.filter(|control| is_bound_to(control, &path)) {
             Some(control) => control.into(),
@@ -85,15 +90,6 @@ impl Sockets {
     pub(super) fn set_wanted(&mut self, wanted: Option<SocketAddr>) {
         self.wanted = wanted;
     }
-}
-
-/// Sockets that an earlier program left open for this one. Not believed before they are looked at.
-#[derive(Debug, Default)]
-pub struct Inherited {
-    /// The control socket.
-    pub control: Option<OwnedFd>,
-    /// The admin listener.
-    pub admin: Option<OwnedFd>,
 }
 
 /// Is this the socket that was bound for `path`? It was moved there from where it was made.

@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
-pub use bind::{Inherited, Sockets, socket_path};
+pub use bind::{Sockets, socket_path};
 
 use holdfast_shared::ipc::reconnect::MAX_RUN_DIR_BYTES;
 

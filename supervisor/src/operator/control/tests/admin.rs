@@ -114,11 +114,11 @@ fn the_admin_address_moves_while_nobody_serves_it() {
 fn listeners_are_taken_over_if_they_are_what_is_wanted() {
     let place = tempfile::tempdir().unwrap();
     let wanted = Some("127.0.0.1:0".parse().unwrap());
-    let first = Sockets::bind(place.path(), wanted, Inherited::default()).unwrap();
+    let first = Sockets::bind(place.path(), wanted, InheritedSockets::default()).unwrap();
     let address = |sockets: &Sockets| sockets.copies().unwrap().1.unwrap().local_addr().unwrap();
     let copies = || {
         let (control, admin) = first.copies().unwrap();
-        Inherited { control: Some(control.into()), admin: admin.map(Into::into) }
+        InheritedSockets { control: Some(control.into()), admin: admin.map(Into::into) }
     };
     let _waiting = UnixStream::connect(socket_path(place.path())).unwrap();
     let second = Sockets::bind(place.path(), wanted, copies()).unwrap();
@@ -128,7 +128,8 @@ fn listeners_are_taken_over_if_they_are_what_is_wanted() {
     let elsewhere = Some("127.0.0.2:0".parse().unwrap());
     let third = Sockets::bind(place.path(), elsewhere, copies()).unwrap();
     assert_ne!(address(&third), address(&first));
-    let nonsense = Inherited { control: Some(TcpListener::bind("127.0.0.1:0").unwrap().into()), admin: None };
+    let nonsense =
+        InheritedSockets { control: Some(TcpListener::bind("127.0.0.1:0").unwrap().into()), admin: None };
     drop(Sockets::bind(place.path(), None, nonsense).unwrap());
 }
 

@@ -22,6 +22,7 @@ use crate::api::{
     Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, RebalanceReport, RebalancedSlot, Report,
     RestartReport, RestartedSlot, Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
+use crate::host::launch::InheritedSockets;
 
 /// So that a test that waits for what never comes fails instead of hanging.
 const HANG: Duration = Duration::from_secs(60);
@@ -47,7 +48,7 @@ impl Rig {
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let (sender, receiver) = crossbeam_channel::bounded(queue);
         let admin = Some("127.0.0.1:0".parse().unwrap());
-        let sockets = Sockets::bind(dir.path(), admin, Inherited::default()).unwrap();
+        let sockets = Sockets::bind(dir.path(), admin, InheritedSockets::default()).unwrap();
         let control = Control::start_with(sockets, sender, Arc::clone(&waker), "1.2.3", deadlines).unwrap();
         Self { dir, control: Some(control), waker, inbox: Some((poll, receiver)), fake: None }
     }

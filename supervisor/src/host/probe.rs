@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use holdfast_shared::config::{self, Inputs, Workers};
+use holdfast_shared::config::{self, Inputs};
 use holdfast_shared::format::Format;
 use holdfast_shared::ipc::codec::LINK_FORMAT;
 use holdfast_shared::ipc::settings_memory::SETTINGS_FORMAT;
@@ -15,12 +15,7 @@ use holdfast_worker::connection::saved::SAVED_FORMAT;
 use holdfast_worker::keeper::KEEPER_FORMAT;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::settings;
-use crate::host::capacity;
-use crate::host::kernel;
-use crate::operations::reload;
-use crate::operator::cli::{self, RunArguments};
-use crate::start;
+use super::{capacity, kernel, settings};
 
 /// Bad configuration, as for bad usage.
 const BAD_CONFIGURATION: u8 = 2;
@@ -63,8 +58,8 @@ impl Identity {
 ///
 /// Exits with 0, or 2 with every error if it would not, or 1 if it could not be said.
 #[must_use]
-pub fn run(program: Program, arguments: &RunArguments) -> ExitCode {
-    if let Err(complaint) = would_start(&cli::inputs(program, arguments)) {
+pub fn run(program: Program, inputs: &Inputs) -> ExitCode {
+    if let Err(complaint) = would_start(inputs) {
         eprintln!("{complaint}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
@@ -85,10 +80,9 @@ fn would_start(inputs: &Inputs) -> Result<(), String> {
     let effective = config::load(inputs).map_err(|errors| errors.to_string())?;
     let config = &effective.config;
     settings::check(config).map_err(|error| error.to_string())?;
-    let workers: Workers = config.workers;
     let descriptors = kernel::raise_descriptor_limit().map_err(|error| error.to_string())?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
-    let demand = reload::demand(config, start::workers(workers).into(), descriptors);
+    let demand = capacity::Demand::of(config, capacity::workers(config.workers), descriptors);
     capacity::plan(demand).map(drop).map_err(|error| error.to_string())
 }
 

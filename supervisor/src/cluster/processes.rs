@@ -1,30 +1,34 @@
 //! Slots in motion: feeds the state machines and does what they ask for. What is to be done is decided in
 //! `slot`; here are the processes and links it is done with.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
-use holdfast_shared::ipc::message::ToWorker;
+use holdfast_shared::id::SlotId;
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cluster::lifecycle::{Action, Cause, Event, Lifecycle, State, Worker};
+use super::lifecycle::{Action, Cause, Event, State, Worker};
+use super::slot::KEEPER_DIED;
+use super::{Cluster, News, Phase};
 use crate::host::spawn::{Order, spawn_keeper};
-use crate::supervisor::{Stage, Supervisor, SupervisorError};
 
-impl Supervisor {
+impl Cluster {
     /// One event for one slot, and all that follows from it.
-    pub(crate) fn step(&mut self, position: usize, event: Event) {
-        let actions = self.slots[position].machine.step(event, self.now);
+    pub(super) fn step(&mut self, slot: SlotId, event: Event) {
+        let actions = self.slots[slot].life.step(event, self.now);
         for action in actions {
-            self.act(position, action);
+            self.act(slot, action);
         }
     }
 
     /// Collects every child that has ended: keepers, and workers whose keeper died before them, which are
     /// ours since we are their subreaper.
-    pub(crate) fn reap(&mut self) {
+    pub(super) fn reap(&mut self) {
         self.reap_adopted();
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -43,143 +47,136 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn on_reaped(&mut self, pid: Pid, cause: Cause) {
-        if self.note_candidate_end(pid, cause) {
-            return;
-        }
+    pub(super) fn on_reaped(&mut self, pid: Pid, cause: Cause) {
         let is_worker = |state: State| {
             state.keeper() != Some(pid) && state.worker().is_some_and(|worker| worker.pid == pid)
         };
         let knows = |state: State| state.keeper() == Some(pid) || is_worker(state);
-        let Some(position) = self.slots.iter().position(|seat| knows(seat.machine.state())) else {
-            return log::debug!("child {pid} ended ({cause}); nobody here knows it");
+        let Some(slot) = self.slots().find(|slot| knows(slot.state())).map(|slot| slot.id) else {
+            log::debug!("child {pid} ended ({cause}); it is no slot's");
+            return self.news.push(News::ChildEnded { pid, cause });
         };
         // What it said last is on the link still, and comes first: another may be the keeper by now. The link's
         // end comes after, for the answer to that alone would be to kill the keeper, whose number may be
         // somebody else's by now.
-        let end = self.read_link(position);
-        let state = self.slots[position].machine.state();
+        let end = self.read_link(slot);
+        let state = self.slots[slot].state();
         if is_worker(state) {
-            self.step(position, Event::WorkerReaped { pid });
+            self.step(slot, Event::WorkerReaped { pid });
         } else if knows(state) {
-            self.step(position, Event::KeeperReaped { cause });
+            self.step(slot, Event::KeeperReaped { cause });
         }
-        self.note_link_end(position, end);
+        self.note_link_end(slot, end);
     }
 
-    /// A keeper says that it is there. One that we did not start was the slot's worker, `heir`.
-    pub(crate) fn on_keeper(&mut self, position: usize, heir: Worker) {
-        if self.slots[position].machine.state().keeper() == Some(heir.pid) {
+    /// A keeper says that it is there. One that we did not start was the slot's worker.
+    pub(super) fn on_keeper(&mut self, slot: SlotId, keeper: Worker) {
+        if self.slots[slot].state().keeper() == Some(keeper.pid) {
             return;
         }
-        self.on_worker(position, heir);
-        if self.looks_after(position, heir.pid) {
-            self.step(position, Event::WorkerKeeps { keeper: heir.pid });
-        } else if self.slots[position].machine.state().worker() == Some(heir) {
+        self.on_worker(slot, keeper);
+        if self.looks_after(slot, keeper.pid) {
+            self.step(slot, Event::WorkerKeeps { keeper: keeper.pid });
+        } else if self.slots[slot].state().worker() == Some(keeper) {
             // It has ended since.
-            self.step(position, Event::WorkerReaped { pid: heir.pid });
+            self.step(slot, Event::WorkerReaped { pid: keeper.pid });
         }
     }
 
-    fn act(&mut self, position: usize, action: Action) {
-        let slot = self.slots[position].id;
+    fn act(&mut self, slot: SlotId, action: Action) {
         match action {
-            Action::SpawnKeeper => self.spawn(position),
-            Action::KillKeeper(pid) => self.signal(position, pid, Signal::SIGKILL),
-            Action::KillWorker(pid) => self.kill_abandoned(position, pid),
+            Action::SpawnKeeper => self.spawn(slot),
+            Action::KillKeeper(pid) => self.signal(slot, pid, Signal::SIGKILL),
+            Action::KillWorker(pid) => self.kill_abandoned(slot, pid),
             Action::DrainWorker => {
-                let message = match self.stage {
-                    Stage::Draining(drain) => drain.message(self.now),
-                    Stage::Starting | Stage::Running | Stage::Stopping { .. } => ToWorker::Leave,
-                };
-                self.tell(position, &message);
+                self.tell(slot, &self.phase.last_order(self.now));
             }
             Action::ForgetHoldings => {
-                let lost = self.slots[position].slot_lost();
                 let returned = self.ledger.forget(slot);
+                let lost = self.slots[slot].slot_lost(returned);
                 log::debug!("slot {slot}: {returned} holdings given back, {lost} connections died with it");
-                self.remember(position);
-                self.note_reported(position);
+                self.remember(slot);
+                self.note_reported(slot);
             }
             Action::BecameReady(worker) => {
                 log::info!("slot {slot}: worker {} (pid {}) is ready", worker.incarnation, worker.pid);
             }
             Action::WorkerLost { cause, pause } => {
-                let cause = if self.slots[position].heartbeat.is_ending() { Cause::Wedged } else { cause };
-                self.slots[position].worker_died(cause, self.now);
-                self.remember(position);
+                let cause = if self.slots[slot].heartbeat.is_ending() { Cause::Wedged } else { cause };
+                self.slots[slot].on_worker_death(cause, self.now);
+                self.remember(slot);
                 log::debug!("slot {slot}: worker died of {cause}, the next one comes in {pause:?}");
                 if !pause.is_zero() {
-                    self.go_on_without(position);
+                    self.go_on_without(slot);
                 }
             }
             Action::KeeperReplaced { keeper } => {
-                self.slots[position].keeper_replaced(self.now);
-                self.remember(position);
+                self.slots[slot].on_worker_end(KEEPER_DIED, self.now);
+                self.remember(slot);
                 log::warn!(
                     "slot {slot}: keeper died; its worker {keeper} keeps the slot now, with all connections"
                 );
             }
             Action::KeeperLost { cause, pause } => {
-                self.slots[position].worker_died(cause, self.now);
-                self.remember(position);
+                self.slots[slot].on_worker_death(cause, self.now);
+                self.remember(slot);
                 log::error!(
                     "slot {slot}: keeper died of {cause}, and the slot's connections with it; the next one comes in {pause:?}"
                 );
                 if !pause.is_zero() {
-                    self.go_on_without(position);
+                    self.go_on_without(slot);
                 }
             }
             // Clients are in: going on without this slot is better than ending them with it.
-            Action::StartFailed { cause } if self.has_adopted || self.stage != Stage::Starting => {
+            Action::StartFailed { cause } if self.has_adopted || self.phase != Phase::Starting => {
                 log::error!("slot {slot} does not start ({cause}); going on without it, and trying again");
-                self.slots[position].is_given_up = true;
+                self.slots[slot].is_given_up = true;
             }
-            Action::StartFailed { cause } => {
-                self.failure =
-                    Some(SupervisorError::Start { slot, attempts: Lifecycle::START_ATTEMPTS, cause });
-                self.abort();
-            }
+            Action::StartFailed { cause } => self.news.push(News::StartFailed { slot, cause }),
             Action::Unexpected(event) => {
-                log::error!(
-                    "slot {slot}: {event:?} cannot happen in {:?}",
-                    self.slots[position].machine.state()
-                );
+                log::error!("slot {slot}: {event:?} cannot happen in {:?}", self.slots[slot].state());
             }
         }
     }
 
-    fn spawn(&mut self, position: usize) {
+    fn spawn(&mut self, slot: SlotId) {
         let order = Order {
-            slot: self.slots[position].id,
-            last: self.slots[position].worker.incarnation,
+            slot,
+            last: self.slots[slot].worker.incarnation,
             rows: self.capacity.rows,
             settings: self.settings.as_fd(),
-            listeners: self.listeners.of_slot(position).collect(),
+            listeners: self.listeners.of_slot(slot).collect(),
             lock: self.run_dir.slots_lock(),
             rendezvous: self.run_dir.rendezvous(),
         };
         let event = match spawn_keeper(&order) {
             Ok(spawned) => {
                 let keeper = spawned.keeper;
-                self.slots[position].occupy(spawned);
-                if let Err(error) = self.watch_link(position) {
-                    log::error!("slot {}: cannot watch its link: {error}", self.slots[position].id);
+                self.slots[slot].occupy(spawned);
+                if let Err(error) = self.watch_link(slot) {
+                    log::error!("slot {slot}: cannot watch its link: {error}");
                 }
                 Event::Spawned { keeper }
             }
             Err(error) => {
-                log::error!("slot {}: {error}", self.slots[position].id);
+                log::error!("slot {slot}: {error}");
                 Event::SpawnFailed
             }
         };
-        self.step(position, event);
+        self.step(slot, event);
+    }
+
+    /// Watches a slot's link.
+    pub(super) fn watch_link(&self, slot: SlotId) -> io::Result<()> {
+        let Some(link) = &self.slots[slot].link else { return Ok(()) };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry.register(&mut SourceFd(&link.as_raw_fd()), Token(slot.0.into()), interest)
     }
 
     /// Sends a signal to one of a slot's processes. Children of ours keep their numbers until they are reaped;
     /// of others only a pidfd is known not to be somebody else's.
-    pub(crate) fn signal(&self, position: usize, pid: Pid, signal: Signal) {
-        if self.slots[position].is_adopted {
+    pub(super) fn signal(&self, slot: SlotId, pid: Pid, signal: Signal) {
+        if self.slots[slot].is_adopted {
             self.adopted_processes.signal(pid, signal);
         } else {
             send(pid, signal);
@@ -187,13 +184,13 @@ impl Supervisor {
     }
 
     /// A worker without its keeper. Its pid may be anybody's by now unless it is our child.
-    fn kill_abandoned(&mut self, position: usize, pid: Pid) {
-        if self.slots[position].is_adopted {
-            return self.kill_adopted(position, pid);
+    fn kill_abandoned(&mut self, slot: SlotId, pid: Pid) {
+        if self.slots[slot].is_adopted {
+            return self.kill_adopted(slot, pid);
         }
         match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => send(pid, Signal::SIGKILL),
-            Ok(_) | Err(_) => self.step(position, Event::WorkerReaped { pid }),
+            Ok(_) | Err(_) => self.step(slot, Event::WorkerReaped { pid }),
         }
     }
 }
