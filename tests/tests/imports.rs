@@ -34,7 +34,7 @@ const CRATES: [(&str, &str, &[&[&str]]); 3] = [
 ];
 
 /// Not yet so: crate, the folder that names, the folder that is named.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[("worker", "serve", "life")];
+const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// One `use` or path in code.
 struct Name {

@@ -49,14 +49,14 @@ pub(crate) fn note(number: RawFd) -> u32 {
 impl Worker {
     /// The supervisor wants another worker in this one's place, and of another program if it sent one.
     pub(crate) fn begin_hand_over(&mut self, program: Option<OwnedFd>) {
-        self.hand_over = Some(HandOver { until: self.now + LONGEST_WAIT, program });
+        self.hand_over = Some(HandOver { until: self.server.now + LONGEST_WAIT, program });
     }
 
     /// Hands over as soon as nothing is under way between the supervisor and this worker: a verdict that came
     /// after it had left would be void, and its client counted as one that came and went.
     pub(crate) fn continue_hand_over(&mut self) -> Flow {
         let Some(hand_over) = &self.hand_over else { return Flow::Continue };
-        if self.drain.is_some() {
+        if self.server.drain.is_some() {
             self.stay("it is draining");
             return Flow::Continue;
         }
@@ -64,7 +64,7 @@ impl Worker {
             self.hand_over = None;
             return Flow::Continue;
         }
-        if self.is_under_way() && self.now < hand_over.until {
+        if self.is_under_way() && self.server.now < hand_over.until {
             return Flow::Continue;
         }
         // Its death may be among the events that are still to come, and nobody would be there to go on.
@@ -92,7 +92,7 @@ impl Worker {
     /// Takes up all states that the last worker has saved. To be called when every connection was taken over
     /// and nobody has been served yet. Returns when that worker stopped serving.
     pub(crate) fn take_up(&mut self) -> Option<Duration> {
-        let number = saved_memory(self.clients.connections.table.header())?;
+        let number = saved_memory(self.server.clients.connections.table.header())?;
         let memory = descriptor::borrow(number)?;
         let (stopped, is_ours) = match Reader::new(memory) {
             Ok(mut reader) => {
@@ -105,7 +105,7 @@ impl Worker {
             }
         };
         // A worker that dies before this leaves the states to the next; one that dies after it, has served.
-        self.clients.connections.table.header_mut().saved = 0;
+        self.server.clients.connections.table.header_mut().saved = 0;
         compiler_fence(Ordering::SeqCst);
         if is_ours && let Err(error) = nix::unistd::close(number) {
             log::error!("cannot close the memory of saved connections: {error}");
@@ -118,7 +118,7 @@ impl Worker {
             match reader.next_state() {
                 Ok(None) => return,
                 Ok(Some(state)) => {
-                    if !self.clients.connections.put_back(&state) {
+                    if !self.server.clients.connections.put_back(&state) {
                         log::error!("what was saved for descriptor {} is not of its connection", state.row);
                     }
                 }
@@ -136,15 +136,15 @@ impl Worker {
     pub(crate) fn is_under_way(&self) -> bool {
         self.link.as_ref().is_some_and(|link| {
             link.has_queued()
-                || self.admission.is_unanswered()
-                || !self.clients.connections.released.is_empty()
+                || self.server.admission.is_unanswered()
+                || !self.server.clients.connections.released.is_empty()
                 || self.moving.is_active()
         })
     }
 
     pub(crate) fn save(&self, stopped: Duration) -> Result<OwnedFd, WriteError> {
         let mut writer = Writer::new()?;
-        self.clients.connections.save_heap_states(&mut writer)?;
+        self.server.clients.connections.save_heap_states(&mut writer)?;
         writer.finish(stopped)
     }
 
@@ -153,9 +153,9 @@ impl Worker {
         // Whoever finds the number must find the memory complete.
         compiler_fence(Ordering::SeqCst);
         // The descriptors are the slot's from now on: its next worker closes the memory, its keeper the program.
-        self.clients.connections.table.header_mut().saved = note(memory.into_raw_fd());
+        self.server.clients.connections.table.header_mut().saved = note(memory.into_raw_fd());
         if let Some(program) = self.hand_over.take().and_then(|hand_over| hand_over.program) {
-            self.clients.connections.table.header_mut().binary = note(program.into_raw_fd());
+            self.server.clients.connections.table.header_mut().binary = note(program.into_raw_fd());
         }
     }
 

@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use holdfast_shared::clock;
 use holdfast_shared::sys::process::open_pidfd;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, getppid};
@@ -19,6 +17,7 @@ use nix::unistd::{Pid, getppid};
 use crate::life::event_loop::Worker;
 use crate::life::hand_over::note;
 use crate::life::keeper_start::{KeeperStart, OURSELVES};
+use crate::serve::{Server, Watched};
 
 /// The longest that verdicts under way are waited for: until then the slot is one death away from its end.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -28,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The keeper as its worker sees it.
 #[derive(Debug)]
-pub(crate) enum Keeper {
+pub(crate) enum KeeperWatch {
     /// It lives, as far as was heard. Its descriptor, if it could be had, becomes readable when that changes.
     Alive(Option<OwnedFd>),
     /// It is dead. Its place is taken when nothing is under way, or at this moment.
@@ -37,12 +36,13 @@ pub(crate) enum Keeper {
     Failed { until: Duration },
 }
 
-impl Keeper {
-    /// Watches the process `pid`, which makes `token` ready when it ends.
-    pub(crate) fn watch(pid: Pid, registry: &Registry, token: Token, now: Duration) -> Self {
+impl KeeperWatch {
+    /// Watches the process `pid`.
+    pub(crate) fn watch(pid: Pid, server: &Server) -> Self {
+        let now = server.now;
         let watch = || -> io::Result<OwnedFd> {
             let process = open_pidfd(pid)?;
-            registry.register(&mut SourceFd(&process.as_raw_fd()), token, Interest::READABLE)?;
+            server.watch(process.as_raw_fd(), Watched::Keeper)?;
             Ok(process)
         };
         let watched = watch();
@@ -81,11 +81,11 @@ impl Keeper {
 impl Worker {
     /// Looks whether the keeper has ended.
     pub(crate) fn look_at_keeper(&mut self) {
-        let Keeper::Alive(Some(process)) = &self.keeper else { return };
+        let KeeperWatch::Alive(Some(process)) = &self.keeper else { return };
         let mut watched = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         if poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
             log::error!("keeper {} is dead; taking its place", self.reconnection.keeper);
-            self.keeper = Keeper::dead(self.now);
+            self.keeper = KeeperWatch::dead(self.server.now);
         }
     }
 
@@ -93,9 +93,9 @@ impl Worker {
     /// are served on then.
     pub(crate) fn take_keepers_place(&mut self) {
         let is_time = match self.keeper {
-            Keeper::Alive(_) => false,
-            Keeper::Dead { until } => self.now >= until || !self.is_under_way(),
-            Keeper::Failed { until } => self.now >= until,
+            KeeperWatch::Alive(_) => false,
+            KeeperWatch::Dead { until } => self.server.now >= until || !self.is_under_way(),
+            KeeperWatch::Failed { until } => self.server.now >= until,
         };
         if !is_time {
             return;
@@ -111,14 +111,14 @@ impl Worker {
             let _ = link.flush();
         }
         if let Ok(memory) = &saved {
-            self.clients.connections.table.header_mut().saved = note(memory.as_raw_fd());
+            self.server.clients.connections.table.header_mut().saved = note(memory.as_raw_fd());
         }
         compiler_fence(Ordering::SeqCst);
         let result = File::open(OURSELVES).and_then(|program| self.as_keeper().execute(program.as_fd()));
         let Err(error) = result;
-        self.clients.connections.table.header_mut().saved = 0;
+        self.server.clients.connections.table.header_mut().saved = 0;
         log::error!("cannot take the keeper's place: {error}; serving on without one, and trying again");
-        self.keeper = Keeper::Failed { until: self.now + PAUSE };
+        self.keeper = KeeperWatch::Failed { until: self.server.now + PAUSE };
     }
 
     /// What this process is handed as the slot's keeper.
@@ -130,7 +130,7 @@ impl Worker {
             table: self.table_memory,
             lock: self.reconnection.lock,
             reconnect_socket: self.reconnection.path.clone(),
-            listeners: self.listeners.iter().map(|listener| listener.descriptor).collect(),
+            listeners: self.server.listeners().collect(),
             previous: None,
             went_back: None,
         }

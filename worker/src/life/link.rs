@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::LinkError;
-use holdfast_shared::ipc::message::{Envelope, MAX_BATCH, Report, ToWorker, Verdict, WorkerMessage};
-use holdfast_shared::table::Phase;
-use mio::unix::SourceFd;
+use holdfast_shared::ipc::message::{Envelope, MAX_BATCH, Report, ToWorker, WorkerMessage};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::life::event_loop::Worker;
 use crate::life::settings;
-use crate::serve::admission::{Admission, Outcome};
+use crate::serve::Admission;
 
 impl Worker {
     /// Reads all that the supervisor has said.
@@ -50,14 +48,14 @@ impl Worker {
             }
             ToWorker::Verdicts { verdicts } => {
                 for (ticket, verdict) in verdicts {
-                    self.on_verdict(ticket, verdict);
+                    self.server.on_verdict(ticket, verdict);
                 }
             }
             ToWorker::ReportNow { request } => self.send_report(Some(request)),
             ToWorker::State { full } => self.cluster_full = full,
-            ToWorker::Drain { duration } => self.begin_drain(duration),
-            ToWorker::HoldDrain => self.hold_drain(),
-            ToWorker::Leave => self.leave(),
+            ToWorker::Drain { duration } => self.server.begin_drain(duration),
+            ToWorker::HoldDrain => self.server.hold_drain(),
+            ToWorker::Leave => self.server.leave(),
             ToWorker::Restart => self.begin_hand_over(descriptors.into_iter().next()),
             ToWorker::Give { transfer, to, count } => {
                 if let Some(pair) = descriptors.into_iter().next() {
@@ -73,29 +71,10 @@ impl Worker {
         }
     }
 
-    fn on_verdict(&mut self, ticket: holdfast_shared::id::Ticket, verdict: Verdict) {
-        let connections = &self.clients.connections;
-        let is_waiting = |key| connections.is_in(key, Phase::AwaitingAdmission);
-        let outcome = self.admission.verdict(ticket, verdict, self.now, is_waiting);
-        match (outcome, verdict) {
-            (Outcome::Deliver { key, waited }, verdict) => {
-                self.clients.connections.table.counters().admission(waited);
-                match verdict {
-                    Verdict::Granted => self.clients.admit(key),
-                    Verdict::Refused(reason) => self.clients.refuse(key, reason),
-                }
-            }
-            (Outcome::GiveBack(address), _) => self.clients.connections.give_back(address),
-            (Outcome::Void, _) => {}
-        }
-    }
-
     /// Asks for admission of all who came with a valid request in this turn.
     pub(crate) fn send_tickets(&mut self) {
-        let connections = &self.clients.connections;
-        self.admission.trim(|key| connections.is_in(key, Phase::AwaitingAdmission));
-        while self.admission.has_unsent() && self.link_has_room() {
-            let tickets = self.admission.take_batch();
+        while self.server.admission.has_unsent() && self.link_has_room() {
+            let tickets = self.server.admission.take_batch();
             self.tell(WorkerMessage::Admit { tickets });
         }
     }
@@ -107,8 +86,8 @@ impl Worker {
         if self.moving.is_announced() {
             return;
         }
-        while !self.clients.connections.released.is_empty() && self.link_has_room() {
-            let released = &mut self.clients.connections.released;
+        while !self.server.clients.connections.released.is_empty() && self.link_has_room() {
+            let released = &mut self.server.clients.connections.released;
             let closed = released.drain(..released.len().min(MAX_BATCH)).collect();
             self.tell(WorkerMessage::Release { closed });
         }
@@ -118,22 +97,22 @@ impl Worker {
     /// agree.
     pub(crate) fn send_report(&mut self, request: Option<u64>) {
         self.send_releases();
-        self.report_drain();
+        if let Some((told, untold)) = self.server.drain_progress() {
+            self.tell(WorkerMessage::Draining { told, untold });
+        }
         if let Some(link) = &mut self.link {
             let (dropped, skipped) = link.take_lost();
-            let counters = self.clients.connections.table.counters();
+            let counters = self.server.clients.connections.table.counters();
             counters.link_dropped += dropped;
             counters.link_skipped += skipped;
         }
         let report = Report {
-            connections: self.clients.connections.admitted(),
-            pending_handshakes: self.clients.connections.pending(),
-            queued_bytes: self.clients.connections.queued_bytes(),
+            connections: self.server.clients.connections.admitted(),
+            pending_handshakes: self.server.clients.connections.pending(),
+            queued_bytes: self.server.clients.connections.queued_bytes(),
             loop_lag: std::mem::replace(&mut self.longest_turn, Duration::ZERO),
-            open_descriptors: self.own_descriptors
-                + self.clients.connections.admitted()
-                + self.clients.connections.pending(),
-            counters: *self.clients.connections.table.counters(),
+            open_descriptors: self.server.open_descriptors(),
+            counters: *self.server.clients.connections.table.counters(),
         };
         self.tell(WorkerMessage::Report { request, report: Box::new(report) });
     }
@@ -158,11 +137,11 @@ impl Worker {
         let Some(link) = self.link.take() else { return };
         log::error!(
             "the supervisor is gone: going on with {} connections, new ones wait for the next",
-            self.clients.connections.admitted()
+            self.server.clients.connections.admitted()
         );
-        let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
+        self.server.unwatch(link.as_raw_fd());
         ManuallyDrop::into_inner(link).abandon();
-        self.admission = Admission::default();
-        self.reconnection.begin(self.now);
+        self.server.admission = Admission::default();
+        self.reconnection.begin(self.server.now);
     }
 }

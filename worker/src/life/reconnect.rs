@@ -16,13 +16,12 @@ use holdfast_shared::ipc::message::{ToWorker, WorkerMessage};
 use holdfast_shared::ipc::reconnect::{self, ReconnectError};
 use holdfast_shared::sys::descriptor::{self, DescriptorError};
 use holdfast_shared::sys::process::take_blocked;
-use holdfast_shared::table::Phase;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::life::event_loop::{Worker, watch_link};
-use crate::serve::admission::Admission;
+use crate::life::event_loop::Worker;
+use crate::serve::Watched;
 use crate::test_hooks::is_crash_wanted;
 
 /// Between two attempts.
@@ -128,17 +127,17 @@ impl Worker {
     /// Tries to connect to the next supervisor, if there is none and it is time.
     pub(crate) fn look_for_supervisor(&mut self) {
         let Some(search) = &mut self.reconnection.search else { return };
-        if self.now < search.next_attempt {
+        if self.server.now < search.next_attempt {
             return;
         }
-        search.next_attempt = self.now + PAUSE;
-        self.reconnection.last_attempt = Some(self.now);
+        search.next_attempt = self.server.now + PAUSE;
+        self.reconnection.last_attempt = Some(self.server.now);
         if take_blocked(Signal::SIGTERM) {
             log::info!("leaving: told to by a signal, and there is no supervisor");
-            return self.leave();
+            return self.server.leave();
         }
-        if let Some(lonely) = search.notice(self.now) {
-            let (count, run_dir) = (self.clients.connections.admitted(), self.reconnection.run_dir());
+        if let Some(lonely) = search.notice(self.server.now) {
+            let (count, run_dir) = (self.server.clients.connections.admitted(), self.reconnection.run_dir());
             log::warn!(
                 "no supervisor for {} minutes; serving {count} connections on. Start holdfast with run_dir {run_dir} \
                  to have one again, or end this with `holdfast ctl --run-dir {run_dir} stop`",
@@ -161,9 +160,10 @@ impl Worker {
 
     /// Is there neither a supervisor nor a client, and has there been none for long?
     pub(crate) fn is_abandoned(&self) -> bool {
-        let has_clients = self.clients.connections.admitted() + self.clients.connections.pending() > 0;
+        let has_clients =
+            self.server.clients.connections.admitted() + self.server.clients.connections.pending() > 0;
         let search = self.reconnection.search.as_ref();
-        !has_clients && search.is_some_and(|search| self.now >= search.began + ABANDONED_AFTER)
+        !has_clients && search.is_some_and(|search| self.server.now >= search.began + ABANDONED_AFTER)
     }
 
     fn connect(&self) -> Result<ManuallyDrop<SlotEnd>, ConnectError> {
@@ -175,12 +175,12 @@ impl Worker {
         drop(socket);
         let mut link = ManuallyDrop::new(SlotEnd::new(descriptor::adopt(number)?));
         let own = [self.table_memory, lock];
-        let all = own.into_iter().chain(self.listeners.iter().map(|listener| listener.descriptor));
+        let all = own.into_iter().chain(self.server.listeners());
         let all: Vec<BorrowedFd<'_>> = all.filter_map(descriptor::borrow).collect();
         let (pid, keeper) = (pid.as_raw(), keeper.as_raw());
         let offer = WorkerMessage::Adopt { slot, pid, keeper };
         let sent = link.send_with(self.incarnation, &offer.into(), &all).map_err(ConnectError::from);
-        match sent.and_then(|()| watch_link(&self.poll, number).map_err(ConnectError::Watch)) {
+        match sent.and_then(|()| self.server.watch(number, Watched::Link).map_err(ConnectError::Watch)) {
             Ok(()) => Ok(link),
             Err(error) => {
                 ManuallyDrop::into_inner(link).abandon();
@@ -192,7 +192,10 @@ impl Worker {
     /// Tells a supervisor that knows nothing of this worker all it has to know. Places given up since the
     /// last one died are not among the holdings, so there is nothing to give back.
     fn register_with_supervisor(&mut self) {
-        log::info!("found the next supervisor, with {} connections", self.clients.connections.admitted());
+        log::info!(
+            "found the next supervisor, with {} connections",
+            self.server.clients.connections.admitted()
+        );
         self.tell(self.reconnection.hello());
         if is_crash_wanted("register") {
             // Not before the supervisor has looked at us and heard the first word.
@@ -202,22 +205,14 @@ impl Worker {
             let _ = poll(&mut watched, PollTimeout::NONE);
             std::process::abort();
         }
-        self.clients.connections.released.clear();
-        self.admission = Admission::default();
+        self.server.clients.connections.released.clear();
         // A drain was the last one's: its time was kept there. This one says so if it wants one.
-        self.drain = None;
+        self.server.drain = None;
         self.tell_holdings();
-        let counters = Box::new(*self.clients.connections.table.counters());
+        let counters = Box::new(*self.server.clients.connections.table.counters());
         let took = Duration::ZERO;
         self.tell(WorkerMessage::Ready { resumed: 0, lost: 0, took, counters });
-        for row in self.clients.connections.occupied_rows(0) {
-            if let Some(key) = self.clients.connections.key_at(row)
-                && let Some(record) = self.clients.connections.get(key)
-                && record.phase() == Phase::AwaitingAdmission
-            {
-                self.admission.ask(key, record.address(), self.now);
-            }
-        }
+        self.server.ask_for_all();
     }
 
     fn note_failure(&mut self, error: &ConnectError) {

@@ -28,8 +28,9 @@ use mio::Events;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::connection::{Key, descriptor_of};
-use crate::life::event_loop::{EVENTS_PER_TURN, Worker};
+use crate::life::event_loop::Worker;
 use crate::life::run::Predecessor;
+use crate::serve::EVENTS_PER_TURN;
 use crate::test_hooks::crash_if_asked;
 
 /// Connections that are watched again before those that are ready are served.
@@ -115,40 +116,34 @@ impl Worker {
     /// When the kernel's readiness can no longer be had.
     pub(crate) fn resume(&mut self, open: &HashSet<RawFd>, predecessor: Predecessor) -> io::Result<()> {
         let began = clock::now();
-        let mut keys: Vec<Key> = self
-            .clients
-            .connections
-            .table
-            .used()
-            .filter_map(|row| self.clients.connections.key_at(row))
-            .collect();
+        self.update_availability();
+        let connections = &mut self.server.clients.connections;
+        let mut keys: Vec<Key> = connections.table.used().filter_map(|row| connections.key_at(row)).collect();
         let before = keys.len();
-        keys.retain(|&key| {
-            !self.clients.connections.drop_in_transit(key, open.contains(&descriptor_of(key)))
-        });
+        keys.retain(|&key| !connections.drop_in_transit(key, open.contains(&descriptor_of(key))));
         if keys.len() < before {
             log::warn!("{} connections were between two slots; the other one has them", before - keys.len());
         }
         for &key in &keys {
-            self.clients.connections.take_over(key.row);
+            self.server.clients.connections.take_over(key.row);
             if !has_crashed(predecessor) {
-                self.clients.connections.set_resuming(key, false);
+                self.server.clients.connections.set_resuming(key, false);
             }
         }
         let stopped = self.take_up();
         let mut staying = Vec::new();
         let mut lost = 0;
         for key in keys {
-            let Some(&record) = self.clients.connections.record_of(key) else { continue };
+            let Some(&record) = self.server.clients.connections.record_of(key) else { continue };
             let is_open = open.contains(&descriptor_of(key));
             let fate = fate(&record, is_open, record.heap_state != 0, predecessor);
-            self.clients.connections.set_resuming(key, true);
+            self.server.clients.connections.set_resuming(key, true);
             match fate {
                 // The number may be somebody else's by now, our own epoll instance's even.
-                Fate::Vanished => self.clients.connections.forget(key),
-                Fate::Dropped => self.clients.connections.end(key),
-                Fate::Untold => self.clients.connections.ended.push(key),
-                Fate::Told => self.clients.connections.finish_end(key),
+                Fate::Vanished => self.server.clients.connections.forget(key),
+                Fate::Dropped => self.server.clients.connections.end(key),
+                Fate::Untold => self.server.clients.connections.ended.push(key),
+                Fate::Told => self.server.clients.connections.finish_end(key),
                 fate @ (Fate::Resumed | Fate::AskedAgain) => staying.push((key, fate, record.active_ms)),
                 Fate::Lost => {
                     lost += 1;
@@ -159,22 +154,22 @@ impl Worker {
                     self.abandon(key, &record);
                 }
             }
-            self.clients.connections.set_resuming(key, false);
+            self.server.clients.connections.set_resuming(key, false);
         }
         // Those who stay first: who is told that others left may have something to say to them.
         for &(key, ..) in &staying {
-            self.clients.connections.set_resuming(key, true);
-            self.clients.resume(key);
-            self.clients.connections.set_resuming(key, false);
+            self.server.clients.connections.set_resuming(key, true);
+            self.server.clients.resume(key);
+            self.server.clients.connections.set_resuming(key, false);
         }
-        self.clients.finish_ended();
+        self.server.clients.finish_ended();
         // The places of those that ended just now are not among the holdings, so there is nothing to give
         // back.
-        self.clients.connections.released.clear();
-        self.clients.connections.reconcile();
+        self.server.clients.connections.released.clear();
+        self.server.clients.connections.reconcile();
         self.tell_holdings();
         // As of the holdings: whoever ends from now on is given back.
-        let counters = Box::new(*self.clients.connections.table.counters());
+        let counters = Box::new(*self.server.clients.connections.table.counters());
         let resumed = self.go_on_in_slices(staying)?;
         let took = clock::now().saturating_sub(stopped.unwrap_or(began));
         self.announce(resumed, lost, took, predecessor, counters);
@@ -195,7 +190,7 @@ impl Worker {
             Predecessor::HandedOver => Some((Level::Info, "one that handed over".to_owned())),
         };
         if let Some((level, last)) = what_happened {
-            self.clients.connections.table.counters().resumed += u64::from(resumed);
+            self.server.clients.connections.table.counters().resumed += u64::from(resumed);
             counters.resumed += u64::from(resumed);
             log::log!(
                 level,
@@ -203,7 +198,7 @@ impl Worker {
                 self.incarnation
             );
         }
-        self.clients.connections.table.header_mut().ready_incarnation = self.incarnation.0;
+        self.server.clients.connections.table.header_mut().ready_incarnation = self.incarnation.0;
         self.tell(WorkerMessage::Ready { resumed, lost, took, counters });
     }
 
@@ -215,37 +210,37 @@ impl Worker {
         let mut resumed = 0;
         for slice in staying.chunks(SLICE) {
             for &(key, fate, _) in slice {
-                self.clients.connections.set_resuming(key, true);
+                self.server.clients.connections.set_resuming(key, true);
                 resumed += u32::from(self.go_on(key, fate));
-                self.clients.connections.set_resuming(key, false);
+                self.server.clients.connections.set_resuming(key, false);
             }
-            self.serve_ready(&mut events, Some(Duration::ZERO))?;
-            self.clients.continue_reading();
+            self.server.serve_ready(&mut events, Some(Duration::ZERO))?;
+            self.server.clients.continue_reading();
         }
         // Whoever came first and has said least makes room first.
-        let connections = &self.clients.connections;
+        let connections = &self.server.clients.connections;
         let came_at = |key: &Key| connections.get(*key).map(|record| record.opened_ms);
-        self.handshakes.make_contiguous().sort_by_key(came_at);
+        self.server.handshakes.make_contiguous().sort_by_key(came_at);
         Ok(resumed)
     }
 
     /// Says whether an established connection goes on.
     fn go_on(&mut self, key: Key, fate: Fate) -> bool {
-        let Some(&record) = self.clients.connections.get(key) else { return false };
-        if let Err(error) = self.register(key) {
+        let Some(&record) = self.server.clients.connections.get(key) else { return false };
+        if let Err(error) = self.server.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
-            self.clients.connections.end(key);
+            self.server.clients.connections.end(key);
             return false;
         }
         match record.phase() {
-            Phase::Open => self.clients.connections.arm_open(key),
-            phase => self.clients.connections.enter(key, phase, record.deadline_ms),
+            Phase::Open => self.server.clients.connections.arm_open(key),
+            phase => self.server.clients.connections.enter(key, phase, record.deadline_ms),
         }
         if record.phase().is_pending() {
-            self.handshakes.push_back(key);
+            self.server.handshakes.push_back(key);
         }
         if fate == Fate::AskedAgain {
-            self.admission.ask(key, record.address(), self.now);
+            self.server.admission.ask(key, record.address(), self.server.now);
         }
         record.flags.contains(Flags::ADMITTED)
     }
@@ -253,17 +248,17 @@ impl Worker {
     /// Tells the client, if its stream allows another frame, and lets it go.
     fn say_lost(&mut self, key: Key, record: &Record, predecessor: Predecessor) {
         crash_if_asked("close");
-        if let Err(error) = self.register(key) {
+        if let Err(error) = self.server.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
         }
-        self.clients.connections.mark_ending(key, CloseReason::WorkerLost);
-        self.clients.connections.table.counters().lost += 1;
+        self.server.clients.connections.mark_ending(key, CloseReason::WorkerLost);
+        self.server.clients.connections.table.counters().lost += 1;
         if record.flags.contains(Flags::FRAME_CUT) {
             // Half a frame is on the wire: a close frame would be read as its other half.
-            self.clients.connections.enter(
+            self.server.clients.connections.enter(
                 key,
                 Phase::Lingering,
-                self.clients.connections.close_deadline_ms(),
+                self.server.clients.connections.close_deadline_ms(),
             );
         }
         let crashed_in_it = record.flags.contains(Flags::BUSY) && has_crashed(predecessor);
@@ -271,30 +266,30 @@ impl Worker {
             true => (CloseCode::Error, "The message could not be processed"),
             false => (CloseCode::Restart, "Worker restarted"),
         };
-        self.clients.connections.finish_close(key, Some(code), text, CloseReason::WorkerLost);
-        self.clients.connections.settle(key);
+        self.server.clients.connections.finish_close(key, Some(code), text, CloseReason::WorkerLost);
+        self.server.clients.connections.settle(key);
     }
 
     /// Lets it go without touching what it has to say or hear.
     fn abandon(&mut self, key: Key, record: &Record) {
         log::error!("closing connection {}, since a worker crashed while it took it over", record.id);
         if record.phase() == Phase::Open {
-            self.clients.connections.table.counters().lost += 1;
-            self.clients.connections.mark_ending(key, CloseReason::WorkerLost);
-            self.clients.connections.enter(
+            self.server.clients.connections.table.counters().lost += 1;
+            self.server.clients.connections.mark_ending(key, CloseReason::WorkerLost);
+            self.server.clients.connections.enter(
                 key,
                 Phase::Lingering,
-                self.clients.connections.close_deadline_ms(),
+                self.server.clients.connections.close_deadline_ms(),
             );
         }
-        self.clients.connections.end(key);
+        self.server.clients.connections.end(key);
     }
 
     /// Tells the supervisor who is in, by address.
     pub(crate) fn tell_holdings(&mut self) {
         let mut holdings = BTreeMap::<IpAddr, u32>::new();
-        for row in self.clients.connections.occupied_rows(0) {
-            if let Some(record) = self.clients.connections.table.records().get(row as usize)
+        for row in self.server.clients.connections.occupied_rows(0) {
+            if let Some(record) = self.server.clients.connections.table.records().get(row as usize)
                 && record.flags.contains(Flags::ADMITTED)
             {
                 *holdings.entry(record.address()).or_default() += 1;

@@ -19,9 +19,10 @@ use nix::unistd::Pid;
 
 use crate::app::Program;
 use crate::connection::{Clients, Connections, session};
-use crate::life::event_loop::{Parts, Worker};
+use crate::life::event_loop::Worker;
 use crate::life::reconnect::Reconnection;
 use crate::life::{hand_over, resume, settings};
+use crate::serve::Server;
 
 /// Exit status of a worker that was told to leave and did.
 pub const LEFT: i32 = 0;
@@ -170,8 +171,9 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let clients = Clients::new(connections, program);
     // Three are not among them: the settings' memory, the epoll instance, and the keeper's.
     let own_descriptors = u32::try_from(owned.len() + 3).unwrap_or(u32::MAX);
-    let parts = Parts { incarnation, link, reconnection, listeners, table_memory, own_descriptors, clients };
-    let mut worker = Worker::new(parts).map_err(kernel("making its event loop"))?;
+    let worker = Server::new(clients, &listeners, own_descriptors)
+        .and_then(|server| Worker::new(server, incarnation, link, reconnection, table_memory));
+    let mut worker = worker.map_err(kernel("making its event loop"))?;
     worker.tell(WorkerMessage::Applied { generation });
     worker.resume(&open, predecessor).map_err(kernel("taking over its connections"))?;
     if let Some(previous) = previous {

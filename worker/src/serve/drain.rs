@@ -9,12 +9,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use holdfast_shared::ipc::message::WorkerMessage;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Phase, Record};
 
+use super::server::Server;
 use crate::connection::Key;
-use crate::life::event_loop::{Flow, Worker};
 use pace::Pace;
 
 /// Of those who have spoken since they were put in order, at most so many are put in order again before one is
@@ -57,7 +56,7 @@ impl Drain {
     }
 }
 
-impl Worker {
+impl Server {
     /// Tells all who are open within `duration` from now. Called again, it gives those who are left another
     /// time.
     pub(crate) fn begin_drain(&mut self, duration: Duration) {
@@ -80,10 +79,10 @@ impl Worker {
         self.drain = Some(Drain::Leaving);
     }
 
-    /// Tells those who are due.
-    pub(crate) fn continue_drain(&mut self) -> Flow {
+    /// Tells those who are due. True when everybody has been told, and the worker is to leave.
+    pub(crate) fn continue_drain(&mut self) -> bool {
         let due = match &mut self.drain {
-            None | Some(Drain::Held) => return Flow::Continue,
+            None | Some(Drain::Held) => return false,
             Some(Drain::Telling { pace, .. }) => pace.take_due(self.now, fastrand::f64),
             Some(Drain::Leaving) => {
                 let rows: Vec<u32> = self.clients.connections.occupied_rows(0).collect();
@@ -92,21 +91,20 @@ impl Worker {
                         self.clients.tell_to_go(key);
                     }
                 }
-                return Flow::Leave;
+                return true;
             }
         };
         for _ in 0..due {
             let Some(key) = self.next_to_go() else { break };
             self.clients.tell_to_go(key);
         }
-        Flow::Continue
+        false
     }
 
-    /// Says how far the drain has come, while there is one.
-    pub(crate) fn report_drain(&mut self) {
-        if self.drain.is_none() {
-            return;
-        }
+    /// How far the drain has come, while there is one: how many were told and have not gone, and how many are
+    /// still to be told.
+    pub(crate) fn drain_progress(&self) -> Option<(u32, u32)> {
+        self.drain.as_ref()?;
         let (mut told, mut untold) = (0, 0);
         let records = self.clients.connections.table.records();
         for record in self.clients.connections.occupied_rows(0).filter_map(|row| records.get(row as usize)) {
@@ -120,7 +118,7 @@ impl Worker {
                 _ => {}
             }
         }
-        self.tell(WorkerMessage::Draining { told, untold });
+        Some((told, untold))
     }
 
     /// Takes the idlest of those who are still open out of the order.

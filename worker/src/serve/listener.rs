@@ -10,8 +10,8 @@ use holdfast_shared::sys::listener::accept;
 use holdfast_shared::table::Phase;
 use nix::errno::Errno;
 
+use super::server::Server;
 use crate::connection::Key;
-use crate::life::event_loop::Worker;
 use crate::websocket::refusal::Refusal;
 
 /// Accepts of one listener in one turn, so that a storm of connects does not starve those who are in.
@@ -53,7 +53,7 @@ impl AcceptPause {
     }
 }
 
-impl Worker {
+impl Server {
     /// Accepts what the budget of this turn allows.
     pub(crate) fn accept_clients(&mut self) {
         if self.accept_pause.until.is_some_and(|until| self.now < until) {
@@ -70,13 +70,18 @@ impl Worker {
         }
     }
 
+    /// A descriptor was closed.
+    pub(crate) fn lift_accept_pause(&mut self) {
+        self.accept_pause.lift();
+    }
+
     /// Is there a client to accept in the next turn, without a new event?
     pub(crate) fn accept_is_due(&self) -> bool {
         self.accept_pause.until.is_none() && self.listeners.iter().any(|listener| listener.ready)
     }
 
     fn accept_one(&mut self, position: usize) {
-        if self.clients.connections.is_full(self.own_descriptors + self.moving.reserved()) {
+        if self.clients.connections.is_full(self.own_descriptors + self.reserved_descriptors) {
             return self.pause("all descriptors of this worker are in use");
         }
         match accept(self.listeners[position].descriptor) {

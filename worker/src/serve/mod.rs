@@ -1,6 +1,10 @@
 //! Clients from the accept queue to their last byte: taking them in, asking for their admission, telling them
 //! to go.
 
-pub(crate) mod admission;
-pub(crate) mod drain;
-pub(crate) mod listener;
+mod admission;
+mod drain;
+mod listener;
+mod server;
+
+pub(crate) use admission::Admission;
+pub(crate) use server::{EVENTS_PER_TURN, Server, Watched};

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use holdfast_shared::clock;
@@ -18,6 +18,7 @@ use holdfast_shared::table::Record;
 use crate::connection::saved::{WriteError, Writer};
 use crate::connection::{Key, descriptor_of};
 use crate::life::event_loop::Worker;
+use crate::serve::Watched;
 
 /// Connections being given to another slot.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl Worker {
     /// The supervisor wants `count` connections to go to another slot.
     pub(crate) fn begin_giving(&mut self, transfer: u64, to: SlotId, count: u32, pair: OwnedFd) {
         let pair = GiverEnd::new(pair);
-        let watched = self.watch_pair(&pair);
+        let watched = self.server.watch(pair.as_raw_fd(), Watched::Pair);
         let stage = Stage::AwaitingRoom;
         let giving = Giving { transfer, to, pair, left: count, moved: 0, next_row: 0, stage };
         match watched {
@@ -148,9 +149,9 @@ impl Worker {
             (Stage::AwaitingRoom, ToGiver::Full) => Err(Stop::Full(giving.to)),
             (Stage::Sent(keys), ToGiver::Taken) => {
                 for &(key, _) in &keys {
-                    self.clients.connections.give_away(key);
+                    self.server.clients.connections.give_away(key);
                 }
-                self.accept_pause.lift();
+                self.server.lift_accept_pause();
                 giving.note_moved(keys.len());
                 Ok(())
             }
@@ -165,14 +166,15 @@ impl Worker {
     /// Chooses a batch and tells the supervisor.
     fn choose_batch(&mut self, giving: &mut Giving) -> Result<(), Stop> {
         let wanted = giving.left.min(MAX_CONNECTIONS);
-        let keys = self.clients.connections.movable(giving.next_row, wanted as usize);
+        let keys = self.server.clients.connections.movable(giving.next_row, wanted as usize);
         let Some(last) = keys.last() else { return Err(Stop::Done) };
         if !self.link_has_room() {
             return Err(Stop::Unable("the supervisor does not read"));
         }
         giving.next_row = last.row + 1;
-        let named =
-            keys.into_iter().filter_map(|key| Some((key, self.clients.connections.get(key)?.address())));
+        let named = keys
+            .into_iter()
+            .filter_map(|key| Some((key, self.server.clients.connections.get(key)?.address())));
         let batch: Vec<Named> = named.collect();
         let (transfer, addresses) = (giving.transfer, addresses(&batch));
         self.tell(WorkerMessage::Giving { transfer, addresses });
@@ -187,7 +189,7 @@ impl Worker {
             return Err(Stop::Unable(reason));
         }
         let (going, staying): (Vec<Named>, Vec<Named>) =
-            batch.into_iter().partition(|&(key, _)| self.clients.leave(key));
+            batch.into_iter().partition(|&(key, _)| self.server.clients.leave(key));
         self.keep(giving.transfer, &staying);
         if going.is_empty() {
             // The room that was offered is still there.
@@ -196,17 +198,17 @@ impl Worker {
         let packed = self.pack(&going);
         let Ok((message, attached)) = packed else {
             for &(key, _) in &going {
-                self.clients.resume(key);
+                self.server.clients.resume(key);
             }
             giving.stage = Stage::Announced(going);
             return packed.map(|_| ());
         };
         for &(key, _) in &going {
-            self.unwatch(&descriptor_of(key));
+            self.server.unwatch(descriptor_of(key));
         }
         // A worker that dies between the mark and the message loses them: nothing else comes in between.
         for &(key, _) in &going {
-            self.clients.connections.set_given(key);
+            self.server.clients.connections.set_given(key);
         }
         // Marked before anybody else can have them.
         compiler_fence(Ordering::SeqCst);
@@ -219,7 +221,7 @@ impl Worker {
     /// The message for a batch, and the memory that goes with it: of its sessions, then of its states.
     fn pack(&self, batch: &[Named]) -> Result<(ToTaker, Vec<OwnedFd>), Stop> {
         let states = self.save_batch(batch)?;
-        let connections = &self.clients.connections;
+        let connections = &self.server.clients.connections;
         let mut records: Vec<Record> =
             batch.iter().filter_map(|&(key, _)| connections.get(key).copied()).collect();
         let sessions = connections.copy_sessions(batch.iter().map(|&(key, _)| key), &mut records)?;
@@ -230,14 +232,14 @@ impl Worker {
     /// The states of a batch, numbered by their place in it; `None` if there are none.
     fn save_batch(&self, batch: &[Named]) -> Result<Option<OwnedFd>, WriteError> {
         let has_state = |&(key, _): &Named| {
-            self.clients.connections.get(key).is_some_and(|record| record.heap_state != 0)
+            self.server.clients.connections.get(key).is_some_and(|record| record.heap_state != 0)
         };
         if !batch.iter().any(has_state) {
             return Ok(None);
         }
         let mut writer = Writer::new()?;
         for (place, &(key, _)) in (0..).zip(batch) {
-            self.clients.connections.save_heap_state(key, place, &mut writer)?;
+            self.server.clients.connections.save_heap_state(key, place, &mut writer)?;
         }
         writer.finish(clock::now()).map(Some)
     }
@@ -246,7 +248,7 @@ impl Worker {
     /// hung up, or it was never sent.
     fn end_giving(&mut self, giving: Giving, stop: &Stop) {
         let Giving { transfer, to, pair, moved, stage, .. } = giving;
-        self.unwatch(&pair);
+        self.server.unwatch(pair.as_raw_fd());
         drop(pair);
         match stage {
             Stage::AwaitingRoom => {}
@@ -255,7 +257,7 @@ impl Worker {
                 // Named before they can end: a close must find them counted here.
                 self.keep(transfer, &batch);
                 for (key, _) in batch {
-                    self.clients.take_back(key);
+                    self.server.clients.take_back(key);
                     self.go_on_here(key);
                 }
             }

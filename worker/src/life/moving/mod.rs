@@ -19,20 +19,12 @@
 mod give;
 mod take;
 
-use std::io;
-use std::os::fd::AsRawFd;
-
 use holdfast_shared::ipc::moving::MAX_CONNECTIONS;
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
 
 use crate::connection::Key;
 use crate::life::event_loop::Worker;
 use give::Giving;
 use take::Taking;
-
-/// The pair. Its lower half is no descriptor's number, and it is far from the listeners'.
-pub(crate) const PAIR: Token = Token(usize::MAX - (1 << 16));
 
 /// Descriptors that a batch needs: its connections, the memories of their states and of their sessions, and the
 /// pair.
@@ -79,7 +71,7 @@ impl Worker {
     fn cannot_move(&self) -> Option<&'static str> {
         if self.link.is_none() {
             Some("there is no supervisor")
-        } else if self.drain.is_some() {
+        } else if self.server.drain.is_some() {
             Some("the slot is draining")
         } else if self.hand_over.is_some() {
             Some("the worker is being replaced")
@@ -90,22 +82,10 @@ impl Worker {
 
     /// Goes on with a connection, of this slot from now on or again.
     fn go_on_here(&mut self, key: Key) {
-        if let Err(error) = self.register(key) {
+        if let Err(error) = self.server.register(key) {
             log::error!("cannot watch the connection on descriptor {}: {error}", key.row);
-            return self.clients.connections.end(key);
+            return self.server.clients.connections.end(key);
         }
-        self.catch_up_with_drain(key);
-    }
-
-    fn watch_pair(&self, pair: &impl AsRawFd) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut SourceFd(&pair.as_raw_fd()), PAIR, interest)
-    }
-
-    /// Stops watching a descriptor. That it is closed would not do: other processes have copies.
-    fn unwatch(&self, descriptor: &impl AsRawFd) {
-        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor.as_raw_fd())) {
-            log::error!("cannot stop watching descriptor {}: {error}", descriptor.as_raw_fd());
-        }
+        self.server.catch_up_with_drain(key);
     }
 }

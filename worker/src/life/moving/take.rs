@@ -2,7 +2,7 @@
 //! from then on. Whatever is wrong with a batch, the answer is to hang up: then it is the giver's again.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use holdfast_shared::format::Format;
@@ -17,6 +17,7 @@ use super::DESCRIPTORS;
 use crate::connection::Key;
 use crate::connection::saved::{ReadError, Reader};
 use crate::life::event_loop::Worker;
+use crate::serve::Watched;
 
 /// Connections being taken from another slot.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Worker {
             self.end_taking(before, Giver::MayLive);
         }
         let taking = Taking { transfer, from, pair: TakerEnd::new(pair), unconfirmed: Vec::new() };
-        if let Err(error) = self.watch_pair(&taking.pair) {
+        if let Err(error) = self.server.watch(taking.pair.as_raw_fd(), Watched::Pair) {
             log::error!("cannot watch the socket from slot {from}: {error}");
             return self.end_taking(taking, Giver::MayLive);
         }
@@ -111,7 +112,7 @@ impl Worker {
     }
 
     fn offer_room(&mut self) {
-        let has_room = !self.clients.connections.is_full(self.own_descriptors + DESCRIPTORS);
+        let has_room = !self.server.clients.connections.is_full(self.server.own_descriptors + DESCRIPTORS);
         let may = self.cannot_move().is_none();
         let Some(taking) = &mut self.moving.taking else { return };
         let word = if has_room && may { ToGiver::Room } else { ToGiver::Full };
@@ -155,7 +156,7 @@ impl Worker {
         let result = self.put_into_table(&records, descriptors, states, sessions.as_ref(), &mut keys);
         if let Err(objection) = result {
             for key in keys {
-                self.clients.connections.send_back(key);
+                self.server.clients.connections.send_back(key);
             }
             return Err(objection);
         }
@@ -171,12 +172,12 @@ impl Worker {
         keys: &mut Vec<Key>,
     ) -> Result<(), Objection> {
         for ((place, record), descriptor) in (0..).zip(records).zip(descriptors) {
-            let key = self.clients.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?;
+            let key = self.server.clients.connections.arrive(descriptor, record).ok_or(Objection::NoRow)?;
             keys.push(key);
             if record.session != 0 {
                 let owner = Owner { row: place, serial: record.serial };
                 let session = sessions.and_then(|sessions| sessions.get(record.session, owner));
-                self.clients.connections.set_session(key, session.ok_or(Objection::State)?)?;
+                self.server.clients.connections.set_session(key, session.ok_or(Objection::State)?)?;
             }
         }
         let Some(states) = states else { return Ok(()) };
@@ -185,7 +186,7 @@ impl Worker {
             let place = state.row as usize;
             let is_of = records.get(place).is_some_and(|record| record.serial == state.serial);
             let key = keys.get(place).copied().filter(|_| is_of).ok_or(Objection::State)?;
-            self.clients.connections.put_in(key, &state).ok_or(Objection::State)?;
+            self.server.clients.connections.put_in(key, &state).ok_or(Objection::State)?;
         }
         Ok(())
     }
@@ -214,14 +215,14 @@ impl Worker {
     fn commit_arrival(&mut self, transfer: u64, keys: &[Key]) {
         compiler_fence(Ordering::SeqCst);
         for &key in keys {
-            self.clients.connections.commit_arrival(key);
+            self.server.clients.connections.commit_arrival(key);
         }
-        let address = |&key: &Key| Some(self.clients.connections.get(key)?.address());
+        let address = |&key: &Key| Some(self.server.clients.connections.get(key)?.address());
         let addresses: Vec<IpAddr> = keys.iter().filter_map(address).collect();
         // Before any of them can end: a close must find them counted here.
         self.tell(WorkerMessage::Took { transfer, addresses });
         for &key in keys {
-            self.clients.resume(key);
+            self.server.clients.resume(key);
             self.go_on_here(key);
         }
     }
@@ -241,13 +242,13 @@ impl Worker {
     fn end_taking(&mut self, taking: Taking, giver: Giver) {
         let Taking { transfer, from, pair, unconfirmed } = taking;
         log::debug!("no more connections come from slot {from}");
-        self.unwatch(&pair);
+        self.server.unwatch(pair.as_raw_fd());
         drop(pair);
         match giver {
             Giver::IsGone if !unconfirmed.is_empty() => self.commit_arrival(transfer, &unconfirmed),
             Giver::IsGone | Giver::MayLive => {
                 for key in unconfirmed {
-                    self.clients.connections.send_back(key);
+                    self.server.clients.connections.send_back(key);
                 }
             }
         }
