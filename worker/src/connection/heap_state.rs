@@ -5,7 +5,6 @@ use holdfast_shared::table::Flags;
 
 use super::{Connections, Key, Outbox};
 use crate::connection::saved::{SavedState, WriteError, Writer};
-use crate::websocket::handshake::RequestReader;
 
 impl Connections {
     /// Saves every state there is.
@@ -55,7 +54,6 @@ impl Connections {
         let queued = outbox.len() as u64;
         let heap = self.heap_state_or_new(key)?;
         heap.request = state.request.to_vec();
-        heap.reader = RequestReader::default();
         heap.engine = engine;
         heap.outbox = outbox;
         self.queued_bytes += queued;

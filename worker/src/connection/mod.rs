@@ -34,7 +34,6 @@ use slab::Slab;
 
 use crate::connection::timer_wheel::{Links, TimerLink, TimerWheel};
 use crate::websocket::engine::Engine;
-use crate::websocket::handshake::RequestReader;
 use budget::Budget;
 pub(crate) use clients::Clients;
 use high_water::HighWater;
@@ -65,8 +64,6 @@ pub(crate) fn descriptor_of(key: Key) -> RawFd {
 pub(crate) struct HeapState {
     /// The beginning of an upgrade request, or frames that came glued to it.
     pub(crate) request: Vec<u8>,
-    /// How far the request was looked at.
-    pub(crate) reader: RequestReader,
     /// Half a frame or half a message.
     pub(crate) engine: Option<Box<Engine>>,
     /// What the kernel did not take.

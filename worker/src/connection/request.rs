@@ -10,7 +10,7 @@ use super::client::Client;
 use super::input::Read;
 use super::{Clients, Key};
 use crate::app::{Context, protocol_id};
-use crate::websocket::handshake::{self, Progress, Request, RequestReader, Upgrade};
+use crate::websocket::handshake::{self, Progress, Request, Upgrade};
 use crate::websocket::refusal::{Availability, Refusal};
 
 impl Clients {
@@ -30,9 +30,9 @@ impl Clients {
         let Some(record) = self.connections.get(key) else { return };
         let peer = record.address();
         // A request that comes in one piece is read where it lies; one that comes in several is gathered.
-        let (mut gathered, mut reader) = match self.connections.heap_state(key) {
-            Some(heap) => (std::mem::take(&mut heap.request), std::mem::take(&mut heap.reader)),
-            None => (Vec::new(), RequestReader::default()),
+        let mut gathered = match self.connections.heap_state(key) {
+            Some(heap) => std::mem::take(&mut heap.request),
+            None => Vec::new(),
         };
         let request = if gathered.is_empty() {
             bytes
@@ -40,15 +40,15 @@ impl Clients {
             gathered.extend_from_slice(bytes);
             &gathered
         };
-        match reader.read(request, peer, &self.policy) {
+        match handshake::read(request, peer, &self.policy) {
             Progress::Incomplete => {
                 let kept = if gathered.is_empty() { bytes.to_vec() } else { gathered };
-                self.keep_request(key, kept, reader);
+                self.keep_request(key, kept);
             }
             Progress::Upgrade(upgrade) => {
                 let (head, frames) = request.split_at(upgrade.length.min(request.len()));
                 if !frames.is_empty() {
-                    self.keep_request(key, frames.to_vec(), RequestReader::default());
+                    self.keep_request(key, frames.to_vec());
                 }
                 match self.ask_app(key, &Request(head), &upgrade) {
                     Ok(()) => self.await_admission(key, &upgrade),
@@ -62,10 +62,9 @@ impl Clients {
         }
     }
 
-    fn keep_request(&mut self, key: Key, request: Vec<u8>, reader: RequestReader) {
+    fn keep_request(&mut self, key: Key, request: Vec<u8>) {
         if let Some(heap) = self.connections.heap_state_or_new(key) {
             heap.request = request;
-            heap.reader = reader;
         }
     }
 

@@ -2,8 +2,8 @@
 //! says what it asks for, or why it is refused. Whether there is room for another connection is not asked
 //! here.
 //!
-//! `request_head` has checked the bytes before anything is looked at, so what is wrong here is wrong in
-//! meaning.
+//! Stricter than httparse, and than RFC 9112 allows, where leniency has been abused: no bare line feeds, one empty
+//! line before the request at most, only ASCII in the request line.
 
 use std::net::IpAddr;
 
@@ -13,9 +13,14 @@ use ipnet::IpNet;
 use tungstenite::handshake::derive_accept_key;
 
 use super::refusal::{Refusal, Status};
-use super::request_head::{HeadScanner, MAX_HEADERS};
 use crate::websocket::client_address::client_address;
 use holdfast_shared::reason::Rejection;
+
+/// The most bytes a head has, its last line feed included.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// The most header fields a head has.
+const MAX_HEADERS: usize = 64;
 
 /// What load balancers ask for to see whether the server is well.
 const HEALTH_PATH: &str = "/health";
@@ -94,24 +99,65 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Reads one request. Bytes are looked at once, however many calls it takes.
-#[derive(Debug, Clone, Default)]
-pub struct RequestReader {
-    head: HeadScanner,
+/// Reads a request of which all `bytes` have come from `peer` so far.
+#[must_use]
+pub fn read(bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
+    let mut storage = [EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut storage);
+    let (end, violation) = first_violation(bytes);
+    let refusal = match request.parse(&bytes[..end]) {
+        Ok(httparse::Status::Complete(length)) => match judge(&request, length, peer, policy) {
+            Ok(progress) => return progress,
+            Err(refusal) => refusal,
+        },
+        Ok(httparse::Status::Partial) => match violation {
+            None => return Progress::Incomplete,
+            Some(refusal) => refusal,
+        },
+        Err(error) => not_http(bytes, error),
+    };
+    Progress::Refused(Refusal { head_only: bytes.starts_with(b"HEAD "), ..refusal })
 }
 
-impl RequestReader {
-    /// Takes all `bytes` that have come from `peer` so far: those of the last call and any number of new
-    /// ones.
-    pub fn read(&mut self, bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
-        match self.head.scan(bytes) {
-            Ok(None) => Progress::Incomplete,
-            Ok(Some(length)) => judge(&bytes[..length], peer, policy).unwrap_or_else(|refusal| {
-                Progress::Refused(Refusal { head_only: bytes.starts_with(b"HEAD "), ..refusal })
-            }),
-            Err(error) => Progress::Refused(error.into()),
-        }
+/// The first byte that a head must not have although httparse takes it, and what is wrong with it.
+fn first_violation(bytes: &[u8]) -> (usize, Option<Refusal>) {
+    let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
+    let head = &bytes[..bytes.len().min(MAX_HEAD)];
+    let too_long = || Refusal::of_request(Status::HeadersTooLarge, "The request head is longer than 16 KiB");
+    let mut first = (head.len(), (bytes.len() > MAX_HEAD).then(too_long));
+    let start = if head.starts_with(b"\r\n") { 2 } else { 0 };
+    let line = head[start..].iter().take_while(|&&byte| byte != b'\n');
+    if let Some(at) = line.clone().position(|byte| !byte.is_ascii()) {
+        first = (start + at, Some(bad("The request line is not ASCII")));
     }
+    if let Some(b'\r' | b'\n') = head.get(start) {
+        first = (start, Some(bad("There is no request line")));
+    }
+    let mut before = 0;
+    for (at, &byte) in head[..first.0].iter().enumerate() {
+        if byte == b'\n' && before != b'\r' {
+            return (at, Some(bad("Lines must end with CR LF")));
+        }
+        before = byte;
+    }
+    first
+}
+
+/// What is wrong with bytes that are no request.
+fn not_http(bytes: &[u8], error: httparse::Error) -> Refusal {
+    let detail = match error {
+        httparse::Error::TooManyHeaders => {
+            return Refusal::of_request(Status::HeadersTooLarge, "The request has more than 64 headers");
+        }
+        // The record type "handshake", which begins every TLS connection (RFC 8446, section 5.1).
+        _ if bytes.first() == Some(&0x16) => "This port speaks HTTP, not TLS",
+        _ if bytes.starts_with(b"PRI * ") => "This port speaks HTTP/1.1, not HTTP/2",
+        httparse::Error::HeaderName => "A header name has a byte that is not allowed",
+        httparse::Error::HeaderValue => "A header value has a byte that is not allowed",
+        httparse::Error::NewLine => "Lines must end with CR LF",
+        _ => "The request line is not valid HTTP/1.1",
+    };
+    Refusal::of_request(Status::BadRequest, detail)
 }
 
 /// Appends the response that turns the connection into a WebSocket.
@@ -123,13 +169,15 @@ pub fn write_switching(out: &mut Vec<u8>, accept: &str) {
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Decides about a complete head.
-fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress, Refusal> {
+/// Decides about a complete head of so many bytes.
+fn judge(
+    request: &httparse::Request<'_, '_>,
+    length: usize,
+    peer: IpAddr,
+    policy: &HandshakePolicy,
+) -> Result<Progress, Refusal> {
     let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
-    let mut storage = [EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut storage);
-    let complete = request.parse(head).is_ok_and(|status| status.is_complete());
-    let (true, Some(method), Some(target)) = (complete, request.method, request.path) else {
+    let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(bad("The request is not valid HTTP/1.1"));
     };
     let is_http_1_1 = request.version == Some(1);
@@ -150,7 +198,7 @@ fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress
         return Err(bad("The request has a body"));
     }
     if is_health {
-        return Ok(Progress::Health { head_only: method == "HEAD", length: head.len() });
+        return Ok(Progress::Health { head_only: method == "HEAD", length });
     }
     let accept = check_upgrade(&headers, wants_websocket, is_http_1_1)?;
     if !policy.allows_path(path) {
@@ -161,7 +209,7 @@ fn judge(head: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Result<Progress
         return Err(Refusal::admission(Rejection::Origin));
     }
     let address = client_address(peer, &policy.trusted_proxies, headers.all("x-forwarded-for"));
-    Ok(Progress::Upgrade(Upgrade { length: head.len(), accept, address }))
+    Ok(Progress::Upgrade(Upgrade { length, accept, address }))
 }
 
 /// The requirements of RFC 6455, section 4.2.1, in the order in which a client finds out most; returns the

@@ -14,7 +14,6 @@ pub mod handshake;
 mod mask;
 mod message;
 pub mod refusal;
-pub mod request_head;
 pub mod saved;
 mod utf8;
 pub mod violation;

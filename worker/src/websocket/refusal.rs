@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use holdfast_shared::reason::Rejection;
 
-use super::request_head::HeadError;
-
 /// The status of a response, with the headers that the HTTP specifications ask of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -118,24 +116,6 @@ impl Refusal {
     pub fn response(&self, retry_after: Option<Duration>) -> Vec<u8> {
         let body = format!(r#"{{"error":"{}","message":"{}"}}"#, self.rejection, self.detail);
         respond(self.status, retry_after, &body, self.head_only)
-    }
-}
-
-impl From<HeadError> for Refusal {
-    fn from(error: HeadError) -> Self {
-        let detail = error.text();
-        let status = match error {
-            HeadError::TooLong | HeadError::TooManyHeaders => Status::HeadersTooLarge,
-            HeadError::Tls
-            | HeadError::Http2
-            | HeadError::Http09
-            | HeadError::RequestLine
-            | HeadError::LineEnd
-            | HeadError::Folded
-            | HeadError::HeaderName
-            | HeadError::HeaderValue => Status::BadRequest,
-        };
-        Self::of_request(status, detail)
     }
 }
 
