@@ -16,6 +16,8 @@ mod pages;
 mod request;
 pub mod saved;
 pub(crate) mod session;
+#[cfg(test)]
+mod tests;
 mod timer_wheel;
 mod timers;
 
