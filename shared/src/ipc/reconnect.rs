@@ -27,36 +27,17 @@ const BACKLOG: i32 = 64;
 /// Why the two did not find each other.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconnectError {
-    /// The socket cannot be made.
     #[error(
         "cannot make {}: {source}; run_dir must be writable and its path short (at most {MAX_RUN_DIR_BYTES} bytes)",
         path.display()
     )]
-    Bind {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Nobody is there, or cannot be reached.
+    Bind { path: PathBuf, source: io::Error },
     #[error("cannot connect to {}: {source}", path.display())]
-    Connect {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Somebody could not be accepted.
+    Connect { path: PathBuf, source: io::Error },
     #[error("cannot accept on {SOCKET_NAME}: {0}")]
     Accept(#[source] io::Error),
-    /// The other side is another user's.
     #[error("process {pid} at the other end of {SOCKET_NAME} belongs to user {user}, not to ours")]
-    Stranger {
-        /// The process.
-        pid: Pid,
-        /// Its user.
-        user: u32,
-    },
+    Stranger { pid: Pid, user: u32 },
 }
 
 /// The supervisor's side.

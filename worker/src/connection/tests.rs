@@ -14,7 +14,8 @@ use holdfast_shared::table::{self, Phase, Table};
 
 use super::{Clients, Connections, Key};
 use crate::app::{
-    App, CloseReason, ConnectionId, Context, Message, MessageKind, Program, Protocol, Refusal, Request, Status,
+    App, CloseReason, ConnectionId, Context, Message, MessageKind, Program, Protocol, Refusal, Request,
+    Status,
 };
 
 const ROWS: u32 = 1024;
@@ -47,7 +48,8 @@ impl App for Teller {
             (b"t", _) => context.set_timer(Some(Duration::from_millis(1))),
             (b"@", rest) => {
                 let id = ConnectionId(String::from_utf8_lossy(rest).parse().unwrap());
-                let found = context.find(id).is_some_and(|to| context.send_to(to, MessageKind::Text, b"psst"));
+                let found =
+                    context.find(id).is_some_and(|to| context.send_to(to, MessageKind::Text, b"psst"));
                 context.send(MessageKind::Text, if found { b"sent" } else { b"gone" });
             }
             _ => context.send_back(message),
@@ -111,7 +113,10 @@ impl Peer {
         assert_eq!(clients.take_asking(), [peer.key]);
         clients.admit(peer.key);
         let answer = peer.read();
-        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with(&format!("hello {query}")), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 101 ") && answer.ends_with(&format!("hello {query}")),
+            "{answer}"
+        );
         peer
     }
 

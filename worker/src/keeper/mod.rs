@@ -34,22 +34,10 @@ const LONGEST_ALONE: Duration = Duration::from_secs(1);
 /// Why a keeper could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
-    /// A descriptor it was promised is not there.
     #[error("keeper of slot {slot}: {source}")]
-    Descriptor {
-        /// The slot.
-        slot: SlotId,
-        /// Which one.
-        source: DescriptorError,
-    },
-    /// What signals do could not be set.
+    Descriptor { slot: SlotId, source: DescriptorError },
     #[error("keeper of slot {slot} cannot set what signals do")]
-    Signals {
-        /// The slot.
-        slot: SlotId,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Signals { slot: SlotId, source: io::Error },
 }
 
 /// Keeps the slot, for workers that run `program`, until one of them leaves on purpose.

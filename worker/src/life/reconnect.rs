@@ -68,19 +68,14 @@ pub(crate) struct Search {
 /// Why the next supervisor was not reached.
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
-    /// It is not there.
     #[error(transparent)]
     Connect(#[from] ReconnectError),
-    /// The new link cannot be put in the place of the old one.
     #[error("cannot replace the link: {0}")]
     Replace(#[source] io::Error),
-    /// One of the slot's own descriptors is not open.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
-    /// The first word was not heard.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The new link cannot be watched.
     #[error("cannot watch the link: {0}")]
     Watch(#[source] io::Error),
 }

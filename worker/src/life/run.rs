@@ -86,32 +86,12 @@ pub enum Departure {
 /// Why a worker could not serve, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The table handed over cannot be used.
     #[error("worker of slot {slot}: {source}")]
-    Table {
-        /// The slot.
-        slot: SlotId,
-        /// What is wrong with it.
-        source: TableError,
-    },
-    /// No supervisor sends settings, and none are remembered.
+    Table { slot: SlotId, source: TableError },
     #[error("worker of slot {slot} has no settings: {source}")]
-    Settings {
-        /// The slot.
-        slot: SlotId,
-        /// Why there are none.
-        source: SettingsMemoryError,
-    },
-    /// The kernel refused something the loop cannot do without.
+    Settings { slot: SlotId, source: SettingsMemoryError },
     #[error("worker of slot {slot}, {doing}: {source}")]
-    Kernel {
-        /// The slot.
-        slot: SlotId,
-        /// What was being done.
-        doing: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Kernel { slot: SlotId, doing: &'static str, source: io::Error },
 }
 
 /// Serves until told to leave.

@@ -14,27 +14,16 @@ use super::{HEAD_SIZE, Head, SAVED_FORMAT, SavedState};
 /// Why a state, or all of them, could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The memory was never finished, or is something else.
     #[error("the memory holds no saved connections")]
     NotSaved,
-    /// Saved by a Holdfast whose states are others.
     #[error("connections saved in version {found}; this binary has {SAVED_FORMAT}")]
     Version {
-        /// The version found.
         found: u16,
     },
-    /// The memory cannot be read.
     #[error("cannot read saved connections: {0}")]
     Memory(#[from] io::Error),
-    /// A length points beyond the end: nothing after it can be found.
     #[error("saved connections end early: {length} bytes announced, {left} left")]
-    CutOff {
-        /// Bytes announced.
-        length: u32,
-        /// Bytes there.
-        left: u64,
-    },
-    /// One state does not decode. The next one can be read.
+    CutOff { length: u32, left: u64 },
     #[error("a saved connection that cannot be decoded: {0}")]
     Decode(#[from] CodecError),
 }

@@ -14,25 +14,12 @@ use super::{HEAD_SIZE, Head, SavedState};
 /// Why states could not be saved.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The memory could not be made or written.
     #[error("no memory to save connections in: {0}")]
     Memory(#[from] io::Error),
-    /// A state could not be encoded.
     #[error("cannot save the connection on descriptor {row}: {source}")]
-    Encode {
-        /// The connection.
-        row: u32,
-        /// What is wrong.
-        source: CodecError,
-    },
-    /// A state is longer than its length can say.
+    Encode { row: u32, source: CodecError },
     #[error("cannot save the connection on descriptor {row}: {length} bytes are too many")]
-    TooLong {
-        /// The connection.
-        row: u32,
-        /// Its length.
-        length: usize,
-    },
+    TooLong { row: u32, length: usize },
 }
 
 /// States being saved.

@@ -51,28 +51,20 @@ type Named = (Key, IpAddr);
 /// Why a transfer is over.
 #[derive(Debug, thiserror::Error)]
 enum Stop {
-    /// All who were wanted went, or all there are.
     #[error("done")]
     Done,
-    /// The taker has no descriptors for more.
     #[error("slot {0} has no descriptors left for more connections")]
     Full(SlotId),
-    /// This worker cannot go on with it.
     #[error("{0}")]
     Unable(&'static str),
-    /// The taker hung up.
     #[error("the worker of slot {0} is gone or refuses")]
     HungUp(SlotId),
-    /// The pair cannot be watched.
     #[error("cannot watch the socket between the slots: {0}")]
     Watch(#[source] io::Error),
-    /// The batch cannot be put together.
     #[error(transparent)]
     Save(#[from] WriteError),
-    /// Its sessions cannot be copied.
     #[error("the batch's sessions cannot be copied: {0}")]
     Sessions(#[from] SessionError),
-    /// The batch cannot be sent.
     #[error("the batch cannot be sent: {0}")]
     Send(#[source] LinkError),
 }

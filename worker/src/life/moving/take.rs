@@ -32,30 +32,18 @@ pub(super) struct Taking {
 /// Why a batch was not taken.
 #[derive(Debug, thiserror::Error)]
 enum Objection {
-    /// The slot's clients are being told to go, or the like.
     #[error("{0}")]
     Unable(&'static str),
-    /// The giver's binary is another one.
     #[error("records of layout version {0}; this binary has {TABLE_FORMAT}")]
     Layout(u32),
-    /// Records and descriptors do not go together.
     #[error("{records} bytes of records with {descriptors} descriptors")]
-    Shape {
-        /// Bytes of records.
-        records: usize,
-        /// Descriptors.
-        descriptors: usize,
-    },
-    /// The table has no row for one of them.
+    Shape { records: usize, descriptors: usize },
     #[error("the connection table has no row for one of them")]
     NoRow,
-    /// The states cannot be read.
     #[error(transparent)]
     States(#[from] ReadError),
-    /// Their sessions cannot be read, or kept.
     #[error("{0}")]
     Sessions(#[from] SessionError),
-    /// One state is not of its connection, or it could not go on with it.
     #[error("one of them cannot go on with what was saved for it")]
     State,
 }
