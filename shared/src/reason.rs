@@ -111,6 +111,8 @@ reasons! {
         Shed = "shed",
         /// A socket error.
         Error = "error",
+        /// Its application closed it.
+        Application = "application",
     }
 }
 

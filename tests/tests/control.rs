@@ -60,7 +60,7 @@ const REJECTIONS: [&str; 9] = [
     "handshake_timeout",
     "draining",
 ];
-const CLOSES: [&str; 13] = [
+const CLOSES: [&str; 14] = [
     "client",
     "idle_timeout",
     "ping_timeout",
@@ -74,6 +74,7 @@ const CLOSES: [&str; 13] = [
     "worker_lost",
     "shed",
     "error",
+    "application",
 ];
 
 #[test]

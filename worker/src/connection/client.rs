@@ -90,7 +90,7 @@ impl Host for Client<'_> {
     fn close(&mut self, client: Key, code: u16, reason: &str) -> bool {
         let code = Some(CloseCode::from(code)).filter(|code| code.is_allowed()).unwrap_or(CloseCode::Error);
         self.with_open(client, |connections| {
-            connections.begin_close(client, code, reason, CloseReason::Admin);
+            connections.begin_close(client, code, reason, CloseReason::Application);
         })
     }
 }
