@@ -38,7 +38,7 @@ impl Worker {
                     link.set_peer_knows(knows);
                 }
                 let came = descriptors.into_iter().next();
-                match settings::put_in_force(&mut self.clients.connections.table, came) {
+                match settings::put_in_force(&mut self.server.clients.connections.table, came) {
                     Ok((generation, settings)) => {
                         self.configure(settings);
                         self.tell(WorkerMessage::Applied { generation });

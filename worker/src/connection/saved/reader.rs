@@ -17,9 +17,7 @@ pub enum ReadError {
     #[error("the memory holds no saved connections")]
     NotSaved,
     #[error("connections saved in version {found}; this binary has {SAVED_FORMAT}")]
-    Version {
-        found: u16,
-    },
+    Version { found: u16 },
     #[error("cannot read saved connections: {0}")]
     Memory(#[from] io::Error),
     #[error("saved connections end early: {length} bytes announced, {left} left")]
