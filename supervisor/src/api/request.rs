@@ -114,6 +114,8 @@ impl Command {
                 }
             }
             Self::Drain(order) => order.with_query(query).map(Self::Drain),
+            // Load balancers and scrapers bring queries of their own.
+            Self::Health | Self::Metrics => Ok(self),
             _ if !query.is_empty() => {
                 Err(Failure::new(400, format!("{} takes no query, not {query}", self.path())))
             }
