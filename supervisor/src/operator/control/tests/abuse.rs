@@ -77,11 +77,13 @@ fn a_body_or_a_field_that_nobody_reads_is_400() {
         (reply.status, reply.error().as_str()),
         (400, "/drain takes no body, and this one has 2 bytes")
     );
-    for (method, path) in [("GET", "/totals"), ("POST", "/stop"), ("GET", "/health"), ("POST", "/upgrade")] {
+    for (method, path) in [("GET", "/totals"), ("POST", "/stop"), ("GET", "/workers"), ("POST", "/upgrade")] {
         let reply = client.ask(method, &format!("{path}?slot=1"));
         assert_eq!((reply.status, reply.error()), (400, format!("{path} takes no query, not slot=1")));
     }
-    assert_eq!(client.ask("GET", "/totals").status, 200);
+    for path in ["/totals", "/health?who=balancer", "/metrics?name=up"] {
+        assert_eq!(client.ask("GET", path).status, 200, "{path}");
+    }
 }
 
 #[test]
