@@ -310,10 +310,10 @@ mod tests {
     fn it_is_found_by_who_adopts_and_by_nobody_else() {
         let place = tempfile::tempdir().unwrap();
         let mut slot = Slot::new(SlotId(1));
+        slot.book.table_lost(&Counters { lost: 5, ..Counters::default() }, &[0; 32], 0);
         slot.book.admit(7);
         slot.worker.incarnation = Incarnation(3);
         slot.restarts.insert("SIGKILL".to_owned(), 2);
-        slot.book.table_lost(&Counters { lost: 5, ..Counters::default() }, &[0; 32], 0);
         let started = {
             let mut state = State::open(place.path(), 2, false).unwrap();
             state.remember(&slot, 5);
