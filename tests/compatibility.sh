@@ -36,7 +36,7 @@ done
 
 rm -rf "$place/source" && mkdir "$place/source"
 git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read 2> /dev/null | tar -x -C "$place/source"
-patch -s -d "$place/source" -p1 --no-backup-if-mismatch < tests/compatibility/grown.patch \
+patch -s -F0 -d "$place/source" -p1 --no-backup-if-mismatch < tests/compatibility/grown.patch \
     || { echo "compatibility: tests/compatibility/grown.patch no longer applies: make the same additions again"; exit 1; }
 build "$place/source" "$place/grown"
 

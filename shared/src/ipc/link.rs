@@ -52,7 +52,7 @@ pub enum LinkError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The program on the other side is older than this kind of message.
+    /// The program on the other side is older than this kind of message. Logged already.
     #[error("the program on the other side of the link does not know the message {}", kind.name().unwrap_or("it is sent"))]
     NotKnown {
         /// Which kind.
@@ -78,6 +78,7 @@ pub struct Link<Tx, Rx> {
     dropped: u64,
     skipped: u64,
     skipped_kinds: BTreeSet<(u32, u32)>,
+    unsent_kinds: BTreeSet<u32>,
     direction: PhantomData<fn(Tx) -> Rx>,
 }
 
@@ -116,6 +117,7 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
             dropped: 0,
             skipped: 0,
             skipped_kinds: BTreeSet::new(),
+            unsent_kinds: BTreeSet::new(),
             direction: PhantomData,
         }
     }
@@ -153,6 +155,10 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
             && let Some(kind) = codec::kind::<Tx>(&bytes)
             && kind.index >= known
         {
+            if self.unsent_kinds.insert(kind.index) {
+                let name = kind.name().unwrap_or_default();
+                log::info!("the program on the other side is older than the message {name}: not sent");
+            }
             return Err(LinkError::NotKnown { kind });
         }
         if self.queue.is_empty() && self.write(&bytes, descriptors)? {

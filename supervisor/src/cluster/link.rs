@@ -107,8 +107,8 @@ impl Cluster {
                     self.signal(slot, worker.pid, Signal::SIGKILL);
                 }
             }
-            // Its end of file is read in due course, after what came before it.
-            Err(LinkError::Closed) => {}
+            // The end of file is read in due course, after what came before it.
+            Err(LinkError::Closed | LinkError::NotKnown { .. }) => {}
             Err(error) => log::error!("slot {slot}: {error}"),
         }
     }

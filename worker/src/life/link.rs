@@ -121,7 +121,7 @@ impl Worker {
     pub(crate) fn tell(&mut self, message: WorkerMessage) {
         let Some(link) = &mut self.link else { return };
         match link.send(self.incarnation, &message.into()) {
-            Ok(()) => {}
+            Ok(()) | Err(LinkError::NotKnown { .. }) => {}
             Err(LinkError::Closed) => self.lose_supervisor(),
             Err(error) => log::error!("{error}"),
         }
