@@ -4,10 +4,10 @@
 //! `host` and `api` are at the bottom; `operator` and `cluster` know those, `operations` know the cluster, the
 //! loop in `supervisor` knows all.
 
-pub mod api;
+mod api;
 pub mod cluster;
 mod host;
-pub mod logging;
+mod logging;
 mod operations;
 mod operator;
 mod role;

@@ -38,17 +38,17 @@ pub(crate) fn prepare(
     })?;
     let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
     let capacity = capacity::plan(Demand::of(config, slots, descriptors))?;
-    let (mut run_dir, sockets, door) = match &mut handoff {
+    let (mut run_dir, sockets, listener) = match &mut handoff {
         Some(handoff) => {
             let run_dir = RunDir::inherit(&handoff.run_dir, handoff.lock.take())?;
-            (run_dir, std::mem::take(&mut handoff.sockets), handoff.door.take())
+            (run_dir, std::mem::take(&mut handoff.sockets), handoff.reconnect.take())
         }
         None => (RunDir::acquire(config.run_dir.as_deref())?, InheritedSockets::default(), None),
     };
     // From here on a signal waits for the loop.
     let signals = Signals::install()
         .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
-    let adopted = if run_dir.is_inhabited() { adoption::gather(&mut run_dir, door)? } else { Vec::new() };
+    let adopted = if run_dir.is_inhabited() { adoption::gather(&mut run_dir, listener)? } else { Vec::new() };
     let slots = adoption::slots(slots, &adopted);
     let capacity =
         if adopted.is_empty() { capacity } else { capacity::plan(Demand::of(config, slots, descriptors))? };
@@ -63,7 +63,7 @@ pub(crate) fn prepare(
     // The workers of a keeper that dies become ours to wait for: only then is it known that their descriptors
     // are closed.
     prctl::set_child_subreaper(true).map_err(|error| SupervisorError::Kernel {
-        doing: "become the reaper of orphaned workers",
+        doing: "become the reaper of workers without a keeper",
         source: error.into(),
     })?;
     log::info!(

@@ -25,28 +25,17 @@ const REPLACED: &[(&str, &str)] = &[
     ("herd herds crew temper tempers", "clients, client processes, behaviour"),
 ];
 
-/// Where a word is somebody else's: a command of the shell, a field of the kernel.
+/// Where a word is somebody else's: a command of the shell, a field of the kernel, a name
+/// that earlier programs write.
 const ALLOWED: &[(&str, &str)] = &[
     ("tests/silent.sh", "disown"),
     ("tests/processes.sh", "orphans"),
     ("tests/src/load/kernel.rs", "orphan"),
+    ("supervisor/src/operations/upgrade/handoff.rs", "door"),
 ];
 
 /// Still said.
-const NOT_YET: &[&str] = &[
-    "stepchildren",
-    "heir",
-    "orphan",
-    "orphans",
-    "orphaned",
-    "rendezvous",
-    "door",
-    "nursery",
-    "newborn",
-    "roll",
-    "rolls",
-    "gate",
-];
+const NOT_YET: &[&str] = &["nursery", "newborn"];
 
 const KINDS: [&str; 6] = ["rs", "md", "sh", "toml", "py", "service"];
 

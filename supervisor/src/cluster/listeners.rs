@@ -20,33 +20,19 @@ pub enum ListenError {
         "cannot listen on {address}: the port is taken; `ss -ltnp 'sport = :{}'` names who has it. \
          Stop that, or listen elsewhere (listen, --listen or PORT)", address.port()
     )]
-    Taken {
-        /// The address.
-        address: SocketAddr,
-    },
+    Taken { address: SocketAddr },
     /// Ports below 1024 are privileged.
     #[error(
         "cannot listen on {address}: no right to use a port below 1024; grant CAP_NET_BIND_SERVICE \
          (AmbientCapabilities= in the systemd unit) or listen on a higher port (listen, --listen or PORT)"
     )]
-    Forbidden {
-        /// The address.
-        address: SocketAddr,
-    },
+    Forbidden { address: SocketAddr },
     /// The machine does not have the address.
     #[error("cannot listen on {address}: this machine has no such address; `ip address` lists those it has")]
-    NoSuchAddress {
-        /// The address.
-        address: SocketAddr,
-    },
+    NoSuchAddress { address: SocketAddr },
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]
-    Other {
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Other { address: SocketAddr, source: io::Error },
 }
 
 /// All listening sockets.

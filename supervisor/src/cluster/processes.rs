@@ -1,5 +1,5 @@
 //! Slots in motion: feeds the state machines and does what they ask for. What is to be done is decided in
-//! `slot`; here are the processes and links it is done with.
+//! `lifecycle`; here are the processes and links it is done with.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -147,7 +147,7 @@ impl Cluster {
             settings: self.settings.as_fd(),
             listeners: self.listeners.of_slot(slot).collect(),
             lock: self.run_dir.slots_lock(),
-            rendezvous: self.run_dir.rendezvous(),
+            reconnect_socket: self.run_dir.reconnect_socket(),
         };
         let event = match spawn_keeper(&order) {
             Ok(spawned) => {

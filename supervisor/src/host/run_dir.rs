@@ -113,7 +113,7 @@ impl RunDir {
 
     /// Where a slot meets its next supervisor.
     #[must_use]
-    pub fn rendezvous(&self) -> PathBuf {
+    pub fn reconnect_socket(&self) -> PathBuf {
         self.real_path.join(reconnect::SOCKET_NAME)
     }
 

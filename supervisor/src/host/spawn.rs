@@ -21,12 +21,7 @@ use crate::host::launch::{HANDOFF_VARIABLE, OURSELVES};
 pub enum SpawnError {
     /// No memory for the connection table.
     #[error("cannot make a connection table of {rows} rows: {source}")]
-    Memory {
-        /// Its rows.
-        rows: u32,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    Memory { rows: u32, source: io::Error },
     /// The connection table could not be written.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -44,7 +39,6 @@ pub enum SpawnError {
 /// A keeper that runs, and our ends of what it was given.
 #[derive(Debug)]
 pub struct Spawned {
-    /// Its process.
     pub keeper: Pid,
     /// Our end of the slot's link.
     pub link: SupervisorEnd,
@@ -68,7 +62,7 @@ pub struct Order<'a> {
     /// The lock of the run directory's slots.
     pub lock: BorrowedFd<'a>,
     /// Where the next supervisor is met.
-    pub rendezvous: PathBuf,
+    pub reconnect_socket: PathBuf,
 }
 
 /// Starts a keeper with a new link and an empty table.
@@ -88,7 +82,7 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
         link: slot_end.as_raw_fd(),
         table: table.as_raw_fd(),
         lock: order.lock.as_raw_fd(),
-        reconnect_socket: order.rendezvous.clone(),
+        reconnect_socket: order.reconnect_socket.clone(),
         listeners: order.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
         previous: None,
         went_back: None,

@@ -1,6 +1,6 @@
 //! What is being done to the cluster. Each is an [`Operation`]: it has its turn whenever the loop has one, works on the
 //! [`Cluster`] by its methods, and waits by saying when it is due. Which of them exclude each other is said in
-//! [`excludes`] and nowhere else.
+//! `kind` and nowhere else.
 
 pub(crate) mod adoption;
 mod drain;

@@ -54,7 +54,7 @@ impl Supervisor {
         self.on_signals();
         let error = match self.prepare(&candidate.record) {
             _ if self.cluster.phase().is_ending() => ExecuteError::Ending,
-            Ok((handoff, _door, _ourselves)) => execute(&candidate.program, &self.place.launch, &handoff),
+            Ok((handoff, _listener, _ourselves)) => execute(&candidate.program, &self.place.launch, &handoff),
             Err(error) => error,
         };
         if let Err(source) = signals::unblock() {
@@ -67,7 +67,7 @@ impl Supervisor {
     fn prepare(&self, record: &Record) -> Result<(Handoff, ReconnectListener, File), ExecuteError> {
         let run_dir = self.cluster.run_dir();
         // Slots find it at the very moment they lose us.
-        let door = ReconnectListener::open(run_dir.path())?;
+        let listener = ReconnectListener::open(run_dir.path())?;
         let doing = "open the program that runs";
         let ourselves = File::open(OURSELVES).map_err(|source| ExecuteError::Prepare { doing, source })?;
         let (control, admin) = self.control.sockets().descriptors();
@@ -81,11 +81,11 @@ impl Supervisor {
             failed: None,
             control: Some(control.as_raw_fd()),
             admin: admin.map(|admin| admin.as_raw_fd()),
-            door: Some(door.as_fd().as_raw_fd()),
+            reconnect: Some(listener.as_fd().as_raw_fd()),
             lock: Some(run_dir.supervisor_lock().as_raw_fd()),
             previous: Some(ourselves.as_raw_fd()),
         };
-        Ok((handoff, door, ourselves))
+        Ok((handoff, listener, ourselves))
     }
 
     /// Nobody gets an answer from a program that is gone.

@@ -10,7 +10,6 @@ use nix::unistd::Pid;
 /// A worker and the place it has in its slot's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Worker {
-    /// Its process.
     pub pid: Pid,
     /// Its number within the slot.
     pub incarnation: Incarnation,
@@ -37,10 +36,7 @@ pub enum Event {
     /// A turn of the supervisor's loop; the only thing that makes time pass.
     Tick,
     /// The keeper asked for by [`Action::SpawnKeeper`] runs.
-    Spawned {
-        /// Its process.
-        keeper: Pid,
-    },
+    Spawned { keeper: Pid },
     /// The keeper asked for by [`Action::SpawnKeeper`] could not be made.
     SpawnFailed,
     /// From the keeper, on the link: it has cloned a worker. May come after that worker's `Ready`.
@@ -49,7 +45,6 @@ pub enum Event {
     Ready(Worker),
     /// From the keeper, on the link: its worker died, or could not be cloned.
     WorkerDied {
-        /// How.
         cause: Cause,
         /// The keeper waits this long before it clones the next.
         pause: Duration,
@@ -59,10 +54,7 @@ pub enum Event {
     WorkerLeft,
     /// From the keeper, on the link, and its first word: it was the slot's worker, and has taken the place of a
     /// keeper that died. Its process has not been reaped.
-    WorkerKeeps {
-        /// Its process.
-        keeper: Pid,
-    },
+    WorkerKeeps { keeper: Pid },
     /// The link was read to its end: neither keeper nor worker has it open.
     LinkClosed,
     /// The keeper was reaped.
@@ -71,10 +63,7 @@ pub enum Event {
         cause: Cause,
     },
     /// A worker whose keeper is dead was reaped, or turned out not to be our child: its keeper had reaped it.
-    WorkerReaped {
-        /// Its process.
-        pid: Pid,
-    },
+    WorkerReaped { pid: Pid },
     /// The slot shall finish what it has and then end.
     Drain,
     /// The slot shall end at once.
@@ -100,7 +89,6 @@ pub enum Action {
     BecameReady(Worker),
     /// To be logged and counted: a worker died.
     WorkerLost {
-        /// How.
         cause: Cause,
         /// The keeper starts the next after this long.
         pause: Duration,
@@ -112,7 +100,6 @@ pub enum Action {
     },
     /// To be logged and counted: a keeper died, and the slot's connections with it.
     KeeperLost {
-        /// How.
         cause: Cause,
         /// The next keeper is spawned after this long.
         pause: Duration,

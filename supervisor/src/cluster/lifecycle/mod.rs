@@ -170,7 +170,7 @@ impl Lifecycle {
                 other => other,
             },
             Event::KeeperReaped { .. } => self.keeper_down(life.inheritance(now), event, now, actions),
-            // Orphans come to us only when their keeper is dead, but it may be reaped after them.
+            // Workers become ours only when their keeper is dead, but it may be reaped after them.
             Event::WorkerReaped { pid } if life.worker.is_some_and(|worker| worker.pid == pid) => {
                 State::KeeperDown(Remains { worker: None, ..life.inheritance(now) })
             }

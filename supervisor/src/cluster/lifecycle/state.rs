@@ -39,7 +39,6 @@ pub enum State {
 /// A keeper that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// Its process.
     pub keeper: Pid,
     /// When it was spawned.
     pub since: Duration,

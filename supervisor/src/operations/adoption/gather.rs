@@ -1,4 +1,4 @@
-//! Waiting for the slots of a supervisor that is gone: who comes to the rendezvous socket is heard for a moment,
+//! Waiting for the slots of a supervisor that is gone: who comes to the reconnect socket is heard for a moment,
 //! what it brings is looked at in `examine`, and who holds slots and does not come is known by name. The number
 //! of those who wait is bounded, as is their time.
 
@@ -41,31 +41,31 @@ struct Waiting {
 /// What has come so far.
 #[derive(Debug)]
 struct Gathering {
-    door: ReconnectListener,
+    listener: ReconnectListener,
     waiting: Vec<Waiting>,
     adopted: BTreeMap<SlotId, Adopted>,
     /// Who held slots when that was last looked for.
     holders: Vec<Pid>,
 }
 
-/// Waits until all who hold slots of `run_dir` have given them to us; returns them by slot. They come to `door`,
+/// Waits until all who hold slots of `run_dir` have given them to us; returns them by slot. They come to `listener`,
 /// if it is open already. None are left when all holders have ended meanwhile: the run directory is then as
 /// after a clean end.
 ///
 /// # Errors
 /// See [`AdoptError`].
-pub(crate) fn gather(run_dir: &mut RunDir, door: Option<OwnedFd>) -> Result<Vec<Adopted>, AdoptError> {
-    let (door, holders) = match door {
-        // Slots are at the door already. Who else there may be is looked for when they are in.
+pub(crate) fn gather(run_dir: &mut RunDir, listener: Option<OwnedFd>) -> Result<Vec<Adopted>, AdoptError> {
+    let (listener, holders) = match listener {
+        // Slots have come to it already. Who else there may be is looked for when they are in.
         Some(socket) => (ReconnectListener::inherit(socket, run_dir.path()), Vec::new()),
         None => {
-            let (door, holders) = (ReconnectListener::open(run_dir.path())?, run_dir.slot_holders());
+            let (listener, holders) = (ReconnectListener::open(run_dir.path())?, run_dir.slot_holders());
             let list = list(&holders);
             log::info!("adopting the slots of a supervisor that is gone; processes {list} hold them");
-            (door, holders)
+            (listener, holders)
         }
     };
-    let mut gathering = Gathering { door, waiting: Vec::new(), adopted: BTreeMap::new(), holders };
+    let mut gathering = Gathering { listener, waiting: Vec::new(), adopted: BTreeMap::new(), holders };
     let began = clock::now();
     let mut searched = began;
     loop {
@@ -90,13 +90,13 @@ pub(crate) fn gather(run_dir: &mut RunDir, door: Option<OwnedFd>) -> Result<Vec<
 impl Gathering {
     /// Waits a moment for somebody to come or to speak.
     fn turn(&mut self, run_dir: &RunDir) {
-        let mut watched = vec![PollFd::new(self.door.as_fd(), PollFlags::POLLIN)];
+        let mut watched = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
         watched
             .extend(self.waiting.iter().map(|waiting| PollFd::new(waiting.link.as_fd(), PollFlags::POLLIN)));
         // Whatever it says, all are looked at.
         let _ = poll(&mut watched, PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO));
         while self.waiting.len() < MAX_WAITING {
-            match self.door.accept() {
+            match self.listener.accept() {
                 Ok(Some((socket, pid))) => {
                     let link = SupervisorEnd::new(socket);
                     self.waiting.push(Waiting { link, pid, since: clock::now(), words: 0 });

@@ -1,4 +1,4 @@
-//! Taking over the slots of a supervisor that is dead or was replaced. Their workers come to the rendezvous
+//! Taking over the slots of a supervisor that is dead or was replaced. Their workers come to the reconnect
 //! socket by themselves; here they are received, looked at, and waited for until every process that holds the
 //! slots is accounted for. Kills nobody, and changes nothing: when it fails, the slots go on without a
 //! supervisor.

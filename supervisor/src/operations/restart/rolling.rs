@@ -10,7 +10,7 @@ use crate::api::{Failure, RestartReport, RestartedSlot};
 /// How long a slot may take from being asked until its next worker serves.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where a roll is.
+/// Where a rolling restart is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// This slot is to be asked.
@@ -24,49 +24,28 @@ enum Stage {
     Over,
 }
 
-/// What happened to a roll.
+/// What happened to a rolling restart.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
     /// The slot's worker, which was ready, was asked to hand over.
-    Asked {
-        /// The worker.
-        incarnation: Incarnation,
-    },
+    Asked { incarnation: Incarnation },
     /// The slot has no worker that could be asked.
     NotReady {
         /// The slot's state.
         state: &'static str,
     },
     /// A worker died, and had not handed over.
-    Died {
-        /// Its slot.
-        slot: SlotId,
-        /// The worker.
-        incarnation: Incarnation,
-    },
+    Died { slot: SlotId, incarnation: Incarnation },
     /// A slot, any slot, has a worker that serves.
     Ready {
-        /// The worker.
         incarnation: Incarnation,
         /// Its slot, and what it took over.
         result: RestartedSlot,
     },
     /// A worker stays.
-    Refused {
-        /// Its slot.
-        slot: SlotId,
-        /// The worker.
-        incarnation: Incarnation,
-        /// Why.
-        reason: String,
-    },
+    Refused { slot: SlotId, incarnation: Incarnation, reason: String },
     /// A slot goes on with the program it had, though it was given another.
-    KeptProgram {
-        /// The slot.
-        slot: SlotId,
-        /// Why.
-        reason: String,
-    },
+    KeptProgram { slot: SlotId, reason: String },
     /// A turn of the supervisor's loop.
     Tick,
     /// The service is shutting down.
@@ -98,12 +77,12 @@ pub(crate) struct Rolling {
 }
 
 impl Rolling {
-    /// A roll over `slots`, and its first action.
+    /// A rolling restart over `slots`, and its first action.
     pub(crate) fn new(slots: impl IntoIterator<Item = SlotId>) -> (Self, Action) {
         let to_do = slots.into_iter().collect();
-        let mut roll = Self { stage: Stage::Over, deadline: None, lost: 0, to_do, done: Vec::new() };
-        let first = roll.next();
-        (roll, first)
+        let mut rolling = Self { stage: Stage::Over, deadline: None, lost: 0, to_do, done: Vec::new() };
+        let first = rolling.next();
+        (rolling, first)
     }
 
     /// The slots that are restarted, until it has finished.
@@ -227,104 +206,104 @@ mod tests {
 
     #[test]
     fn the_next_slot_is_asked_when_the_one_before_it_is_back() {
-        let (mut roll, first) = Rolling::new([SlotId(0), SlotId(1)]);
+        let (mut rolling, first) = Rolling::new([SlotId(0), SlotId(1)]);
         assert_eq!(first, Action::Ask(SlotId(0)));
-        assert_eq!(roll.step(asked(3), NOW), None);
+        assert_eq!(rolling.step(asked(3), NOW), None);
         // Old news, and news of others.
         for event in [ready(0, 3), ready(1, 9), refused(1, 3), refused(0, 2), Event::Tick] {
-            assert_eq!(roll.step(event, NOW), None);
+            assert_eq!(rolling.step(event, NOW), None);
         }
-        assert_eq!(roll.step(ready(0, 4), NOW), Some(Action::Ask(SlotId(1))));
-        assert_eq!(roll.step(asked(9), NOW), None);
-        let Some(Action::Finish(report)) = roll.step(ready(1, 10), NOW) else { panic!("not finished") };
+        assert_eq!(rolling.step(ready(0, 4), NOW), Some(Action::Ask(SlotId(1))));
+        assert_eq!(rolling.step(asked(9), NOW), None);
+        let Some(Action::Finish(report)) = rolling.step(ready(1, 10), NOW) else { panic!("not finished") };
         assert_eq!(
             report.slots.iter().map(|done| (done.slot, done.kept)).collect::<Vec<_>>(),
             [(0, 5), (1, 5)]
         );
-        assert_eq!(roll.step(Event::Ending, NOW), None);
+        assert_eq!(rolling.step(Event::Ending, NOW), None);
     }
 
     #[test]
     fn who_dies_before_handing_over_has_a_successor_who_is_asked_in_turn() {
-        let (mut roll, _) = Rolling::new([SlotId(0), SlotId(1)]);
-        let _ = roll.step(asked(3), NOW);
+        let (mut rolling, _) = Rolling::new([SlotId(0), SlotId(1)]);
+        let _ = rolling.step(asked(3), NOW);
         // Old news, and news of others.
-        assert_eq!(roll.step(died(0, 2), NOW), None);
-        assert_eq!(roll.step(died(1, 3), NOW), None);
-        assert_eq!(roll.step(died(0, 3), NOW), None);
+        assert_eq!(rolling.step(died(0, 2), NOW), None);
+        assert_eq!(rolling.step(died(1, 3), NOW), None);
+        assert_eq!(rolling.step(died(0, 3), NOW), None);
         let lossy = RestartedSlot { slot: 0, kept: 4, lost: 1, ..RestartedSlot::default() };
         let ready_4 = Event::Ready { incarnation: Incarnation(4), result: lossy };
-        assert_eq!(roll.step(ready_4, NOW), Some(Action::Ask(SlotId(0))));
+        assert_eq!(rolling.step(ready_4, NOW), Some(Action::Ask(SlotId(0))));
         let later = NOW + Duration::from_secs(1);
-        assert_eq!(roll.step(asked(4), later), None);
-        assert_eq!(roll.deadline(), Some(NOW + PATIENCE));
-        assert_eq!(roll.step(ready(0, 5), later), Some(Action::Ask(SlotId(1))));
-        assert_eq!(roll.done(), [RestartedSlot { slot: 0, kept: 5, lost: 1, ..RestartedSlot::default() }]);
+        assert_eq!(rolling.step(asked(4), later), None);
+        assert_eq!(rolling.deadline(), Some(NOW + PATIENCE));
+        assert_eq!(rolling.step(ready(0, 5), later), Some(Action::Ask(SlotId(1))));
+        assert_eq!(rolling.done(), [RestartedSlot { slot: 0, kept: 5, lost: 1, ..RestartedSlot::default() }]);
         // The next slot starts with nothing against it.
-        assert_eq!(roll.step(asked(1), later), None);
-        assert_eq!(roll.deadline(), Some(later + PATIENCE));
+        assert_eq!(rolling.step(asked(1), later), None);
+        assert_eq!(rolling.deadline(), Some(later + PATIENCE));
     }
 
     #[test]
     fn a_worker_may_say_any_number_of_losses() {
-        let (mut roll, _) = Rolling::new([SlotId(0)]);
+        let (mut rolling, _) = Rolling::new([SlotId(0)]);
         let absurd = RestartedSlot { slot: 0, lost: u32::MAX, ..RestartedSlot::default() };
         for incarnation in [1, 2] {
-            let _ = roll.step(asked(incarnation), NOW);
-            let _ = roll.step(died(0, incarnation), NOW);
+            let _ = rolling.step(asked(incarnation), NOW);
+            let _ = rolling.step(died(0, incarnation), NOW);
             let ready = Event::Ready { incarnation: Incarnation(incarnation + 1), result: absurd.clone() };
-            assert_eq!(roll.step(ready, NOW), Some(Action::Ask(SlotId(0))));
+            assert_eq!(rolling.step(ready, NOW), Some(Action::Ask(SlotId(0))));
         }
-        let _ = roll.step(asked(3), NOW);
+        let _ = rolling.step(asked(3), NOW);
         let ready = Event::Ready { incarnation: Incarnation(4), result: absurd.clone() };
-        assert_eq!(roll.step(ready, NOW), Some(Action::Finish(RestartReport { slots: vec![absurd] })));
+        assert_eq!(rolling.step(ready, NOW), Some(Action::Finish(RestartReport { slots: vec![absurd] })));
     }
 
     #[test]
-    fn workers_that_die_whenever_they_are_asked_stop_the_roll_in_time() {
-        let (mut roll, _) = Rolling::new([SlotId(0)]);
+    fn workers_that_die_whenever_they_are_asked_stop_the_restart_in_time() {
+        let (mut rolling, _) = Rolling::new([SlotId(0)]);
         for incarnation in 1..100 {
-            let _ = roll.step(asked(incarnation), NOW);
-            let _ = roll.step(died(0, incarnation), NOW);
-            assert_eq!(roll.step(ready(0, incarnation + 1), NOW), Some(Action::Ask(SlotId(0))));
+            let _ = rolling.step(asked(incarnation), NOW);
+            let _ = rolling.step(died(0, incarnation), NOW);
+            assert_eq!(rolling.step(ready(0, incarnation + 1), NOW), Some(Action::Ask(SlotId(0))));
         }
-        let _ = roll.step(asked(100), NOW);
-        let _ = roll.step(died(0, 100), NOW);
-        assert_eq!(failure(roll.step(Event::Tick, NOW + PATIENCE)).0, 504);
+        let _ = rolling.step(asked(100), NOW);
+        let _ = rolling.step(died(0, 100), NOW);
+        assert_eq!(failure(rolling.step(Event::Tick, NOW + PATIENCE)).0, 504);
     }
 
     #[test]
-    fn a_slot_that_is_not_back_in_time_stops_the_roll_and_is_named() {
-        let (mut roll, _) = Rolling::new([SlotId(0), SlotId(1), SlotId(2)]);
-        let _ = roll.step(asked(1), NOW);
-        let _ = roll.step(ready(0, 2), NOW);
-        let _ = roll.step(asked(1), NOW);
-        assert_eq!(roll.deadline(), Some(NOW + PATIENCE));
-        assert_eq!(roll.step(Event::Tick, NOW + PATIENCE - Duration::from_millis(1)), None);
-        let (status, error) = failure(roll.step(Event::Tick, NOW + PATIENCE));
+    fn a_slot_that_is_not_back_in_time_stops_the_restart_and_is_named() {
+        let (mut rolling, _) = Rolling::new([SlotId(0), SlotId(1), SlotId(2)]);
+        let _ = rolling.step(asked(1), NOW);
+        let _ = rolling.step(ready(0, 2), NOW);
+        let _ = rolling.step(asked(1), NOW);
+        assert_eq!(rolling.deadline(), Some(NOW + PATIENCE));
+        assert_eq!(rolling.step(Event::Tick, NOW + PATIENCE - Duration::from_millis(1)), None);
+        let (status, error) = failure(rolling.step(Event::Tick, NOW + PATIENCE));
         assert_eq!(status, 504);
         assert!(error.contains("slot 1 was not back within 10s"), "{error}");
         assert!(error.ends_with("slots restarted before it: 0; not restarted: 2"), "{error}");
-        assert_eq!(roll.step(ready(1, 2), NOW + PATIENCE), None);
+        assert_eq!(rolling.step(ready(1, 2), NOW + PATIENCE), None);
     }
 
     #[test]
-    fn refusals_and_the_end_of_the_service_stop_the_roll() {
+    fn refusals_and_the_end_of_the_service_stop_the_restart() {
         let kept = Event::KeptProgram { slot: SlotId(4), reason: "exit status 1".to_owned() };
         for (event, status, words) in [
             (refused(4, 1), 503, "goes on with the worker it has: no memory"),
             (kept, 503, "goes on with the program it had: exit status 1"),
             (Event::Ending, 409, "shut down"),
         ] {
-            let (mut roll, _) = Rolling::new([SlotId(4)]);
-            let _ = roll.step(asked(1), NOW);
-            let (found, error) = failure(roll.step(event, NOW));
+            let (mut rolling, _) = Rolling::new([SlotId(4)]);
+            let _ = rolling.step(asked(1), NOW);
+            let (found, error) = failure(rolling.step(event, NOW));
             assert_eq!(found, status);
             assert!(error.contains("slot 4") && error.contains(words), "{error}");
-            assert_eq!(roll.deadline(), None);
+            assert_eq!(rolling.deadline(), None);
         }
-        let (mut roll, _) = Rolling::new([SlotId(4)]);
-        let (status, error) = failure(roll.step(Event::NotReady { state: "backing_off" }, NOW));
+        let (mut rolling, _) = Rolling::new([SlotId(4)]);
+        let (status, error) = failure(rolling.step(Event::NotReady { state: "backing_off" }, NOW));
         assert_eq!(status, 409);
         assert!(error.contains("slot 4 is backing_off"), "{error}");
     }

@@ -33,7 +33,8 @@ pub(crate) struct Handoff {
     /// Descriptors.
     pub(crate) control: Option<RawFd>,
     pub(crate) admin: Option<RawFd>,
-    pub(crate) door: Option<RawFd>,
+    #[serde(rename = "door")]
+    pub(crate) reconnect: Option<RawFd>,
     pub(crate) lock: Option<RawFd>,
     /// The old program.
     pub(crate) previous: Option<RawFd>,
@@ -61,7 +62,7 @@ pub(crate) struct ReceivedHandoff {
     /// The listening sockets of the control side.
     pub(crate) sockets: InheritedSockets,
     /// The socket that slots come to.
-    pub(crate) door: Option<OwnedFd>,
+    pub(crate) reconnect: Option<OwnedFd>,
     /// The lock of the run directory.
     pub(crate) lock: Option<OwnedFd>,
     /// The old program.
@@ -92,7 +93,7 @@ impl Handoff {
             left: Duration::from_millis(self.left_ms),
             failed: self.failed.clone(),
             sockets: InheritedSockets { control: take(self.control), admin: take(self.admin) },
-            door: take(self.door),
+            reconnect: take(self.reconnect),
             lock: take(self.lock),
             previous: take(self.previous).map(File::from),
         }
@@ -100,7 +101,7 @@ impl Handoff {
 
     /// The descriptors that it names, and that have to stay open.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let all = [self.control, self.admin, self.door, self.lock, self.previous];
+        let all = [self.control, self.admin, self.reconnect, self.lock, self.previous];
         all.into_iter().flatten().filter_map(descriptor::borrow)
     }
 }
@@ -136,9 +137,9 @@ mod tests {
     #[test]
     fn descriptors_that_are_not_there_are_not_had() {
         let handoff =
-            Handoff { control: Some(-1), admin: Some(1), door: Some(1_000_000), ..Handoff::default() };
+            Handoff { control: Some(-1), admin: Some(1), reconnect: Some(1_000_000), ..Handoff::default() };
         let handoff = handoff.receive();
         assert!(handoff.sockets.control.is_none() && handoff.sockets.admin.is_none());
-        assert!(handoff.door.is_none() && handoff.lock.is_none() && handoff.previous.is_none());
+        assert!(handoff.reconnect.is_none() && handoff.lock.is_none() && handoff.previous.is_none());
     }
 }

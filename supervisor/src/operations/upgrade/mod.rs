@@ -203,7 +203,7 @@ impl Upgrade {
     }
 
     /// Lets the workers follow this program.
-    fn roll(&mut self, cluster: &mut Cluster) {
+    fn replace_workers(&mut self, cluster: &mut Cluster) {
         log::info!("upgrading: {}", self.record.describe_takeover());
         let begun = slots(cluster, None).and_then(|slots| match File::open(OURSELVES) {
             Ok(program) => Ok(Replacement::begin(cluster, slots, Some(program.into()))),
@@ -308,7 +308,7 @@ impl Operation for Upgrade {
             Stage::TakingOver { left } => {
                 if cluster.phase() == Phase::Running {
                     self.record.takeover = Some(now.saturating_sub(*left));
-                    self.roll(cluster);
+                    self.replace_workers(cluster);
                 } else if turn.running.is_ending() {
                     let reason = "the service began to shut down before its workers followed";
                     self.fail(cluster, 409, reason.to_owned());

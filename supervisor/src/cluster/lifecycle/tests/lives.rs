@@ -15,8 +15,8 @@ enum Happening {
     WorkerDies,
     WorkerFinishes,
     KeeperDies,
-    OrphanDies,
-    OrphanKeeps,
+    LoneWorkerDies,
+    LoneWorkerKeeps,
     Reap(bool),
     ReadLink,
     Pass(u64),
@@ -32,8 +32,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => Just(Happening::WorkerDies),
         4 => Just(Happening::WorkerFinishes),
         2 => Just(Happening::KeeperDies),
-        2 => Just(Happening::OrphanDies),
-        4 => Just(Happening::OrphanKeeps),
+        2 => Just(Happening::LoneWorkerDies),
+        4 => Just(Happening::LoneWorkerKeeps),
         6 => any::<bool>().prop_map(Happening::Reap),
         12 => Just(Happening::ReadLink),
         6 => (0..40_000_u64).prop_map(Happening::Pass),
@@ -121,8 +121,8 @@ impl World {
             }
             Happening::WorkerDies | Happening::WorkerFinishes => {}
             Happening::KeeperDies => self.keeper_dies(KILLED),
-            Happening::OrphanDies => self.orphan_dies(),
-            Happening::OrphanKeeps => self.orphan_keeps(),
+            Happening::LoneWorkerDies => self.lone_worker_dies(),
+            Happening::LoneWorkerKeeps => self.lone_worker_keeps(),
             Happening::Reap(last) => self.reap(last),
             Happening::ReadLink => self.read_link(),
             Happening::Pass(millis) => {
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    fn orphan_dies(&mut self) {
+    fn lone_worker_dies(&mut self) {
         if !self.keeper_alive()
             && let Some(worker) = self.worker.as_mut().filter(|worker| worker.alive)
         {
@@ -180,8 +180,8 @@ impl World {
         }
     }
 
-    /// The orphan takes its keeper's place. It notices its keeper's end only when it is ready itself.
-    fn orphan_keeps(&mut self) {
+    /// The worker takes its keeper's place. It notices its keeper's end only when it is ready itself.
+    fn lone_worker_keeps(&mut self) {
         if !self.keeper_alive()
             && let Some(worker) = self.worker.take_if(|worker| worker.alive && worker.greeted)
         {
@@ -298,7 +298,7 @@ impl World {
         if self.keeper.as_ref().is_some_and(|keeper| keeper.pid == pid) {
             self.keeper_dies(KILLED);
         } else if self.is_child_of_keeper(pid) {
-            self.orphan_dies();
+            self.lone_worker_dies();
         }
     }
 
@@ -324,7 +324,7 @@ impl World {
             if self.spawned > lives {
                 break;
             }
-            self.orphan_dies();
+            self.lone_worker_dies();
             self.reap(true);
             self.read_link();
             self.happen(Happening::Pass(1000));

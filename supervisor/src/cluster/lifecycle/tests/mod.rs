@@ -47,11 +47,11 @@ fn table() -> Vec<(State, &'static str)> {
     let closed = Remains { link_open: false, ..down };
     let reaped = Remains { keeper: None, cause: Some(KILLED), ..down };
     let last = Remains { worker: None, ..reaped };
-    let heir = Remains { keeper: None, cause: Some(KILLED), ..busy.inheritance(NOW) };
-    let stranger = Remains { worker: Some(worker(12)), ..heir };
+    let successor = Remains { keeper: None, cause: Some(KILLED), ..busy.inheritance(NOW) };
+    let stranger = Remains { worker: Some(worker(12)), ..successor };
     let later = NOW + Duration::from_secs(1);
     vec![
-        // events in columns: tick, spawned, spawn failed, started, hello, died, left, keeps, closed, keeper, orphan, drain, stop
+        // events in columns: tick, spawned, spawn failed, started, hello, died, left, keeps, closed, keeper, worker, drain, stop
         (State::Empty,                           "SP !! !! !! !! !! !! !! !! !! !! LE LE"),
         (State::BackingOff { until: NOW },       "SP !! !! !! !! !! !! !! !! !! !! LE LE"),
         (State::BackingOff { until: later },     "BO !! !! !! !! !! !! !! !! !! !! LE LE"),
@@ -70,7 +70,7 @@ fn table() -> Vec<(State, &'static str)> {
         (State::KeeperDown(closed),              "KD !! !! !! !! !! !! !! !! KD KD KD KD"),
         (State::KeeperDown(reaped),              "KD !! !! KD KD KD KD KD KD !! KD KD KD"),
         (State::KeeperDown(last),                "KD !! !! KD KD KD KD KD SP !! KD KD KD"),
-        (State::KeeperDown(heir),                "KD !! !! KD KD KD KD ST KD !! KD KD KD"),
+        (State::KeeperDown(successor),           "KD !! !! KD KD KD KD ST KD !! KD KD KD"),
         (State::KeeperDown(stranger),            "KD !! !! !! !! KD KD !! KD !! KD KD KD"),
     ]
 }
@@ -171,7 +171,7 @@ fn holdings_are_forgotten_only_when_link_keeper_and_worker_are_gone() {
 }
 
 #[test]
-fn an_orphan_may_be_reaped_before_its_keeper() {
+fn a_lone_worker_may_be_reaped_before_its_keeper() {
     let mut slot = ready();
     assert_eq!(slot.step(Event::WorkerReaped { pid: Pid::from_raw(11) }, NOW), []);
     assert_eq!(slot.step(Event::KeeperReaped { cause: KILLED }, NOW), []);
@@ -181,16 +181,16 @@ fn an_orphan_may_be_reaped_before_its_keeper() {
 
 #[test]
 fn a_worker_takes_the_place_of_its_dead_keeper() {
-    let heir = Pid::from_raw(11);
-    let replaced = Action::KeeperReplaced { keeper: heir };
+    let successor = Pid::from_raw(11);
+    let replaced = Action::KeeperReplaced { keeper: successor };
     for is_reaped_first in [true, false] {
         let mut slot = ready();
         if is_reaped_first {
             assert_eq!(slot.step(Event::KeeperReaped { cause: KILLED }, NOW), []);
             assert_eq!((slot.state().keeper(), slot.state().name()), (None, "keeper_down"));
         }
-        assert_eq!(slot.step(Event::WorkerKeeps { keeper: heir }, NOW), [replaced]);
-        assert_eq!((slot.state().keeper(), slot.state().worker()), (Some(heir), None));
+        assert_eq!(slot.step(Event::WorkerKeeps { keeper: successor }, NOW), [replaced]);
+        assert_eq!((slot.state().keeper(), slot.state().worker()), (Some(successor), None));
         assert_eq!(slot.step(Event::WorkerStarted(worker(12)), NOW), []);
         assert_eq!(slot.step(Event::Ready(worker(12)), NOW), [Action::BecameReady(worker(12))]);
         // And again.
@@ -220,19 +220,19 @@ fn a_worker_that_does_not_take_its_keepers_place_is_killed() {
 }
 
 #[test]
-fn a_drain_outlives_a_keeper_and_a_stop_ends_its_heir() {
-    let heir = Pid::from_raw(11);
+fn a_drain_outlives_a_keeper_and_a_stop_ends_its_successor() {
+    let successor = Pid::from_raw(11);
     let mut slot = ready();
     let _ = slot.step(Event::KeeperReaped { cause: KILLED }, NOW);
     assert_eq!(slot.step(Event::Drain, NOW), []);
-    let _ = slot.step(Event::WorkerKeeps { keeper: heir }, NOW);
+    let _ = slot.step(Event::WorkerKeeps { keeper: successor }, NOW);
     assert_eq!(slot.state().name(), "draining");
     assert_eq!(slot.step(Event::Ready(worker(12)), NOW), [Action::DrainWorker]);
 
     let mut slot = ready();
     let _ = slot.step(Event::KeeperReaped { cause: KILLED }, NOW);
-    assert_eq!(slot.step(Event::Stop, NOW), [Action::KillWorker(heir)]);
-    assert_eq!(slot.step(Event::WorkerReaped { pid: heir }, NOW), []);
+    assert_eq!(slot.step(Event::Stop, NOW), [Action::KillWorker(successor)]);
+    assert_eq!(slot.step(Event::WorkerReaped { pid: successor }, NOW), []);
     assert_eq!(slot.step(Event::LinkClosed, NOW), [Action::ForgetHoldings]);
     assert_eq!(slot.state(), State::Left);
 }
