@@ -102,7 +102,7 @@ fn there_and_back(name: &str, other: &Path) {
         let open = crowd.open();
         let lost = IDLE + ECHOING + HALF_A_FRAME - open.iter().sum::<usize>();
         let [idle, echoing, half] = open;
-        println!("{from:<12} {to:<12} {idle:>5} {echoing:>8} {half:>13} {lost:>5} {pause:>14.1?}");
+        eprintln!("{from:<12} {to:<12} {idle:>5} {echoing:>8} {half:>13} {lost:>5} {pause:>14.1?}");
         assert_eq!(lost, 0);
         programs.reverse();
     }
@@ -121,7 +121,7 @@ fn upgrades_there_and_back_lose_nobody() {
     let commits = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/compatibility/commits")).unwrap();
     let commits =
         commits.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
-    println!(
+    eprintln!(
         "{:<12} {:<12} {:>5} {:>8} {:>13} {:>5} {:>14}",
         "from", "to", "idle", "echoing", "half a frame", "lost", "longest pause"
     );

@@ -28,6 +28,9 @@ pub type SupervisorEnd = Link<ToWorker, ToSupervisor>;
 /// The slot's end: the worker's, and the keeper's while there is no worker.
 pub type SlotEnd = Link<ToSupervisor, ToWorker>;
 
+/// A message and the descriptors that came with it.
+pub type Received<M> = (Envelope<M>, Vec<OwnedFd>);
+
 /// Why a link failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -230,7 +233,7 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
     ///
     /// # Errors
     /// As `receive`; and when the descriptors got lost on the way.
-    pub fn receive_with(&mut self) -> Result<Option<(Envelope<Rx>, Vec<OwnedFd>)>, LinkError> {
+    pub fn receive_with(&mut self) -> Result<Option<Received<Rx>>, LinkError> {
         while let Some((length, descriptors)) = self.read()? {
             match codec::decode(&self.buffer[..length]) {
                 Ok(envelope) => return Ok(Some((envelope, descriptors))),
