@@ -252,8 +252,10 @@ mod tests {
 
     use super::*;
 
+    type Picture = (Vec<(u32, Vec<u64>)>, BTreeMap<u32, BTreeSet<u32>>, BTreeSet<u32>);
+
     /// What can be taken and what is taken, whatever the order in which it came about.
-    fn picture(spans: &Spans) -> (Vec<(u32, Vec<u64>)>, BTreeMap<u32, BTreeSet<u32>>, BTreeSet<u32>) {
+    fn picture(spans: &Spans) -> Picture {
         let each = spans.spans.iter().map(|span| (span.units, span.taken.clone())).collect();
         (each, spans.with_room.clone(), spans.empty.clone())
     }
