@@ -277,23 +277,26 @@ fn say(stranger: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
     sendmsg::<()>(stranger.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), None).unwrap();
 }
 
-/// A slot's offer, as the wire has it: magic, version, variant, slot, incarnation, pid, keeper.
-fn offer(version: u16, slot: u16, pid: u32, keeper: u32) -> Vec<u8> {
+/// A message of a worker, as the wire has it: magic, version, since which it is read, incarnation, speaker, kind.
+fn by_worker(version: u8, kind: u32, fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = b"hf".to_vec();
-    bytes.extend_from_slice(&version.to_le_bytes());
-    bytes.extend_from_slice(&variant().to_le_bytes());
-    bytes.extend_from_slice(&slot.to_le_bytes());
-    bytes.extend_from_slice(&7_u32.to_le_bytes());
-    bytes.extend_from_slice(&pid.to_le_bytes());
-    bytes.extend_from_slice(&keeper.to_le_bytes());
+    bytes.extend_from_slice(&[version, version]);
+    for number in [7, 1, kind] {
+        bytes.extend_from_slice(&u32::to_le_bytes(number));
+    }
+    bytes.extend(fields.concat());
     bytes
 }
 
-/// Which message an offer is: the golden bytes say it.
-fn variant() -> u32 {
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/tests/golden/to_supervisor_adopt");
-    let golden = fs::read(golden).unwrap();
-    u32::from_le_bytes(golden[4..8].try_into().unwrap())
+/// The version of this program's messages: the golden bytes say it.
+fn link_version() -> u8 {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/tests/golden/worker_adopt");
+    fs::read(golden).unwrap()[2]
+}
+
+/// A slot's offer: slot, pid, keeper.
+fn offer(version: u8, slot: u16, pid: u32, keeper: u32) -> Vec<u8> {
+    by_worker(version, 0, &[&slot.to_le_bytes(), &pid.to_le_bytes(), &keeper.to_le_bytes()])
 }
 
 #[test]
@@ -310,17 +313,19 @@ fn strangers_at_the_reconnect_socket_are_named_and_change_nothing() {
     let (pid, keeper) = (std::process::id(), u32::try_from(nix::unistd::getppid().as_raw()).unwrap());
     let null = File::open("/dev/null").unwrap();
     let null = null.as_raw_fd();
+    let known = link_version();
+    let offer = |slot, pid, keeper| offer(known, slot, pid, keeper);
+    let greeting = |length: u64| by_worker(known, 1, &[&[0; 4], &length.to_le_bytes(), &[0; 4]]);
     let cases: [(&str, Vec<u8>, &[RawFd]); 9] = [
         ("not a Holdfast message", b"garbage".to_vec(), &[]),
-        ("protocol version 99", offer(99, 0, pid, keeper), &[]),
-        ("cannot be decoded", offer(1, 0, pid, keeper)[..12].to_vec(), &[]),
-        ("says it is process 1", offer(1, 0, 1, keeper), &[null, null, null]),
-        ("says that its keeper is 7", offer(1, 0, pid, 7), &[null, null, null]),
-        ("brings slot 60000", offer(1, 60_000, pid, keeper), &[null, null, null]),
-        ("brings slot 0 with 0 descriptors", offer(1, 0, pid, keeper), &[]),
-        ("a table that can be cut short", offer(1, 0, pid, keeper), &[null, null, null]),
-        // A worker's greeting, which nobody knows here.
-        ("speaks as if it were known", [b"hf\x01\x00\x02\x00\x00\x00".as_slice(), &[0; 8]].concat(), &[]),
+        ("a message of version 99", by_worker(99, 0, &[]), &[]),
+        ("cannot be decoded", greeting(u64::MAX), &[]),
+        ("says it is process 1", offer(0, 1, keeper), &[null, null, null]),
+        ("says that its keeper is 7", offer(0, pid, 7), &[null, null, null]),
+        ("brings slot 60000", offer(60_000, pid, keeper), &[null, null, null]),
+        ("brings slot 0 with 0 descriptors", offer(0, pid, keeper), &[]),
+        ("a table that can be cut short", offer(0, pid, keeper), &[null, null, null]),
+        ("speaks as if it were known", greeting(0), &[]),
     ];
     let mut open = Vec::new();
     for (expected, bytes, descriptors) in &cases {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_shared::config::{self, ConfigErrors, Inputs};
 use holdfast_shared::ipc::settings_memory::SettingsMemoryError;
+use serde_json::Value;
 
 use super::resize::Resize;
 use super::{Kind, Operation, Turn};
@@ -15,6 +16,9 @@ use crate::api::{Answer, Change, Failure, ReloadReport, Reply};
 use crate::cluster::{Cluster, Phase, ResizeError};
 use crate::host::capacity::{self, Demand, Unreachable};
 use crate::host::notify;
+
+/// Longer lists are counted in the log, and told in full to whoever asked for the reload.
+const MOST_ITEMS: usize = 16;
 
 /// How long workers may take to say that they apply new settings.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -151,7 +155,16 @@ fn describe(report: &ReloadReport) -> String {
     if report.changes.is_empty() {
         return "nothing has changed".to_owned();
     }
-    let one =
-        |change: &Change| format!("{} {} -> {} ({})", change.key, change.old, change.new, change.effect);
+    let one = |change: &Change| {
+        format!("{} {} -> {} ({})", change.key, brief(&change.old), brief(&change.new), change.effect)
+    };
     report.changes.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A value as a log line has room for it.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::Array(items) if items.len() > MOST_ITEMS => format!("[{} items]", items.len()),
+        value => value.to_string(),
+    }
 }
