@@ -95,7 +95,6 @@ impl Supervisor {
         for reply in waiting.chain(unheard) {
             reply.send(Err(Failure::new(503, "the supervisor is being replaced; ask again")));
         }
-        // Who asks from here on hears the same from the control thread.
-        self.requests = crossbeam_channel::never();
+        // Who asks from here on is answered as ever, until the control thread has ended.
     }
 }

@@ -167,8 +167,7 @@ impl Control {
     }
 
     /// Tells the thread to take nothing new, and to end when answers on their way are read or a second has
-    /// passed. The sockets go on listening: whoever comes waits. Requests still in the channel must have been
-    /// answered or dropped before, or they use up that second.
+    /// passed. The sockets go on listening: whoever comes waits.
     pub fn leave(&self) {
         if self.messages.send(Message::Stop).is_err() {
             log::warn!("the control thread had already ended");
