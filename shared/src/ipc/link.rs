@@ -3,19 +3,16 @@
 //! still seen.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::id::Incarnation;
 use crate::ipc::codec::{self, CodecError, Kind, Message};
 use crate::ipc::message::{Envelope, ToSupervisor, ToWorker};
-use crate::sys::descriptor;
+use crate::sys::rights;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 
 /// Most descriptors that the kernel lets one message carry (SCM_MAX_FD).
 pub const MAX_DESCRIPTORS: usize = 253;
@@ -198,9 +195,10 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
         self.queue.clear();
     }
 
-    /// Frees everything but the socket, which stays open: others have it too, by its number.
-    pub fn abandon(self) {
-        let _ = self.socket.into_raw_fd();
+    /// The socket alone.
+    #[must_use]
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// Sends what waits, as far as the other side reads. To be called when the socket is writable.
@@ -257,15 +255,12 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
 
     /// The next packet, in `buffer`: its length, and what came with it.
     fn read(&mut self) -> Result<Option<(usize, Vec<OwnedFd>)>, LinkError> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let number = self.socket.as_raw_fd();
         loop {
-            let mut parts = [IoSliceMut::new(&mut self.buffer)];
-            match recvmsg::<()>(number, &mut parts, Some(&mut self.control), flags) {
-                Ok(packet) if packet.bytes == 0 => return Err(LinkError::Closed),
+            match rights::receive(self.socket.as_fd(), &mut self.buffer, &mut self.control) {
+                Ok(packet) if packet.length == 0 => return Err(LinkError::Closed),
                 Ok(packet) => {
-                    let control = packet.cmsgs().map_err(|_| LinkError::DescriptorsLost)?;
-                    return Ok(Some((packet.bytes, control.flat_map(take_descriptors).collect())));
+                    let descriptors = packet.descriptors.ok_or(LinkError::DescriptorsLost)?;
+                    return Ok(Some((packet.length, descriptors)));
                 }
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR) => {}
@@ -290,16 +285,6 @@ impl<Tx: Message, Rx: Message> Link<Tx, Rx> {
                 Err(error) => return Err(LinkError::Send { source: error.into() }),
             }
         }
-    }
-}
-
-/// Owns what the kernel has just put into this process's table.
-fn take_descriptors(control: ControlMessageOwned) -> Vec<OwnedFd> {
-    match control {
-        ControlMessageOwned::ScmRights(numbers) => {
-            numbers.into_iter().filter_map(|number| descriptor::adopt(number).ok()).collect()
-        }
-        _ => Vec::new(),
     }
 }
 
@@ -413,11 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_abandoned_stays_open() {
+    fn the_socket_outlives_its_link() {
         let (mut supervisor, slot) = pair().unwrap();
-        let number = slot.as_raw_fd();
-        SlotEnd::new(slot).abandon();
-        let mut slot = SlotEnd::new(descriptor::adopt(number).unwrap());
+        let mut slot = SlotEnd::new(SlotEnd::new(slot).into_socket());
         supervisor.send(ANY, &ToWorker::Leave).unwrap();
         assert_eq!(next(&mut slot), Some(ToWorker::Leave));
     }

@@ -1,49 +1,82 @@
 //! Descriptors by number. In a worker a descriptor is an index into the connection table, and the table
 //! decides when it is closed; so the worker handles plain numbers, and the few places that turn a number into
-//! something that closes itself are here.
+//! something else are here. A number is lent for the length of a call, and gets one owner at most.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
-/// Why a descriptor given by number could not be used.
+/// The numbers that have been claimed in this process.
+static CLAIMED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Why a descriptor given by number cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum DescriptorError {
-    /// The number is negative.
-    #[error("descriptor {number} is not a descriptor")]
-    Invalid {
-        /// The number.
-        number: RawFd,
-    },
-    /// It is not open in this process.
+pub enum ClaimError {
+    #[error("descriptor {0} is no descriptor that is given away")]
+    Invalid(RawFd),
     #[error("descriptor {number}, expected from the parent process, is not open")]
-    NotOpen {
-        /// The number.
-        number: RawFd,
-        /// What `fcntl` said.
-        source: io::Error,
-    },
+    NotOpen { number: RawFd, source: io::Error },
+    #[error("descriptor {0} belongs to this process already")]
+    Owned(RawFd),
 }
 
-/// Lends `number` to calls that want a borrowed descriptor. It must be open for as long as it is lent; a
-/// closed number makes the call fail with `EBADF` and does no harm beyond.
-#[must_use]
-pub fn borrow<'a>(number: RawFd) -> Option<BorrowedFd<'a>> {
-    // SAFETY: -1, the one value BorrowedFd forbids, is excluded. An ill-timed close makes a system call fail
-    // or reach another descriptor, neither of which touches memory.
-    (number >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
-}
-
-/// Takes over a descriptor that was inherited by number, for good: the value closes it when dropped.
+/// Lends `number` for the length of a call of `use_it`, which must not close it.
 ///
 /// # Errors
-/// When no such descriptor is open.
-pub fn adopt(number: RawFd) -> Result<OwnedFd, DescriptorError> {
-    let borrowed = borrow(number).ok_or(DescriptorError::Invalid { number })?;
-    fcntl(borrowed, FcntlArg::F_GETFD)
-        .map_err(|error| DescriptorError::NotOpen { number, source: error.into() })?;
-    // SAFETY: it is open (checked above), and an inherited number has no other owner in a fresh process.
+/// When it is not open.
+pub fn with<T>(number: RawFd, use_it: impl FnOnce(BorrowedFd<'_>) -> T) -> io::Result<T> {
+    // SAFETY: what it is lent to cannot keep it, and does not close it.
+    Ok(use_it(unsafe { lend(number) }?))
+}
+
+/// As [`with`], for all `numbers` at once.
+///
+/// # Errors
+/// When one of them is not open.
+pub fn with_all<T>(
+    numbers: impl IntoIterator<Item = RawFd>,
+    use_them: impl FnOnce(&[BorrowedFd<'_>]) -> T,
+) -> io::Result<T> {
+    // SAFETY: as in `with`.
+    let lend = |number| unsafe { lend(number) };
+    let descriptors: Vec<BorrowedFd<'_>> = numbers.into_iter().map(lend).collect::<io::Result<_>>()?;
+    Ok(use_them(&descriptors))
+}
+
+/// # Safety
+/// Nobody may close it within `'a`.
+unsafe fn lend<'a>(number: RawFd) -> io::Result<BorrowedFd<'a>> {
+    if number < 0 {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: it is not -1; if it is not open, it is not used but for this question.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(descriptor, FcntlArg::F_GETFD)?;
+    Ok(descriptor)
+}
+
+/// Takes over a descriptor that this process inherited by number, for good: the value closes it when dropped.
+/// A number is given once. What this process opened itself is close-on-exec, and refused.
+///
+/// # Errors
+/// See [`ClaimError`].
+pub fn claim(number: RawFd) -> Result<OwnedFd, ClaimError> {
+    // Standard input and output are somebody else's to give away.
+    if number <= 2 {
+        return Err(ClaimError::Invalid(number));
+    }
+    let flags = with(number, |descriptor| fcntl(descriptor, FcntlArg::F_GETFD));
+    let flags =
+        flags.and_then(|flags| Ok(flags?)).map_err(|source| ClaimError::NotOpen { number, source })?;
+    let is_inherited = !FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC);
+    if !is_inherited || !CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).insert(number) {
+        return Err(ClaimError::Owned(number));
+    }
+    // SAFETY: it is open, was inherited, and nobody in this process has got it before.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -54,17 +87,6 @@ pub fn adopt(number: RawFd) -> Result<OwnedFd, DescriptorError> {
 pub fn set_inherited(descriptor: BorrowedFd<'_>, inherited: bool) -> io::Result<()> {
     let flags = if inherited { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
     fcntl(descriptor, FcntlArg::F_SETFD(flags))?;
-    Ok(())
-}
-
-/// Puts a copy of `descriptor` at `number`, in place of what is open there, for every process that shares the
-/// table. The copy is inherited by exec.
-///
-/// # Errors
-/// What dup2(2) says.
-pub fn replace(number: RawFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: plain numbers. Whoever uses `number` goes on with another socket; no memory is touched.
-    nix::errno::Errno::result(unsafe { libc::dup2(descriptor.as_raw_fd(), number) })?;
     Ok(())
 }
 
@@ -88,15 +110,13 @@ pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let numbers: Vec<RawFd> =
         listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     // The listing's own descriptor was among them and is closed by now.
-    Ok(numbers.into_iter().filter(|&number| is_open(number)).collect())
-}
-
-fn is_open(number: RawFd) -> bool {
-    borrow(number).is_some_and(|descriptor| fcntl(descriptor, FcntlArg::F_GETFD).is_ok())
+    Ok(numbers.into_iter().filter(|&number| with(number, |_| ()).is_ok()).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+
     use super::*;
 
     #[test]
@@ -106,8 +126,23 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_open() {
-        assert!(matches!(adopt(-1), Err(DescriptorError::Invalid { .. })));
-        assert!(matches!(adopt(1_000_000), Err(DescriptorError::NotOpen { .. })));
+    fn what_is_not_open_is_neither_lent_nor_given() {
+        for number in [-1, 1_000_000] {
+            assert!(with(number, |_| ()).is_err());
+        }
+        assert!(matches!(claim(-1), Err(ClaimError::Invalid(_))));
+        assert!(matches!(claim(1), Err(ClaimError::Invalid(_))));
+        assert!(matches!(claim(1_000_000), Err(ClaimError::NotOpen { .. })));
+    }
+
+    #[test]
+    fn a_descriptor_gets_one_owner() {
+        let own = std::fs::File::open("/dev/null").unwrap();
+        assert!(matches!(claim(own.as_raw_fd()), Err(ClaimError::Owned(_))));
+        set_inherited(own.as_fd(), true).unwrap();
+        let number = own.into_raw_fd();
+        let claimed = claim(number).unwrap();
+        assert_eq!(claimed.as_raw_fd(), number);
+        assert!(matches!(claim(number), Err(ClaimError::Owned(_))));
     }
 }

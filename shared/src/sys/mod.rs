@@ -7,6 +7,7 @@ pub mod listener;
 pub mod mapping;
 pub mod memory;
 pub mod process;
+pub mod rights;
 pub mod steering;
 pub mod title;
 pub mod wide;

@@ -2,8 +2,7 @@
 //! application's business; where they lie is `shared::session`'s.
 
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use holdfast_shared::session::{self, Owner, SessionError, Sessions};
@@ -15,7 +14,7 @@ use super::{Connections, Key};
 /// The slot's memory of sessions. Its descriptor is the slot's: it outlives this worker.
 #[derive(Debug)]
 pub(super) struct SessionMemory {
-    descriptor: ManuallyDrop<OwnedFd>,
+    number: RawFd,
     sessions: Sessions,
 }
 
@@ -28,10 +27,8 @@ impl SessionMemory {
     /// What an earlier worker has noted in `header`, with no session claimed yet.
     pub(super) fn of(header: &Header) -> Option<Self> {
         let number = memory(header)?;
-        let opened = descriptor::adopt(number).map_err(io::Error::other).and_then(|descriptor| {
-            let descriptor = ManuallyDrop::new(descriptor);
-            Ok(Self { sessions: Sessions::open(descriptor.as_fd())?, descriptor })
-        });
+        let opened = descriptor::with(number, Sessions::open).flatten();
+        let opened = opened.map(|sessions| Self { number, sessions });
         opened.map_err(|error| log::error!("the sessions of earlier workers cannot be read: {error}")).ok()
     }
 }
@@ -56,8 +53,8 @@ impl Connections {
         let handle = if session.is_empty() {
             0
         } else {
-            let memory = self.session_memory()?;
-            memory.sessions.put(memory.descriptor.as_fd(), owner(key), session)?
+            let SessionMemory { number, sessions } = self.session_memory()?;
+            descriptor::with(*number, |memory| sessions.put(memory, owner(key), session))??
         };
         // Whoever finds the handle must find the bytes; whoever finds the old one must find those as they were.
         compiler_fence(Ordering::SeqCst);
@@ -128,11 +125,10 @@ impl Connections {
         if self.sessions.is_none() {
             let descriptor = session::create()?;
             let sessions = Sessions::open(descriptor.as_fd())?;
-            let number = u32::try_from(descriptor.as_raw_fd()).map_err(io::Error::other)?;
             // From here on the descriptor is the slot's.
-            let descriptor = ManuallyDrop::new(descriptor);
-            self.table.header_mut().sessions = number + 1;
-            self.sessions = Some(SessionMemory { descriptor, sessions });
+            let number = descriptor.into_raw_fd();
+            self.table.header_mut().sessions = number.unsigned_abs() + 1;
+            self.sessions = Some(SessionMemory { number, sessions });
         }
         self.sessions.as_mut().ok_or(SessionError::Gone)
     }

@@ -14,7 +14,7 @@ use holdfast_shared::clock;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{DeathCause, KeeperMessage};
-use holdfast_shared::sys::descriptor::{self, DescriptorError};
+use holdfast_shared::sys::descriptor::{self, ClaimError};
 use holdfast_shared::sys::process::{Side, die_of_faults, fork_sharing_descriptors};
 use holdfast_shared::sys::title;
 use nix::errno::Errno;
@@ -35,7 +35,7 @@ const LONGEST_ALONE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     #[error("keeper of slot {slot}: {source}")]
-    Descriptor { slot: SlotId, source: DescriptorError },
+    Descriptor { slot: SlotId, source: ClaimError },
     #[error("keeper of slot {slot} cannot set what signals do")]
     Signals { slot: SlotId, source: io::Error },
 }
@@ -46,7 +46,7 @@ pub enum KeeperError {
 /// See [`KeeperError`]; nothing that happens to a worker is an error here.
 pub fn run(program: Program, handover: KeeperStart) -> Result<(), KeeperError> {
     let slot = handover.slot;
-    let link = descriptor::adopt(handover.link).map_err(|source| KeeperError::Descriptor { slot, source })?;
+    let link = descriptor::claim(handover.link).map_err(|source| KeeperError::Descriptor { slot, source })?;
     ignore_group_signals().map_err(|source| KeeperError::Signals { slot, source: source.into() })?;
     die_of_faults().map_err(|source| KeeperError::Signals { slot, source })?;
 

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use holdfast_shared::ipc::message::{DeathCause, KeeperMessage};
 use holdfast_shared::sys::descriptor;
@@ -79,22 +79,18 @@ impl Keeper {
     }
 
     fn note_no_program(&self) -> io::Result<()> {
-        Header::clear_binary(self.table().ok_or(io::ErrorKind::InvalidInput)?)
+        descriptor::with(self.handover.table, Header::clear_binary)?
     }
 
     /// The table's header, if this program can read it.
     fn header(&self) -> Option<Header> {
-        Header::read(self.table()?).ok().filter(|header| header.check().is_ok())
-    }
-
-    fn table(&self) -> Option<BorrowedFd<'_>> {
-        descriptor::borrow(self.handover.table)
+        let header = descriptor::with(self.handover.table, Header::read).ok()?;
+        header.ok().filter(|header| header.check().is_ok())
     }
 }
 
 fn execute(handover: &KeeperStart, program: RawFd) -> io::Result<()> {
-    let program = descriptor::borrow(program).ok_or(io::ErrorKind::InvalidInput)?;
-    handover.execute(program).map(|never| match never {})
+    descriptor::with(program, |program| handover.execute(program))?.map(|never| match never {})
 }
 
 fn close(number: RawFd) {

@@ -12,6 +12,7 @@ use holdfast_shared::id::Incarnation;
 use holdfast_shared::ipc::link::SlotEnd;
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::sys::descriptor;
+use holdfast_shared::table::TableError;
 use mio::Events;
 
 use crate::life::hand_over::HandOver;
@@ -102,9 +103,9 @@ impl Worker {
     pub(crate) fn configure(&mut self, settings: Settings) {
         let rows = settings.rows;
         self.server.clients.configure(settings);
-        let Some(memory) = descriptor::borrow(self.table_memory) else { return };
         let table = &mut self.server.clients.connections.table;
-        if let Err(error) = table.grow(memory, rows) {
+        let grown = descriptor::with(self.table_memory, |memory| table.grow(memory, rows));
+        if let Err(error) = grown.unwrap_or_else(|source| Err(TableError::Map { rows, source })) {
             // Clients for whom there is no row wait in the accept queue; nobody who is in is touched.
             log::error!("{error}; going on with {} rows", table.header().rows);
         }

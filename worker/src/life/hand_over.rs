@@ -1,7 +1,7 @@
 //! Leaving so that the next worker goes on where this one was, and its other side, taking up what was left.
 //! Nothing is lost either way: whoever leaves has written down all it had, and whoever cannot stays.
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Duration;
 
@@ -93,12 +93,13 @@ impl Worker {
     /// and nobody has been served yet. Returns when that worker stopped serving.
     pub(crate) fn take_up(&mut self) -> Option<Duration> {
         let number = saved_memory(self.server.clients.connections.table.header())?;
-        let memory = descriptor::borrow(number)?;
-        let (stopped, is_ours) = match Reader::new(memory) {
-            Ok(mut reader) => {
-                self.put_back_all(&mut reader);
-                (Some(reader.stopped()), true)
-            }
+        let read = |memory: BorrowedFd<'_>| {
+            let mut reader = Reader::new(memory)?;
+            self.put_back_all(&mut reader);
+            Ok(reader.stopped())
+        };
+        let (stopped, is_ours) = match descriptor::with(number, read).map_err(ReadError::from).flatten() {
+            Ok(stopped) => (Some(stopped), true),
             Err(error) => {
                 log::error!("{error}; connections in the middle of something are closed");
                 (None, matches!(error, ReadError::Version { .. }))

@@ -1,7 +1,6 @@
 //! The worker's end of the link: one exhaustive match over what the supervisor says, and the senders of what
 //! it is told.
 
-use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use holdfast_shared::id::Incarnation;
@@ -140,7 +139,7 @@ impl Worker {
             self.server.clients.connections.admitted()
         );
         self.server.unwatch(link.as_raw_fd());
-        ManuallyDrop::into_inner(link).abandon();
+        self.reconnection.keep(link);
         self.server.admission = Admission::default();
         self.reconnection.begin(self.server.now);
     }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Display, PathBuf};
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use holdfast_shared::ipc::codec;
 use holdfast_shared::ipc::link::{LinkError, SlotEnd};
 use holdfast_shared::ipc::message::{ToWorker, WorkerMessage};
 use holdfast_shared::ipc::reconnect::{self, ReconnectError};
-use holdfast_shared::sys::descriptor::{self, DescriptorError};
+use holdfast_shared::sys::descriptor;
 use holdfast_shared::sys::process::take_blocked;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup2};
 
 use crate::life::event_loop::Worker;
 use crate::serve::Watched;
@@ -47,6 +47,8 @@ pub(crate) struct Reconnection {
     pub(crate) version: &'static str,
     /// The number that the link has, whichever supervisor it leads to.
     pub(crate) link: RawFd,
+    /// Its socket, while there is no supervisor.
+    pub(crate) lost: Option<ManuallyDrop<OwnedFd>>,
     /// The lock of the run directory's slots.
     pub(crate) lock: RawFd,
     /// `None` while there is a supervisor.
@@ -72,8 +74,10 @@ enum ConnectError {
     Connect(#[from] ReconnectError),
     #[error("cannot replace the link: {0}")]
     Replace(#[source] io::Error),
-    #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
+    #[error("the link is not at hand")]
+    NoLink,
+    #[error("cannot hand over the slot's descriptors: {0}")]
+    Lend(#[source] io::Error),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("cannot watch the link: {0}")]
@@ -95,6 +99,11 @@ impl Reconnection {
         let _ = take_blocked(Signal::SIGTERM);
         let next_notice = now + NOTICE_INTERVAL;
         self.search = Some(Search { began: now, next_attempt, next_notice, last_failure: String::new() });
+    }
+
+    /// Keeps the socket of a link that leads nowhere: its number is the keeper's too.
+    pub(crate) fn keep(&mut self, link: ManuallyDrop<SlotEnd>) {
+        self.lost = Some(ManuallyDrop::new(ManuallyDrop::into_inner(link).into_socket()));
     }
 
     /// When there is something to do.
@@ -161,27 +170,34 @@ impl Worker {
         !has_clients && search.is_some_and(|search| self.server.now >= search.began + ABANDONED_AFTER)
     }
 
-    fn connect(&self) -> Result<ManuallyDrop<SlotEnd>, ConnectError> {
-        let Reconnection { slot, pid, keeper, link: number, lock, .. } = self.reconnection;
+    fn connect(&mut self) -> Result<ManuallyDrop<SlotEnd>, ConnectError> {
+        let number = self.reconnection.link;
         let socket = reconnect::connect(&self.reconnection.path)?;
         // From here on the keeper speaks on the new link as well. What it says before the message below, the
         // supervisor passes over; if this worker dies before that, the next one starts anew.
-        descriptor::replace(number, socket.as_fd()).map_err(ConnectError::Replace)?;
+        let mut lost = self.reconnection.lost.take().ok_or(ConnectError::NoLink)?;
+        let replaced = dup2(&socket, &mut lost);
         drop(socket);
-        let mut link = ManuallyDrop::new(SlotEnd::new(descriptor::adopt(number)?));
+        let mut link = ManuallyDrop::new(SlotEnd::new(ManuallyDrop::into_inner(lost)));
+        let offered = replaced
+            .map_err(|error| ConnectError::Replace(error.into()))
+            .and_then(|()| self.offer(&mut link))
+            .and_then(|()| self.server.watch(number, Watched::Link).map_err(ConnectError::Watch));
+        if let Err(error) = offered {
+            self.reconnection.keep(link);
+            return Err(error);
+        }
+        Ok(link)
+    }
+
+    fn offer(&self, link: &mut SlotEnd) -> Result<(), ConnectError> {
+        let Reconnection { slot, pid, keeper, lock, .. } = self.reconnection;
         let own = [self.table_memory, lock];
         let all = own.into_iter().chain(self.server.listeners());
-        let all: Vec<BorrowedFd<'_>> = all.filter_map(descriptor::borrow).collect();
         let (pid, keeper) = (pid.as_raw(), keeper.as_raw());
         let offer = WorkerMessage::Adopt { slot, pid, keeper };
-        let sent = link.send_with(self.incarnation, &offer.into(), &all).map_err(ConnectError::from);
-        match sent.and_then(|()| self.server.watch(number, Watched::Link).map_err(ConnectError::Watch)) {
-            Ok(()) => Ok(link),
-            Err(error) => {
-                ManuallyDrop::into_inner(link).abandon();
-                Err(error)
-            }
-        }
+        let send = |all: &[BorrowedFd<'_>]| link.send_with(self.incarnation, &offer.into(), all);
+        Ok(descriptor::with_all(all, send).map_err(ConnectError::Lend)??)
     }
 
     /// Tells a supervisor that knows nothing of this worker all it has to know. Places given up since the
@@ -194,9 +210,8 @@ impl Worker {
         self.tell(self.reconnection.hello());
         if is_crash_wanted("register") {
             // Not before the supervisor has looked at us and heard the first word.
-            let answer = descriptor::borrow(self.reconnection.link);
-            let mut watched: Vec<_> =
-                answer.map(|link| PollFd::new(link, PollFlags::POLLIN)).into_iter().collect();
+            let link = self.link.iter();
+            let mut watched: Vec<_> = link.map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)).collect();
             let _ = poll(&mut watched, PollTimeout::NONE);
             std::process::abort();
         }
@@ -233,6 +248,7 @@ mod tests {
             keeper: Pid::parent(),
             version: "",
             link: -1,
+            lost: None,
             lock: -1,
             search: None,
             last_attempt: None,

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,6 +119,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         keeper: assignment.keeper,
         version: program.version,
         link: link.as_raw_fd(),
+        lost: None,
         lock: assignment.lock,
         search: None,
         last_attempt: None,
@@ -126,9 +127,10 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
 
     // If it cannot be said, the loop finds out why, and looks for another supervisor.
     let _ = link.send(incarnation, &reconnection.hello().into());
-    let memory = descriptor::borrow(table_memory)
-        .ok_or_else(|| kernel("taking over its table")(io::ErrorKind::InvalidInput.into()))?;
-    let mut table = Table::open(memory).map_err(|source| WorkerError::Table { slot, source })?;
+    let taking_over = "taking over its table";
+    let mut table = descriptor::with(table_memory, Table::open)
+        .map_err(kernel(taking_over))?
+        .map_err(|source| WorkerError::Table { slot, source })?;
 
     let standard = [0, 1, 2, link.as_raw_fd(), table_memory, reconnection.lock];
     let owned: Vec<RawFd> = standard.into_iter().chain(listeners.iter().copied()).collect();
@@ -146,7 +148,9 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         None => settings::in_force(&table),
     };
     let (generation, settings) = found.map_err(|source| WorkerError::Settings { slot, source })?;
-    table.grow(memory, settings.rows).map_err(|source| WorkerError::Table { slot, source })?;
+    descriptor::with(table_memory, |memory| table.grow(memory, settings.rows))
+        .map_err(kernel(taking_over))?
+        .map_err(|source| WorkerError::Table { slot, source })?;
     let connections = Connections::new(slot, table, settings, clock::now_ms());
     let clients = Clients::new(connections, program);
     // Three are not among them: the settings' memory, the epoll instance, and the keeper's.
@@ -187,11 +191,13 @@ fn wait_for_settings(link: &mut SlotEnd) -> Option<Option<OwnedFd>> {
             Ok(Some(_)) => {}
             Ok(None) => {
                 let left = deadline.saturating_sub(clock::now());
-                let socket = descriptor::borrow(link.as_raw_fd()).filter(|_| !left.is_zero())?;
+                if left.is_zero() {
+                    return None;
+                }
                 // Our own Hello may be what waits, behind messages of a worker that is dead.
                 let mut interest = PollFlags::POLLIN;
                 interest.set(PollFlags::POLLOUT, link.has_queued());
-                let mut wanted = [PollFd::new(socket, interest)];
+                let mut wanted = [PollFd::new(link.as_fd(), interest)];
                 // An interrupted wait is only a reason to look again.
                 let _ = poll(&mut wanted, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
             }

@@ -19,8 +19,8 @@ pub(crate) fn memory(header: &Header) -> Option<RawFd> {
 /// # Errors
 /// When there are none.
 pub(crate) fn in_force(table: &Table) -> Result<(u64, Settings), SettingsMemoryError> {
-    let memory = memory(table.header()).and_then(descriptor::borrow);
-    settings_memory::read(memory.ok_or(SettingsMemoryError::None)?)
+    let memory = memory(table.header()).ok_or(SettingsMemoryError::None)?;
+    descriptor::with(memory, settings_memory::read).map_err(SettingsMemoryError::Read)?
 }
 
 /// Reads the settings that have come, and puts them in force for this worker and those after it.

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -100,18 +100,15 @@ impl Handoff {
     }
 
     /// The descriptors that it names, and that have to stay open.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let all = [self.control, self.admin, self.reconnect, self.lock, self.previous];
-        all.into_iter().flatten().filter_map(descriptor::borrow)
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        [self.control, self.admin, self.reconnect, self.lock, self.previous].into_iter().flatten()
     }
 }
 
 /// Takes over a descriptor, which the children of this process are not to have.
 fn take(number: Option<RawFd>) -> Option<OwnedFd> {
-    // Standard input and output are somebody else's to give away.
-    let owned = descriptor::adopt(number.filter(|&number| number > 2)?)
-        .inspect_err(|error| log::warn!("{HANDOFF_VARIABLE}: {error}"))
-        .ok()?;
+    let owned =
+        descriptor::claim(number?).inspect_err(|error| log::warn!("{HANDOFF_VARIABLE}: {error}")).ok()?;
     match descriptor::set_inherited(owned.as_fd(), false) {
         Ok(()) => Some(owned),
         Err(error) => {

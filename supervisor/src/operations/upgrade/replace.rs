@@ -75,9 +75,9 @@ pub(crate) fn execute(program: &File, launch: &Launch, handoff: &Handoff) -> Exe
     match arguments(launch).and_then(|arguments| Ok((arguments, environment(handoff)?))) {
         Ok((arguments, environment)) => {
             let inherit = |inherited| {
-                handoff
-                    .descriptors()
-                    .try_for_each(|descriptor| descriptor::set_inherited(descriptor, inherited))
+                handoff.descriptors().try_for_each(|number| {
+                    descriptor::with(number, |descriptor| descriptor::set_inherited(descriptor, inherited))?
+                })
             };
             let doing = "leave descriptors open";
             if let Err(source) = inherit(true) {

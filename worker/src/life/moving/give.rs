@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use holdfast_shared::clock;
@@ -204,10 +204,12 @@ impl Worker {
         }
         // Marked before anybody else can have them.
         compiler_fence(Ordering::SeqCst);
-        let clients = going.iter().filter_map(|&(key, _)| descriptor::borrow(descriptor_of(key)));
-        let descriptors: Vec<BorrowedFd<'_>> = clients.chain(attached.iter().map(AsFd::as_fd)).collect();
+        let clients = going.iter().map(|&(key, _)| descriptor_of(key));
+        let all: Vec<RawFd> = clients.chain(attached.iter().map(AsRawFd::as_raw_fd)).collect();
         giving.stage = Stage::Sent(going);
-        giving.pair.send_with(self.incarnation, &message, &descriptors).map_err(Stop::Send)
+        descriptor::with_all(all, |all| giving.pair.send_with(self.incarnation, &message, all))
+            .unwrap_or_else(|source| Err(LinkError::Send { source }))
+            .map_err(Stop::Send)
     }
 
     /// The message for a batch, and the memory that goes with it: of its sessions, then of its states.
