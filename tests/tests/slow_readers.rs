@@ -23,6 +23,34 @@ const HALF_MESSAGE: u64 = 64 * KIB;
 /// A supervisor, and a keeper and a worker per slot, each with its code, heap and scratch buffers.
 const PROCESSES: u64 = (1 + 2 * WORKERS) * 16 * MIB;
 
+/// So many clients send and never read, until all of them are closed. The server never takes more memory than `bound`, and
+/// the others are served.
+fn flood(server: &Holdfast, slow_readers: usize, bound: u64) {
+    let mut clients = Clients::of(server);
+    let bystanders = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
+    clients.run_until("the bystanders echo", |clients| clients.stats(bystanders).echoes > 100);
+    let slow =
+        clients.add(Group::new(slow_readers, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
+    let mut peak = 0;
+    let mut turns = 0_u32;
+    clients.run_until("all slow readers are closed", |clients| {
+        turns += 1;
+        if turns.is_multiple_of(16) {
+            peak = peak.max(server.memory());
+            assert!(peak <= bound, "{} MiB of at most {} MiB", peak / MIB, bound / MIB);
+        }
+        clients.stats(slow).ended() == slow_readers
+    });
+    eprintln!("peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
+    let echoes = clients.stats(bystanders).echoes;
+    clients.run_until("the bystanders go on", |clients| clients.stats(bystanders).echoes > echoes + 1000);
+    clients.leave(bystanders, 20);
+    clients.run_until("the bystanders have left", |clients| clients.stats(bystanders).left() == 20);
+    let totals = server.wait_until("all are gone", |totals| totals.number("connections") == 0);
+    assert_eq!(totals.number("closed_total.slow_reader"), slow_readers as u64, "{totals:?}");
+    assert_eq!((totals.number("closed_total.client"), totals.number("restarts_total")), (20, 0));
+}
+
 #[test]
 fn memory_stays_under_the_bound_that_the_config_sets() {
     let server = Holdfast::with(
@@ -36,28 +64,7 @@ fn memory_stays_under_the_bound_that_the_config_sets() {
     );
     // A record of at most 256 bytes, and the heap state.
     let bound = PROCESSES + CLIENTS as u64 * (QUEUED + HALF_MESSAGE + 256);
-    let mut clients = Clients::of(&server);
-    let bystanders = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
-    clients.run_until("the bystanders echo", |clients| clients.stats(bystanders).echoes > 100);
-    let slow = clients.add(Group::new(CLIENTS, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
-    let mut peak = 0;
-    let mut turns = 0_u32;
-    clients.run_until("all slow readers are closed", |clients| {
-        turns += 1;
-        if turns.is_multiple_of(16) {
-            peak = peak.max(server.memory());
-            assert!(peak <= bound, "{} MiB of at most {} MiB", peak / MIB, bound / MIB);
-        }
-        clients.stats(slow).ended() == CLIENTS
-    });
-    eprintln!("peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
-    let echoes = clients.stats(bystanders).echoes;
-    clients.run_until("the bystanders go on", |clients| clients.stats(bystanders).echoes > echoes + 1000);
-    clients.leave(bystanders, 20);
-    clients.run_until("the bystanders have left", |clients| clients.stats(bystanders).left() == 20);
-    let totals = server.wait_until("all are gone", |totals| totals.number("connections") == 0);
-    assert_eq!(totals.number("closed_total.slow_reader"), CLIENTS as u64, "{totals:?}");
-    assert_eq!((totals.number("closed_total.client"), totals.number("restarts_total")), (20, 0));
+    flood(&server, CLIENTS, bound);
     server.stop();
 }
 
@@ -77,27 +84,7 @@ fn memory_stays_under_the_budget_of_a_worker_however_many_are_slow() {
     );
     // Buffers that were in use a moment ago are not with the kernel yet, hence as much again.
     let bound = 3 * 16 * MIB + 2 * BUDGET;
-    let mut clients = Clients::of(&server);
-    let bystanders = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
-    clients.run_until("the bystanders echo", |clients| clients.stats(bystanders).echoes > 100);
-    let slow = clients.add(Group::new(SLOW, Role::Flood { size: MESSAGE }).from((0..10).map(loopback)));
-    let mut peak = 0;
-    let mut turns = 0_u32;
-    clients.run_until("all slow readers are closed", |clients| {
-        turns += 1;
-        if turns.is_multiple_of(16) {
-            peak = peak.max(server.memory());
-            assert!(peak <= bound, "{} MiB of at most {} MiB", peak / MIB, bound / MIB);
-        }
-        clients.stats(slow).ended() == SLOW
-    });
-    eprintln!("peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
-    let echoes = clients.stats(bystanders).echoes;
-    clients.run_until("the bystanders go on", |clients| clients.stats(bystanders).echoes > echoes + 1000);
-    clients.leave(bystanders, 20);
-    let totals = server.wait_until("all are gone", |totals| totals.number("connections") == 0);
-    assert_eq!(totals.number("closed_total.slow_reader"), SLOW as u64, "{totals:?}");
-    assert_eq!((totals.number("closed_total.client"), totals.number("restarts_total")), (20, 0));
+    flood(&server, SLOW, bound);
     let said = |line: &String| line.contains("with the largest backlogs");
     assert!(server.process().lines().iter().any(said), "the budget was never reached");
     server.stop();

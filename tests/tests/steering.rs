@@ -191,8 +191,6 @@ fn a_reload_changes_it_and_an_unknown_way_is_an_error_that_names_the_known() {
 fn crowds_that_come_at_once_are_not_all_sent_where_the_last_ones_are_still_on_their_way_in() {
     let server = Holdfast::with(&config("least-connections"));
     let mut clients = Clients::of(&server);
-    // Weights can be corrected a hundred times a second: a thousand handshakes in one instant are not what they are for.
-    clients.most_connecting = 250;
     let mut before = vec![0; WORKERS];
     for crowd in 1..=4 {
         let group = clients.add(Group::new(1_000, Role::Idle).from((0..4).map(loopback)));

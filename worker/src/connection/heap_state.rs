@@ -10,17 +10,9 @@ impl Connections {
     /// Saves every state there is.
     pub(crate) fn save_heap_states(&self, writer: &mut Writer) -> Result<(), WriteError> {
         for row in self.occupied_rows(0) {
-            let Some(record) = self.key_at(row).and_then(|key| self.get(key)) else { continue };
-            let state =
-                (record.heap_state as usize).checked_sub(1).and_then(|place| self.heap_states.get(place));
-            let Some(state) = state else { continue };
-            writer.push(&SavedState {
-                row,
-                serial: record.serial,
-                request: &state.request,
-                engine: state.engine.as_ref().map(|engine| engine.save()),
-                outbox: state.outbox.front(),
-            })?;
+            if let Some(key) = self.key_at(row) {
+                self.save_heap_state(key, row, writer)?;
+            }
         }
         Ok(())
     }

@@ -262,6 +262,7 @@ mod tests {
         reconnection.begin(now + 2 * PAUSE);
         assert_eq!(reconnection.next_attempt(), Some(now + 2 * PAUSE));
     }
+
     #[test]
     fn being_without_one_is_said_once_a_minute() {
         let second = Duration::from_secs(1);
