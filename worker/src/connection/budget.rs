@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 
 use holdfast_shared::reason::{CloseReason, Rejection};
+use holdfast_shared::sys::memory;
 use holdfast_shared::table::{Flags, Phase};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -73,6 +74,8 @@ impl Connections {
             }
         }
         self.budget.is_closing = false;
+        // What they held lies between what others hold, and the budget is of memory, not of what is in use.
+        memory::give_back_freed();
     }
 
     fn close_for_room(&mut self, key: Key) {
