@@ -96,7 +96,7 @@ fn ask(arguments: &CtlArguments) -> ExitCode {
     let found = || run_dir::find(run_dir::CONTROL_SOCKET);
     let place = arguments.run_dir.clone().unwrap_or_else(found);
     let place: &Path = &place;
-    match ctl::run(place, arguments.json, arguments.request) {
+    match ctl::run(place, arguments.json, &arguments.request) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast: {error}");

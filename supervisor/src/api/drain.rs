@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_shared::config::{self, FlagValue, Inputs, Value};
 
-use super::Failure;
+use super::{Failure, Query};
 
 /// An order to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
@@ -71,18 +71,14 @@ impl DrainOrder {
     /// The order with what a query says of its time.
     ///
     /// # Errors
-    /// 400 when the query is not `duration=D`, or D no duration.
-    pub fn with_query(self, query: &str) -> Result<Self, Failure> {
-        if query.is_empty() {
-            return Ok(self);
+    /// 400 when `duration` is none.
+    pub fn with_query(self, query: &mut Query) -> Result<Self, Failure> {
+        match self.step() {
+            Step::Pause => Ok(self),
+            Step::Begin | Step::Resume => {
+                Ok(Self { duration: query.take("duration", parse_duration)?, ..self })
+            }
         }
-        let Some(text) = query.strip_prefix("duration=").filter(|_| self.step() != Step::Pause) else {
-            let path = self.path();
-            let allowed = if self.step() == Step::Pause { "no query" } else { "?duration=30s at most" };
-            return Err(Failure::new(400, format!("{path}?{query} is not understood; allowed: {allowed}")));
-        };
-        let duration = parse_duration(text).map_err(|error| Failure::new(400, error))?;
-        Ok(Self { duration: Some(duration), ..self })
     }
 }
 
@@ -98,15 +94,21 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
+    fn with_query(step: Step, text: &str) -> Result<DrainOrder, Failure> {
+        let mut query = Query::parse("/drain", text);
+        let order = DrainOrder::new(step).with_query(&mut query)?;
+        query.end()?;
+        Ok(order)
+    }
+
     #[test]
     fn a_query_says_how_long() {
-        let begin = DrainOrder::new(Step::Begin);
-        let minute = begin.with_query("duration=1m").unwrap();
+        let minute = with_query(Step::Begin, "duration=1m").unwrap();
         assert_eq!(minute.duration, Some(Duration::from_mins(1)));
         assert_eq!(minute.target(), "/drain?duration=60000ms");
-        assert_eq!(begin.with_query("duration=60000ms"), Ok(minute));
-        assert_eq!(begin.with_query(""), Ok(begin));
-        assert_eq!(DrainOrder::new(Step::Resume).with_query("duration=0s").unwrap().step(), Step::Resume);
+        assert_eq!(with_query(Step::Begin, "duration=60000ms"), Ok(minute));
+        assert_eq!(with_query(Step::Begin, ""), Ok(DrainOrder::new(Step::Begin)));
+        assert_eq!(with_query(Step::Resume, "duration=0s").unwrap().step(), Step::Resume);
     }
 
     #[test]
@@ -116,10 +118,10 @@ mod tests {
             (Step::Begin, "duration=30", "no unit"),
             (Step::Begin, "duration=-1s", "drain.duration"),
             (Step::Begin, "duration=900h", "1day"),
-            (Step::Resume, "pause", "?duration=30s"),
-            (Step::Pause, "duration=1s", "no query"),
+            (Step::Resume, "pause", "no such field"),
+            (Step::Pause, "duration=1s", "no such field"),
         ] {
-            let failure = DrainOrder::new(step).with_query(query).unwrap_err();
+            let failure = with_query(step, query).unwrap_err();
             assert_eq!(failure.status, 400, "{query}");
             assert!(failure.error.contains(why), "{query}: {failure}");
         }

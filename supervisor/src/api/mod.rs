@@ -8,6 +8,7 @@
 mod config;
 mod drain;
 pub mod histogram;
+mod query;
 mod rebalance;
 pub mod request;
 mod restart;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{Change, ConfigEntry, ReloadReport};
 pub use drain::{DrainOrder, Step};
+pub use query::Query;
 pub use rebalance::{RebalanceReport, RebalancedSlot};
 pub use request::{Command, Reply, Request};
 pub use restart::{RestartReport, RestartedSlot};

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::drain::{DrainOrder, Step};
-use super::{Answer, Failure};
+use super::{Answer, Failure, Query};
 
 /// What an operator or a monitoring system can ask. The sentences are also the help of `holdfast ctl`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
     /// Show connections, messages and refusals over all workers
     Totals,
@@ -74,7 +74,7 @@ impl Command {
 
     /// Its path on the control socket.
     #[must_use]
-    pub fn path(self) -> &'static str {
+    pub fn path(&self) -> &'static str {
         match self {
             Self::Totals => "/totals",
             Self::Workers => "/workers",
@@ -93,7 +93,7 @@ impl Command {
 
     /// Its path with what else it says.
     #[must_use]
-    pub fn target(self) -> String {
+    pub fn target(&self) -> String {
         match self {
             Self::Restart { slot: Some(slot) } => format!("{}?slot={slot}", self.path()),
             Self::Drain(order) => order.target(),
@@ -106,27 +106,42 @@ impl Command {
     /// # Errors
     /// 400 when that is not understood.
     pub fn with_query(self, query: &str) -> Result<Self, Failure> {
-        match self {
-            Self::Restart { .. } if !query.is_empty() => {
-                match query.strip_prefix("slot=").and_then(|slot| slot.parse().ok()) {
-                    Some(slot) => Ok(Self::Restart { slot: Some(slot) }),
-                    None => Err(Failure::new(400, format!("/restart takes slot=NUMBER, not {query}"))),
-                }
-            }
-            Self::Drain(order) => order.with_query(query).map(Self::Drain),
+        let mut query = Query::parse(self.path(), query);
+        let command = match self {
+            Self::Restart { .. } => Self::Restart { slot: query.take_as("slot", "the number of a slot")? },
+            Self::Drain(order) => Self::Drain(order.with_query(&mut query)?),
             // Load balancers and scrapers bring queries of their own.
-            Self::Health | Self::Metrics => Ok(self),
-            _ if !query.is_empty() => {
-                Err(Failure::new(400, format!("{} takes no query, not {query}", self.path())))
+            Self::Health | Self::Metrics => return Ok(self),
+            other => other,
+        };
+        query.end()?;
+        Ok(command)
+    }
+
+    /// The command with what a request's body says of it.
+    ///
+    /// # Errors
+    /// 400 when that is not understood.
+    pub fn with_body(self, body: &[u8]) -> Result<Self, Failure> {
+        match self {
+            _ if body.is_empty() => Ok(self),
+            _ => {
+                let (path, length) = (self.path(), body.len());
+                Err(Failure::new(400, format!("{path} takes no body, and this one has {length} bytes")))
             }
-            _ => Ok(self),
         }
+    }
+
+    /// What a request for it has as its body.
+    #[must_use]
+    pub fn body(&self) -> String {
+        String::new()
     }
 
     /// Whether it changes something: such commands are POST, logged with who asked, and never on the admin
     /// address.
     #[must_use]
-    pub fn is_change(self) -> bool {
+    pub fn is_change(&self) -> bool {
         match self {
             Self::Totals | Self::Workers | Self::Config | Self::Limits | Self::Health | Self::Metrics => {
                 false
@@ -138,13 +153,13 @@ impl Command {
 
     /// `GET` or `POST`.
     #[must_use]
-    pub fn method(self) -> &'static str {
+    pub fn method(&self) -> &'static str {
         if self.is_change() { "POST" } else { "GET" }
     }
 
     /// How long the loop may take to answer before the client hears 504.
     #[must_use]
-    pub fn deadline(self) -> Duration {
+    pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
             // Many slots, one after the other; one that is not back in time ends it early.
             Self::Restart { .. } | Self::Rebalance => 600,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -119,8 +119,8 @@ async fn answer(
         return Ok(last(403, "only root and the user of the supervisor may use the control socket"));
     }
     let (head, body) = request.into_parts();
-    Ok(match tokio::time::timeout(deadlines.body, length(body)).await {
-        Ok(Ok(length)) => routes.answer(&head.method, &head.uri, length, access).await,
+    Ok(match tokio::time::timeout(deadlines.body, read(body)).await {
+        Ok(Ok(body)) => routes.answer(&head.method, &head.uri, &body, access).await,
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             last(413, format!("the request body is longer than {BODY_LIMIT} bytes"))
         }
@@ -129,10 +129,9 @@ async fn answer(
     })
 }
 
-/// Reads the whole body, so that nobody else has to think of slow or endless ones. No request has one to say
-/// anything with, so only its length matters.
-async fn length(body: Incoming) -> Result<usize, Box<dyn Error + Send + Sync>> {
-    Ok(Limited::new(body, BODY_LIMIT).collect().await?.to_bytes().len())
+/// Reads the whole body, so that nobody else has to think of slow or endless ones.
+async fn read(body: Incoming) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+    Ok(Limited::new(body, BODY_LIMIT).collect().await?.to_bytes())
 }
 
 /// A refusal that is the last answer of its connection.

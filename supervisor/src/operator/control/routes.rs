@@ -45,6 +45,7 @@ impl Loop {
 
     /// Asks the loop and waits for its answer, but never for the loop to have room.
     async fn ask(&self, command: Command) -> Result<Answer, Failure> {
+        let deadline = self.deadline.unwrap_or_else(|| command.deadline());
         let (request, answer) = Request::new(command);
         self.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => {
@@ -55,7 +56,6 @@ impl Loop {
         self.waker
             .wake()
             .map_err(|error| Failure::new(500, format!("cannot wake the supervisor's loop: {error}")))?;
-        let deadline = self.deadline.unwrap_or_else(|| command.deadline());
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Failure::new(500, "the supervisor dropped the request; it may be stopping")),
@@ -87,8 +87,8 @@ impl Routes {
         Self { supervisor, commands: ADMIN, greeting: Some(greeting) }
     }
 
-    /// The answer to a request with a body of `body` bytes.
-    pub async fn answer(&self, method: &Method, uri: &Uri, body: usize, access: Access) -> Response {
+    /// The answer to a request.
+    pub async fn answer(&self, method: &Method, uri: &Uri, body: &[u8], access: Access) -> Response {
         let path = uri.path();
         // hyper leaves out the body of an answer to HEAD.
         let asked = if *method == Method::HEAD { "GET" } else { method.as_str() };
@@ -98,7 +98,7 @@ impl Routes {
         let query = uri.query().unwrap_or_default();
         match self.commands.iter().find(|command| command.path() == path && command.method() == asked) {
             Some(command) => {
-                self.carry_out(*command, query, body, access).await.unwrap_or_else(Response::from)
+                self.carry_out(command.clone(), query, body, access).await.unwrap_or_else(Response::from)
             }
             None => self.refuse(method, path),
         }
@@ -127,14 +127,10 @@ impl Routes {
         &self,
         command: Command,
         query: &str,
-        body: usize,
+        body: &[u8],
         access: Access,
     ) -> Result<Response, Failure> {
-        let command = command.with_query(query)?;
-        if body > 0 {
-            let path = command.path();
-            return Err(Failure::new(400, format!("{path} takes no body, and this one has {body} bytes")));
-        }
+        let command = command.with_query(query)?.with_body(body)?;
         if !command.is_change() {
             return self.supervisor.ask(command).await.map(respond);
         }

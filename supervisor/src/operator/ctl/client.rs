@@ -25,7 +25,7 @@ pub struct Response {
 
 /// Sends `command` to the control socket at `path` and waits for the answer, at most a little longer than the
 /// server itself would.
-pub fn exchange(path: &Path, command: Command) -> Result<Response, CtlError> {
+pub fn exchange(path: &Path, command: &Command) -> Result<Response, CtlError> {
     let stream =
         UnixStream::connect(path).map_err(|source| CtlError::Connect { path: path.to_owned(), source })?;
     let bytes = talk(stream, command).map_err(|source| CtlError::Talk { path: path.to_owned(), source })?;
@@ -36,13 +36,14 @@ pub fn exchange(path: &Path, command: Command) -> Result<Response, CtlError> {
     }
 }
 
-fn talk(mut stream: UnixStream, command: Command) -> io::Result<Vec<u8>> {
+fn talk(mut stream: UnixStream, command: &Command) -> io::Result<Vec<u8>> {
     let patience = Some(command.deadline() + GRACE);
     stream.set_read_timeout(patience)?;
     stream.set_write_timeout(patience)?;
-    let (method, path) = (command.method(), command.target());
+    let (method, path, body) = (command.method(), command.target(), command.body());
+    let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     );
     match stream.write_all(request.as_bytes()) {
         // A server that turns us away closes without reading; why is in what it sent before.

@@ -52,7 +52,7 @@ pub enum CtlError {
 ///
 /// # Errors
 /// See [`CtlError`]; its text is for standard error.
-pub fn run(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
+pub fn run(run_dir: &Path, json: bool, command: &CtlCommand) -> Result<(), CtlError> {
     match ask_supervisor(run_dir, json, command) {
         Err(error @ CtlError::Connect { .. }) => go_without_supervisor(run_dir, json, command, error),
         result => result,
@@ -63,14 +63,14 @@ pub fn run(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlErr
 fn go_without_supervisor(
     run_dir: &Path,
     json: bool,
-    command: CtlCommand,
+    command: &CtlCommand,
     error: CtlError,
 ) -> Result<(), CtlError> {
     let pids = run_dir::left_behind(run_dir);
     if pids.is_empty() {
         return Err(error);
     }
-    if command != CtlCommand::Stop {
+    if *command != CtlCommand::Stop {
         return Err(CtlError::NoSupervisor { run_dir: run_dir.to_owned(), pids });
     }
     let ended = left_behind::end(run_dir).map_err(CtlError::End)?;
@@ -82,8 +82,8 @@ fn list<'a>(pids: impl IntoIterator<Item = &'a Pid>) -> String {
     pids.into_iter().map(Pid::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn ask_supervisor(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(), CtlError> {
-    if command == (CtlCommand::Upgrade { status: false }) {
+fn ask_supervisor(run_dir: &Path, json: bool, command: &CtlCommand) -> Result<(), CtlError> {
+    if *command == (CtlCommand::Upgrade { status: false }) {
         return upgrade::run(run_dir, json);
     }
     let (text, health) = ask(run_dir, json, command)?;
@@ -98,7 +98,7 @@ fn ask_supervisor(run_dir: &Path, json: bool, command: CtlCommand) -> Result<(),
 pub(crate) fn ask(
     run_dir: &Path,
     json: bool,
-    command: CtlCommand,
+    command: &CtlCommand,
 ) -> Result<(String, HealthStatus), CtlError> {
     let path = socket_path(run_dir);
     let response = client::exchange(&path, command)?;
@@ -127,7 +127,7 @@ enum Verdict {
     Failure(String),
 }
 
-fn judge(command: CtlCommand, response: &Response) -> Verdict {
+fn judge(command: &CtlCommand, response: &Response) -> Verdict {
     if let Ok(failure) = serde_json::from_str::<Failure>(&response.body) {
         return Verdict::Failure(failure.error);
     }

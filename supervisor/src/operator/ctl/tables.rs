@@ -14,7 +14,7 @@ use crate::api::{
 ///
 /// # Errors
 /// The body is not the JSON it should be.
-pub fn render(command: CtlCommand, body: &str) -> serde_json::Result<String> {
+pub fn render(command: &CtlCommand, body: &str) -> serde_json::Result<String> {
     Ok(match command {
         CtlCommand::Totals => totals(&serde_json::from_str(body)?),
         CtlCommand::Workers => workers(&serde_json::from_str::<Vec<_>>(body)?),

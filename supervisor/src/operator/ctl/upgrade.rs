@@ -18,13 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// last report alone.
 pub(super) fn run(run_dir: &Path, json: bool) -> Result<(), CtlError> {
     let path = socket_path(run_dir);
-    let begun = client::exchange(&path, CtlCommand::Upgrade { status: false })?;
+    let begun = client::exchange(&path, &CtlCommand::Upgrade { status: false })?;
     let mut watch = Watch { path: &path, said: Said::default(), json };
     watch.take(&begun)?;
     let mut answered = Instant::now();
     loop {
         std::thread::sleep(PAUSE);
-        match client::exchange(&path, CtlCommand::Upgrade { status: true }) {
+        match client::exchange(&path, &CtlCommand::Upgrade { status: true }) {
             Ok(response) if response.status == 503 && answered.elapsed() < PATIENCE => {}
             Ok(response) => {
                 answered = Instant::now();
@@ -54,7 +54,8 @@ struct Said {
 impl Watch<'_> {
     /// Looks at an answer and says what is new in it. Returns the report if it is the last one.
     fn take(&mut self, response: &Response) -> Result<Option<UpgradeReport>, CtlError> {
-        if let super::Verdict::Failure(error) = super::judge(CtlCommand::Upgrade { status: true }, response) {
+        if let super::Verdict::Failure(error) = super::judge(&CtlCommand::Upgrade { status: true }, response)
+        {
             return Err(CtlError::Refused { status: response.status, error });
         }
         let understand = |error: serde_json::Error| CtlError::Understand {

@@ -41,9 +41,9 @@ fn one_slot_or_all_are_restarted_and_nothing_else_is_guessed() {
     for query in ["slot=", "slot=-1", "slot=65536", "slots=1", "slot=1&slot=2"] {
         let reply = client.ask("POST", &format!("/restart?{query}"));
         assert_eq!(reply.status, 400, "{query}");
-        assert!(reply.error().contains("slot=NUMBER"), "{}", reply.error());
+        assert!(reply.error().starts_with("/restart?slot"), "{}", reply.error());
     }
-    let (text, _) = ask(rig.dir.path(), false, Command::Restart { slot: Some(9) }).unwrap();
+    let (text, _) = ask(rig.dir.path(), false, &Command::Restart { slot: Some(9) }).unwrap();
     let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row, ["9", "12", "0", "0.0ms"]);
 }
@@ -62,7 +62,7 @@ fn an_upgrade_is_accepted_and_its_progress_is_another_question() {
 fn a_rebalance_says_how_many_moved() {
     let rig = Rig::answering();
     assert!(rig.client().ask("POST", "/rebalance").body.contains(r#""moved":60"#));
-    let (text, _) = ask(rig.dir.path(), false, Command::Rebalance).unwrap();
+    let (text, _) = ask(rig.dir.path(), false, &Command::Rebalance).unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();
     assert_eq!(words, ["60", "connections", "moved", "SLOT", "CONNECTIONS", "3", "40"]);
 }
@@ -151,15 +151,15 @@ fn a_request_the_loop_drops_is_500() {
 #[test]
 fn ctl_understands_every_answer() {
     let rig = Rig::answering();
-    for command in Command::ALL.iter().copied().filter(|command| *command != Command::Reload) {
+    for command in Command::ALL.iter().filter(|command| **command != Command::Reload) {
         let (table, health) = ask(rig.dir.path(), false, command).unwrap();
         let (json, _) = ask(rig.dir.path(), true, command).unwrap();
-        assert_eq!(health == HealthStatus::Full, command == Command::Health);
-        assert_eq!(table == json, command == Command::Metrics, "{command:?}\n{table}\n{json}");
+        assert_eq!(health == HealthStatus::Full, *command == Command::Health);
+        assert_eq!(table == json, *command == Command::Metrics, "{command:?}\n{table}\n{json}");
         assert_eq!(json, rig.client().ask(command.method(), command.path()).body);
     }
     for json in [false, true] {
-        let error = ask(rig.dir.path(), json, Command::Reload).unwrap_err();
+        let error = ask(rig.dir.path(), json, &Command::Reload).unwrap_err();
         assert!(matches!(error, CtlError::Refused { status: 422, .. }), "{error:?}");
         assert_eq!(error.to_string(), "holdfast.toml:3: one\nholdfast.toml:4: two");
     }
@@ -169,6 +169,6 @@ fn ctl_understands_every_answer() {
 fn ctl_says_why_it_was_turned_away() {
     let rig = Rig::answering();
     let _idle: Vec<_> = (0..MAX_CONNECTIONS).map(|_| rig.client()).collect();
-    let error = ask(rig.dir.path(), false, Command::Totals).unwrap_err();
+    let error = ask(rig.dir.path(), false, &Command::Totals).unwrap_err();
     assert_eq!(error.to_string(), "too many connections; try again");
 }
