@@ -74,7 +74,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
     (
         "workers = true\nbacklog = \"many\"\napp = \"echo\"\nrun_dir = 7\nbalance = \"random\"",
         &[
-            "h.toml:1: workers: a boolean is not a whole number; allowed: \"auto\" or a whole number from 1 to 1024",
+            "h.toml:1: workers: true is not a whole number; allowed: \"auto\" or a whole number from 1 to 1024",
             "h.toml:2: backlog: \"many\" is not a whole number; allowed: a whole number from 1 to 2147483647",
             "h.toml:3: app: this key is gone; allowed: [[routes]] with the keys path and protocol, such as path = \"/\" and protocol = \"echo\"",
             "h.toml:4: run_dir: 7 is not a directory; allowed: a directory of at most 91 bytes, or \"\" for the usual places",

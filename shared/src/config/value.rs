@@ -17,6 +17,8 @@ pub enum Value {
     Text(String),
     /// A whole number.
     Integer(i64),
+    /// Yes or no.
+    Boolean(bool),
     /// A list.
     List(Vec<Self>),
     /// An item with keys of its own, which need no quotes.
@@ -49,7 +51,7 @@ impl From<&DeValue<'_>> for Value {
                 Self::List(items.iter().map(|item| Self::from(item.get_ref())).collect())
             }
             DeValue::Float(_) => Self::Other("a fraction"),
-            DeValue::Boolean(_) => Self::Other("a boolean"),
+            DeValue::Boolean(boolean) => Self::Boolean(*boolean),
             DeValue::Datetime(_) => Self::Other("a date or time"),
             DeValue::Table(fields) => {
                 let field = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
@@ -66,6 +68,7 @@ impl fmt::Display for Value {
         match self {
             Self::Text(text) => write!(f, "{}", toml::Value::String(text.clone())),
             Self::Integer(integer) => integer.fmt(f),
+            Self::Boolean(boolean) => boolean.fmt(f),
             Self::List(items) => {
                 f.write_str("[")?;
                 for (index, item) in items.iter().enumerate() {
@@ -101,7 +104,7 @@ mod tests {
         assert_eq!(Value::parse("\"12\""), Value::text("12"));
         assert_eq!(Value::parse("[::1]:80"), Value::text("[::1]:80"));
         assert_eq!(Value::parse("[1, \"a\"]"), Value::List(vec![Value::Integer(1), Value::text("a")]));
-        assert_eq!(Value::parse("true"), Value::Other("a boolean"));
+        assert_eq!(Value::parse("true"), Value::Boolean(true));
         assert_eq!(Value::parse(""), Value::text(""));
     }
 

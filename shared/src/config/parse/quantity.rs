@@ -120,7 +120,7 @@ pub(in crate::config) fn duration(
             return Err(Problem::new(format!("{value} has no unit"), allowed()));
         }
         Value::Text(text) => humantime::parse_duration(text).ok(),
-        Value::List(_) | Value::Table(_) | Value::Other(_) => None,
+        Value::Boolean(_) | Value::List(_) | Value::Table(_) | Value::Other(_) => None,
     };
     let Some(duration) = duration else {
         return Err(Problem::new(format!("{value} is not a duration"), allowed()));
@@ -172,7 +172,7 @@ pub(in crate::config) fn size(value: &Value, range: RangeInclusive<usize>) -> Re
             };
             number.checked_mul(*bytes)
         }
-        Value::List(_) | Value::Table(_) | Value::Other(_) => {
+        Value::Boolean(_) | Value::List(_) | Value::Table(_) | Value::Other(_) => {
             return Err(Problem::new(format!("{value} is not a size"), allowed()));
         }
     };
