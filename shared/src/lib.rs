@@ -20,6 +20,7 @@ pub mod id;
 pub mod ipc;
 pub mod level;
 pub mod metric;
+pub mod path;
 pub mod reason;
 pub mod route;
 pub mod session;

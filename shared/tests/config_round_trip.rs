@@ -12,6 +12,7 @@ use holdfast_shared::config::{
     Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, Inputs, Limits, MaxBuffered, MaxConnections,
     Portion, Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
 };
+use holdfast_shared::path::normalise;
 use holdfast_shared::route::Route;
 use ipnet::IpNet;
 use proptest::collection::vec;
@@ -72,8 +73,16 @@ prop_compose! {
     }
 }
 
+/// A path in its normal form, as configurations are kept.
+fn path() -> impl Strategy<Value = String> {
+    "/|(/[!-\"$-.0->@-~]{1,8}){1,3}".prop_filter_map("a bad escape", |path| {
+        let normal = normalise(&path)?.trim_end_matches('/').to_owned();
+        Some(if normal.is_empty() { "/".to_owned() } else { normal })
+    })
+}
+
 fn routes() -> impl Strategy<Value = Vec<Route>> {
-    let paths = proptest::collection::hash_set("/|(/[!-\"$-.0->@-~]{1,8}){1,3}", 1..5);
+    let paths = proptest::collection::hash_set(path(), 1..5);
     paths.prop_map(|paths| paths.into_iter().map(|path| Route { path, protocol: ECHO.to_owned() }).collect())
 }
 
@@ -97,7 +106,7 @@ prop_compose! {
         limits in limits(),
         timeouts in timeouts(),
         allowed_origins in vec("[a-z]{1,5}://[a-z0-9.-]{1,9}(:[1-9][0-9]{3})?", 0..3),
-        path in "/|(/[!-\"$-.0->@-~]{1,8}){1,3}",
+        path in path(),
         trusted in networks(),
         drain in duration(0),
         routes in routes(),

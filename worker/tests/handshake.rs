@@ -77,11 +77,14 @@ fn assert_upgrade(bytes: &[u8], policy: &HandshakePolicy) -> Upgrade {
 fn the_example_of_the_rfc_is_accepted() {
     let request = head(&REQUEST);
     let upgrade = assert_upgrade(&request, &anything());
-    assert_eq!(upgrade, Upgrade { length: request.len(), accept: ACCEPT.to_owned(), address: PEER });
+    let expected =
+        Upgrade { length: request.len(), accept: ACCEPT.to_owned(), address: PEER, path: "/chat".to_owned() };
+    assert_eq!(upgrade, expected);
     let mut out = Vec::new();
-    write_switching(&mut out, &upgrade.accept);
+    write_switching(&mut out, "Sun, 06 Nov 1994 08:49:37 GMT", &upgrade.accept);
     let expected = head(&[
         "HTTP/1.1 101 Switching Protocols",
+        "Date: Sun, 06 Nov 1994 08:49:37 GMT",
         "Upgrade: websocket",
         "Connection: Upgrade",
         &format!("Sec-WebSocket-Accept: {ACCEPT}"),
@@ -111,6 +114,8 @@ fn requests_may_be_written_differently() {
         request_and("Content-Length: 0"),
         request_and("Origin: https://anywhere.example"),
         request_and("X-Name: J\u{fc}rgen"),
+        request_with("Host", "Host: [2001:db8::1]:8080"),
+        request_with("Host", "Host:"),
         [b"\r\n", &head(&REQUEST)[..]].concat(),
     ] {
         assert_eq!(assert_upgrade(&request, &anything()).accept, ACCEPT);
@@ -132,18 +137,28 @@ fn requests_that_are_no_handshake_are_told_what_is_expected() {
     ] {
         assert_status(&request, Status::UpgradeRequired);
     }
-    for method in ["POST", "HEAD", "OPTIONS", "get", "CONNECT"] {
+    for method in ["POST", "get", "CONNECT"] {
         let line = format!("{method} /chat HTTP/1.1");
         assert_status(&request_with("GET", &line), Status::MethodNotAllowed);
         assert_status(&head(&[&line, "Host: h", "Content-Length: 3"]), Status::MethodNotAllowed);
     }
-    assert_status(&head(&["OPTIONS * HTTP/1.1", "Host: h"]), Status::MethodNotAllowed);
+    assert_status(&head(&["HEAD / HTTP/1.1", "Host: h"]), Status::UpgradeRequired);
+}
+
+#[test]
+fn a_key_with_bits_to_spare_is_taken_as_it_is() {
+    let key = b"dGhlIHNhbXBsZSBub25jZR==";
+    let request = request_with("Sec-WebSocket-Key", &format!("Sec-WebSocket-Key: {}", key.escape_ascii()));
+    let accept = assert_upgrade(&request, &anything()).accept;
+    assert_eq!(accept, tungstenite::handshake::derive_accept_key(key));
 }
 
 #[test]
 fn refused_head_requests_get_no_body() {
     assert!(refusal(&request_with("GET", "HEAD / HTTP/1.1"), &anything()).head_only);
     assert!(refusal(&head(&["HEAD /health HTTP/1.1"]), &anything()).head_only);
+    assert!(refusal(&head(&["\r\nHEAD / HTTP/1.1"]), &anything()).head_only);
+    assert!(refusal(format!("HEAD /{}", "x".repeat(20_000)).as_bytes(), &anything()).head_only);
     assert!(!refusal(&head(&["GET /health HTTP/1.1"]), &anything()).head_only);
 }
 
@@ -156,6 +171,12 @@ fn bad_handshakes_are_refused() {
         request_with("GET", "GET ftp://server.example.com/ HTTP/1.1"),
         request_with("Host", ""),
         request_and("Host: server.example.com"),
+        request_with("Host", "Host: a b"),
+        request_with("Host", "Host: user@server.example.com"),
+        request_with("Host", "Host: server.example.com:http"),
+        request_with("GET", "GET http:///chat HTTP/1.1"),
+        request_with("GET", "GET /chat/% HTTP/1.1"),
+        request_with("GET", "HEAD /chat HTTP/1.1"),
         request_and("host: other.example.com"),
         request_and("Origin: a\r\nOrigin: b"),
         request_and("Content-Length: 5"),
@@ -180,8 +201,10 @@ fn bad_handshakes_are_refused() {
 #[test]
 fn heads_that_are_too_big_are_refused() {
     assert_status(&request_and(&format!("X: {}", "x".repeat(64 * 1024))), Status::HeadersTooLarge);
-    assert_status(&request_and(&["X: y"; 100].join("\r\n")), Status::HeadersTooLarge);
-    assert_eq!(assert_upgrade(&request_and(&["X: y"; 59].join("\r\n")), &anything()).accept, ACCEPT);
+    assert_status(&request_and(&["X: y"; 96].join("\r\n")), Status::HeadersTooLarge);
+    assert_eq!(assert_upgrade(&request_and(&["X: y"; 95].join("\r\n")), &anything()).accept, ACCEPT);
+    let target = format!("GET /{} HTTP/1.1", "x".repeat(64 * 1024));
+    assert_status(&request_with("GET", &target), Status::TargetTooLong);
 }
 
 #[test]
@@ -216,6 +239,10 @@ fn health_is_asked_with_or_without_host() {
         (head(&["GET /health?verbose HTTP/1.1", "Host: h", "Connection: Upgrade"]), false),
         (head(&["GET /health HTTP/1.0"]), false),
         (head(&["HEAD /health HTTP/1.0"]), true),
+        (head(&["GET /x/../%68ealth HTTP/1.0"]), false),
+        (head(&["OPTIONS / HTTP/1.0"]), false),
+        (head(&["OPTIONS * HTTP/1.1", "Host: h"]), false),
+        (head(&["OPTIONS /any HTTP/1.1", "Host: h", "Upgrade: websocket"]), false),
     ] {
         let elsewhere = HandshakePolicy { path: "/ws".to_owned(), ..anything() };
         assert_eq!(read(&request, &[], &elsewhere), Progress::Health { head_only, length: request.len() });
@@ -240,6 +267,12 @@ fn paths_are_allowed_by_whole_segments() {
         ("/ws", "/", false),
         ("/ws", "/other?/ws", false),
         ("/ws", "/WS", false),
+        ("/ws", "//ws/./x", true),
+        ("/ws", "/other/../ws", true),
+        ("/ws", "/%77s", true),
+        ("/ws", "/ws/../other", false),
+        ("/ws", "/ws/%2e%2e/other", false),
+        ("/ws", "/%2fws", false),
     ] {
         let policy = HandshakePolicy { path: allowed.to_owned(), ..anything() };
         let request = request_with("GET", &format!("GET {path} HTTP/1.1"));

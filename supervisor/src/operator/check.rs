@@ -8,7 +8,7 @@ use holdfast_shared::config::{Inputs, load};
 use holdfast_worker::Program;
 
 use crate::host::settings;
-use crate::operator::cli::{CheckArguments, check_inputs};
+use crate::operator::cli::{RunArguments, inputs};
 
 /// Bad configuration, as for bad usage.
 const BAD_CONFIGURATION: u8 = 2;
@@ -17,8 +17,8 @@ const BAD_CONFIGURATION: u8 = 2;
 ///
 /// Exits with 0, or 2 if anything is wrong, or 1 if it could not be said.
 #[must_use]
-pub fn run(program: Program, arguments: &CheckArguments) -> ExitCode {
-    match report(&check_inputs(program, arguments), &mut io::stdout().lock(), &mut io::stderr().lock()) {
+pub fn run(program: Program, arguments: &RunArguments) -> ExitCode {
+    match report(&inputs(program, arguments), &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(BAD_CONFIGURATION),
         Err(_) => ExitCode::FAILURE,

@@ -22,8 +22,8 @@ pub enum Command {
     /// Say what this program is, if it would start; asked by the one it is to replace
     #[command(hide = true)]
     Probe(RunArguments),
-    /// Validate the configuration: exit 0, or 2 with every error
-    Check(CheckArguments),
+    /// Validate the configuration that `run` with the same flags would have: exit 0, or 2 with every error
+    Check(RunArguments),
     /// Ask or steer the running server
     Ctl(CtlArguments),
 }
@@ -87,14 +87,6 @@ fn keeper_start(text: &str) -> Result<KeeperStart, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// Arguments of `holdfast check`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub struct CheckArguments {
-    /// Configuration file (TOML); without one the environment alone is checked
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
 /// Arguments of `holdfast ctl`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct CtlArguments {
@@ -134,31 +126,15 @@ where
     Ok(command.unwrap_or(Command::Run(run)))
 }
 
-/// What the configuration is made from, for `holdfast run` in this process's environment.
+/// What the configuration is made from in this process's environment.
 #[must_use]
 pub fn inputs(program: Program, arguments: &RunArguments) -> Inputs {
     Inputs {
         file: arguments.config.clone(),
         environment: environment(),
         flags: flags(arguments),
-        protocols: protocols(program),
+        protocols: program.protocols.iter().map(|protocol| protocol.name).collect(),
     }
-}
-
-/// What the configuration is made from, for `holdfast check` in this process's environment.
-#[must_use]
-pub fn check_inputs(program: Program, arguments: &CheckArguments) -> Inputs {
-    Inputs {
-        file: arguments.config.clone(),
-        environment: environment(),
-        flags: Vec::new(),
-        protocols: protocols(program),
-    }
-}
-
-/// The protocols that routes may name.
-fn protocols(program: Program) -> Vec<&'static str> {
-    program.protocols.iter().map(|protocol| protocol.name).collect()
 }
 
 fn environment() -> Vec<(String, String)> {
@@ -284,9 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_takes_what_run_takes() {
+    fn probe_and_check_take_what_run_takes() {
         let line = "--config a.toml --listen 127.0.0.1:1 --set backlog=9";
         assert_eq!(parse(&format!("probe {line}")).unwrap(), Command::Probe(run(line)));
+        assert_eq!(parse(&format!("check {line}")).unwrap(), Command::Check(run(line)));
         assert!(!CommandLine::command().render_long_help().to_string().contains("probe"));
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use holdfast_shared::ipc::settings::Settings;
-use holdfast_shared::reason::{CloseReason, Rejection};
+use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase, Record};
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -13,7 +13,7 @@ use super::{Connections, Key};
 use crate::app::{App, Apps, Context, Program};
 use crate::websocket::assembly::Assembly;
 use crate::websocket::handshake::HandshakePolicy;
-use crate::websocket::refusal::{Availability, Refusal};
+use crate::websocket::refusal::Availability;
 
 /// One read takes at most this much; larger messages take several.
 const SCRATCH_SIZE: usize = 64 * 1024;
@@ -89,13 +89,6 @@ impl Clients {
     /// Is there more to read than the last turn allowed?
     pub(crate) fn has_unread(&self) -> bool {
         !self.unread.is_empty()
-    }
-
-    /// The supervisor turns this client away.
-    pub(crate) fn refuse(&mut self, key: Key, reason: Rejection) {
-        self.connections.set_busy(key);
-        self.connections.refuse(key, &Refusal::admission(reason));
-        self.connections.settle(key);
     }
 
     /// The client is to go: the service ends.

@@ -12,6 +12,9 @@ use super::{Clients, Connections, Key, descriptor_of};
 /// Reads of one connection in one turn; one with more to read waits for the others.
 const READS_PER_TURN: usize = 8;
 
+/// A verdict takes milliseconds, unless there is no supervisor or a queue before the cap.
+const HALF_CLOSED_WAIT_MS: u64 = 1000;
+
 /// What a read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
@@ -74,13 +77,22 @@ impl Clients {
         }
     }
 
-    /// What a client that awaits admission sends stays in the kernel until the verdict. If it is gone there is nothing to
-    /// wait for.
+    /// What a client that awaits admission sends stays in the kernel until the verdict. One that will send no more
+    /// may still read its answer, or be gone: from here both look alike (RFC 9293, section 3.6), so it is waited
+    /// for, and not for long.
     fn read_later(&mut self, key: Key, read_closed: bool) {
-        if read_closed {
-            self.connections.end(key);
-        } else if let Some(record) = self.connections.get_mut(key) {
-            record.flags.set(Flags::INPUT_WAITS, true);
+        let now_ms = self.connections.now_ms;
+        let Some(record) = self.connections.get_mut(key) else { return };
+        record.flags.set(Flags::INPUT_WAITS, true);
+        if !read_closed || record.flags.contains(Flags::READ_ENDED) {
+            return;
+        }
+        record.flags.set(Flags::READ_ENDED, true);
+        record.deadline_ms = record.deadline_ms.min(now_ms + HALF_CLOSED_WAIT_MS);
+        let deadline_ms = record.deadline_ms;
+        self.connections.arm(key, deadline_ms);
+        if let Err(error) = peek(key) {
+            self.connections.fail(key, error);
         }
     }
 
@@ -95,6 +107,14 @@ impl Clients {
         }
         self.connections.mark_ending(key, CloseReason::Client);
         self.connections.end(key);
+    }
+}
+
+/// Whether the connection still stands: a reset says so, and an end of file does not.
+fn peek(key: Key) -> Result<(), Errno> {
+    match recv(descriptor_of(key), &mut [0], MsgFlags::MSG_PEEK) {
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

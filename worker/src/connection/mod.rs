@@ -8,6 +8,7 @@ mod frames;
 mod give_back;
 mod heap_state;
 mod high_water;
+mod http_date;
 mod input;
 mod moves;
 mod outbox;
@@ -39,6 +40,7 @@ use crate::websocket::engine::Engine;
 use budget::Budget;
 pub(crate) use clients::Clients;
 use high_water::HighWater;
+use http_date::HttpDate;
 pub(crate) use outbox::Outbox;
 use pages::Pages;
 use session::SessionMemory;
@@ -90,6 +92,7 @@ pub(crate) struct Connections {
     /// The clock, as of this turn of the loop.
     pub(crate) now_ms: u64,
     pub(crate) table: Table,
+    date: HttpDate,
     pages: Pages,
     /// The kernel did not take pages back, and that was said.
     pages_refused: bool,
@@ -121,6 +124,7 @@ impl Connections {
             sessions: SessionMemory::of(table.header()),
             pages_refused: false,
             table,
+            date: HttpDate::default(),
             heap_states: Slab::new(),
             under_way: HighWater::default(),
             wheel: TimerWheel::new(now_ms),
@@ -146,6 +150,11 @@ impl Connections {
     /// Bytes in all outboxes.
     pub(crate) fn queued_bytes(&self) -> u64 {
         self.queued_bytes
+    }
+
+    /// The date that an answer carries now.
+    pub(super) fn date(&mut self) -> &str {
+        self.date.at(self.now_ms)
     }
 
     /// Is the last row taken? `own` is how many descriptors of the slot are no connections.

@@ -11,6 +11,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use super::{Connections, Key, descriptor_of};
 use crate::websocket::frame;
+use crate::websocket::handshake::asks_for_head;
 use crate::websocket::refusal::{Refusal, Status};
 
 /// So few bytes go into the socket's buffer whole or not at all, unless it is all but full: a worker that
@@ -121,7 +122,11 @@ impl Connections {
             Status::ServiceUnavailable | Status::TooManyRequests => Some(self.jittered_retry_after()),
             _ => None,
         };
-        self.respond(key, &refusal.response(retry_after));
+        // A HEAD request that was never whole, such as one that took too long, gets no body either.
+        let asked_for_head = self.heap_state(key).is_some_and(|heap| asks_for_head(&heap.request));
+        let refusal = Refusal { head_only: refusal.head_only || asked_for_head, ..*refusal };
+        let response = refusal.response(self.date(), retry_after);
+        self.respond(key, &response);
     }
 
     /// Sends a complete response and shuts the write half behind it.

@@ -50,13 +50,14 @@ impl Clients {
                 if !frames.is_empty() {
                     self.keep_request(key, frames.to_vec());
                 }
-                match self.ask_app(key, &Request(head), &upgrade) {
+                match self.ask_app(key, &Request { head, path: &upgrade.path }, &upgrade) {
                     Ok(()) => self.await_admission(key, &upgrade),
                     Err(refusal) => self.connections.refuse(key, &refusal),
                 }
             }
             Progress::Health { head_only, .. } => {
-                self.connections.respond(key, &self.availability.response(head_only));
+                let response = self.availability.response(self.connections.date(), head_only);
+                self.connections.respond(key, &response);
             }
             Progress::Refused(refusal) => self.connections.refuse(key, &refusal),
         }
@@ -106,14 +107,14 @@ impl Clients {
 
     /// The supervisor lets this client in.
     pub(crate) fn admit(&mut self, key: Key) {
-        let Some(&Record { accept_key, flags, .. }) = self.connections.get(key) else { return };
-        let input_waits = flags.contains(Flags::INPUT_WAITS);
+        let Some(&Record { accept_key, .. }) = self.connections.get(key) else { return };
         self.connections.set_busy(key);
         let now_ms = self.connections.now_ms;
         let ping_due_ms = now_ms + self.connections.random_ping_delay_ms();
         if let Some(record) = self.connections.get_mut(key) {
             record.accept_key = [0; 20];
-            record.flags.set(Flags::INPUT_WAITS, false);
+            // It is read up to the end once more.
+            record.flags.set(Flags::READ_ENDED, false);
             record.seen_ms = now_ms;
             record.active_ms = now_ms;
             record.ping_due_ms = ping_due_ms;
@@ -121,7 +122,8 @@ impl Clients {
         self.connections.mark_admitted(key);
         self.connections.enter(key, Phase::Open, u64::MAX);
         self.connections.arm_open(key);
-        handshake::write_switching(&mut self.out, &BASE64.encode(&accept_key));
+        let accept = BASE64.encode(&accept_key);
+        handshake::write_switching(&mut self.out, self.connections.date(), &accept);
         self.connections.write(key, &self.out);
         self.out.clear();
         if let Some(record) = self.connections.get_mut(key) {
@@ -132,11 +134,30 @@ impl Clients {
         if let Some(mut glued) = glued.filter(|glued| !glued.is_empty()) {
             self.take_frames(key, &mut glued);
         }
-        // Frames that came while it awaited admission made their event then; none will come again for them.
-        if input_waits {
-            self.read(key, false);
-        }
+        self.read_waiting_input(key);
         self.connections.settle(key);
+    }
+
+    /// The supervisor turns this client away.
+    pub(crate) fn refuse(&mut self, key: Key, reason: Rejection) {
+        self.connections.set_busy(key);
+        if let Some(record) = self.connections.get_mut(key) {
+            record.flags.set(Flags::READ_ENDED, false);
+        }
+        self.connections.refuse(key, &Refusal::admission(reason));
+        self.read_waiting_input(key);
+        self.connections.settle(key);
+    }
+
+    /// What came while the client awaited admission made its event then; none will come again for it.
+    fn read_waiting_input(&mut self, key: Key) {
+        let Some(record) = self.connections.get_mut(key) else { return };
+        let input_waits = record.flags.contains(Flags::INPUT_WAITS);
+        record.flags.set(Flags::INPUT_WAITS, false);
+        if input_waits {
+            // Up to the end, should that have come as well.
+            self.read(key, true);
+        }
     }
 }
 

@@ -145,6 +145,8 @@ impl Connections {
         match record.phase() {
             Phase::Free | Phase::Ended => {}
             Phase::Handshake => self.refuse(key, &Refusal::admission(Rejection::HandshakeTimeout)),
+            // Gone, most likely: no verdict came while its answer was waited for.
+            Phase::AwaitingAdmission if record.flags.contains(Flags::READ_ENDED) => self.end(key),
             Phase::AwaitingAdmission => self.refuse(key, &NO_VERDICT),
             Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
             Phase::Open if self.idle_ms(record) <= self.now_ms => {

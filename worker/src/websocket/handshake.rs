@@ -5,22 +5,27 @@
 //! Stricter than httparse, and than RFC 9112 allows, where leniency has been abused: no bare line feeds, one empty
 //! line before the request at most, only ASCII in the request line.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
-use data_encoding::BASE64;
-use httparse::{EMPTY_HEADER, Header};
+use holdfast_shared::reason::Rejection;
+use httparse::EMPTY_HEADER;
 use ipnet::IpNet;
 use tungstenite::handshake::derive_accept_key;
 
+use super::client_address::client_address;
+use super::headers::Headers;
 use super::refusal::{Refusal, Status};
-use crate::websocket::client_address::client_address;
-use holdfast_shared::reason::Rejection;
+use super::target::{is_host, path_of};
 
 /// The most bytes a head has, its last line feed included.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The most header fields a head has.
-const MAX_HEADERS: usize = 64;
+/// The most header fields a head has. Proxies allow about as many (HAProxy 101), and add some of their own.
+const MAX_HEADERS: usize = 100;
+
+/// What requests may do here.
+const METHODS: [&str; 3] = ["GET", "HEAD", "OPTIONS"];
 
 /// What load balancers ask for to see whether the server is well.
 const HEALTH_PATH: &str = "/health";
@@ -44,7 +49,8 @@ pub enum Progress {
     Incomplete,
     /// A request for a WebSocket, with nothing wrong about it.
     Upgrade(Upgrade),
-    /// A health check.
+    /// A health check: `GET` or `HEAD` of `/health`, or `OPTIONS` of anything, which is what HAProxy's
+    /// `option httpchk` sends when it is told nothing else.
     Health {
         /// Whether the answer must have no body.
         head_only: bool,
@@ -64,17 +70,23 @@ pub struct Upgrade {
     pub accept: String,
     /// Where the client is, proxies looked through.
     pub address: IpAddr,
+    /// What is asked for, normalised.
+    pub path: String,
 }
 
-/// The head of a valid request, for whoever wants to know more of it.
+/// A valid request, for whoever wants to know more of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a>(pub(crate) &'a [u8]);
+pub struct Request<'a> {
+    pub(crate) head: &'a [u8],
+    pub(crate) path: &'a str,
+}
 
 impl<'a> Request<'a> {
-    /// What is asked for, without the query.
+    /// What is asked for, without the query: dot segments resolved, slashes merged, unreserved characters
+    /// decoded. Rules about paths were decided on this.
     #[must_use]
     pub fn path(&self) -> &'a str {
-        path_of(self.target()).unwrap_or("/")
+        self.path
     }
 
     /// What stands behind the question mark, as it came.
@@ -88,13 +100,13 @@ impl<'a> Request<'a> {
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         let mut storage = [EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut storage);
-        request.parse(self.0).ok()?;
+        request.parse(self.head).ok()?;
         let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         Some(header.value.trim_ascii())
     }
 
     fn target(&self) -> &'a str {
-        let target = self.0.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
+        let target = self.head.split(|&byte| byte == b' ').nth(1).unwrap_or_default();
         str::from_utf8(target).unwrap_or_default()
     }
 }
@@ -116,21 +128,33 @@ pub fn read(bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
         },
         Err(error) => not_http(bytes, error),
     };
-    Progress::Refused(Refusal { head_only: bytes.starts_with(b"HEAD "), ..refusal })
+    Progress::Refused(Refusal { head_only: asks_for_head(bytes), ..refusal })
+}
+
+/// Is this the beginning of a HEAD request, whose answer has no body whatever it is?
+#[must_use]
+pub fn asks_for_head(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
 }
 
 /// The first byte that a head must not have although httparse takes it, and what is wrong with it.
 fn first_violation(bytes: &[u8]) -> (usize, Option<Refusal>) {
     let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
     let head = &bytes[..bytes.len().min(MAX_HEAD)];
-    let too_long = || Refusal::of_request(Status::HeadersTooLarge, "The request head is longer than 16 KiB");
-    let mut first = (head.len(), (bytes.len() > MAX_HEAD).then(too_long));
     let start = if head.starts_with(b"\r\n") { 2 } else { 0 };
+    let too_long = || match head[start..].contains(&b'\n') {
+        true => Refusal::of_request(Status::HeadersTooLarge, "The request head is longer than 16 KiB"),
+        false => Refusal::of_request(Status::TargetTooLong, "The request target is longer than 16 KiB"),
+    };
+    let mut first = (head.len(), (bytes.len() > MAX_HEAD).then(too_long));
     let line = head[start..].iter().take_while(|&&byte| byte != b'\n');
     if let Some(at) = line.clone().position(|byte| !byte.is_ascii()) {
         first = (start + at, Some(bad("The request line is not ASCII")));
     }
-    if let Some(b'\r' | b'\n') = head.get(start) {
+    // A lone CR may be the first half of the empty line.
+    if head != b"\r"
+        && let Some(b'\r' | b'\n') = head.get(start)
+    {
         first = (start, Some(bad("There is no request line")));
     }
     let mut before = 0;
@@ -147,7 +171,7 @@ fn first_violation(bytes: &[u8]) -> (usize, Option<Refusal>) {
 fn not_http(bytes: &[u8], error: httparse::Error) -> Refusal {
     let detail = match error {
         httparse::Error::TooManyHeaders => {
-            return Refusal::of_request(Status::HeadersTooLarge, "The request has more than 64 headers");
+            return Refusal::of_request(Status::HeadersTooLarge, "The request has more than 100 headers");
         }
         // The record type "handshake", which begins every TLS connection (RFC 8446, section 5.1).
         _ if bytes.first() == Some(&0x16) => "This port speaks HTTP, not TLS",
@@ -161,12 +185,16 @@ fn not_http(bytes: &[u8], error: httparse::Error) -> Refusal {
 }
 
 /// Appends the response that turns the connection into a WebSocket.
-pub fn write_switching(out: &mut Vec<u8>, accept: &str) {
-    out.extend_from_slice(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
-    );
-    out.extend_from_slice(accept.as_bytes());
-    out.extend_from_slice(b"\r\n\r\n");
+pub fn write_switching(out: &mut Vec<u8>, date: &str, accept: &str) {
+    for part in [
+        "HTTP/1.1 101 Switching Protocols\r\nDate: ",
+        date,
+        "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+        accept,
+        "\r\n\r\n",
+    ] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Decides about a complete head of so many bytes.
@@ -180,28 +208,35 @@ fn judge(
     let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(bad("The request is not valid HTTP/1.1"));
     };
+    if !METHODS.contains(&method) {
+        return Err(Refusal::of_request(Status::MethodNotAllowed, "Only GET, HEAD and OPTIONS are allowed"));
+    }
     let is_http_1_1 = request.version == Some(1);
     let headers = Headers(request.headers);
-
-    let path = path_of(target);
-    let wants_websocket = headers.lists("upgrade", "websocket");
-    let is_health = path == Some(HEALTH_PATH) && !wants_websocket && matches!(method, "GET" | "HEAD");
-    if method != "GET" && !is_health {
-        return Err(Refusal::of_request(Status::MethodNotAllowed, "Only GET is allowed"));
-    }
-    let path = path.ok_or_else(|| bad("The request target is neither a path nor a URL"))?;
+    let path = match (method, target) {
+        // The server as a whole (RFC 9110, section 9.3.7).
+        ("OPTIONS", "*") => Cow::Borrowed("/"),
+        _ => path_of(target).map_err(bad)?,
+    };
     let host = headers.single("host").map_err(|()| bad("More than one Host header"))?;
     if is_http_1_1 && host.is_none() {
         return Err(bad("The Host header is missing"));
     }
+    if host.is_some_and(|host| !is_host(host)) {
+        return Err(bad("The Host header is not a host with or without a port"));
+    }
     if headers.announce_body() {
         return Err(bad("The request has a body"));
     }
-    if is_health {
+    let wants_websocket = headers.lists("upgrade", "websocket");
+    if method == "OPTIONS" || path == HEALTH_PATH && !wants_websocket {
         return Ok(Progress::Health { head_only: method == "HEAD", length });
     }
     let accept = check_upgrade(&headers, wants_websocket, is_http_1_1)?;
-    if !policy.allows_path(path) {
+    if method != "GET" {
+        return Err(bad("A WebSocket handshake is a GET"));
+    }
+    if !policy.allows_path(&path) {
         return Err(Refusal::NO_ROUTE);
     }
     let origin = headers.single("origin").map_err(|()| bad("More than one Origin header"))?;
@@ -209,7 +244,7 @@ fn judge(
         return Err(Refusal::admission(Rejection::Origin));
     }
     let address = client_address(peer, &policy.trusted_proxies, headers.all("x-forwarded-for"));
-    Ok(Progress::Upgrade(Upgrade { length, accept, address }))
+    Ok(Progress::Upgrade(Upgrade { length, accept, address, path: path.into_owned() }))
 }
 
 /// The requirements of RFC 6455, section 4.2.1, in the order in which a client finds out most; returns the
@@ -232,27 +267,16 @@ fn check_upgrade(headers: &Headers<'_>, wants_websocket: bool, is_http_1_1: bool
         .single("sec-websocket-key")
         .map_err(|()| bad("More than one Sec-WebSocket-Key header"))?
         .ok_or_else(|| bad("The Sec-WebSocket-Key header is missing"))?;
-    if !BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+    if !is_key(key) {
         return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64"));
     }
     Ok(derive_accept_key(key))
 }
 
-/// The path in a request target in origin form or absolute form (RFC 9112, section 3.2), without the query.
-fn path_of(target: &str) -> Option<&str> {
-    let from_path = if target.starts_with('/') {
-        target
-    } else {
-        let (scheme, rest) = target.split_once("://")?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return None;
-        }
-        match rest.find(['/', '?']) {
-            Some(at) if rest[at..].starts_with('/') => &rest[at..],
-            _ => "/",
-        }
-    };
-    from_path.split('?').next()
+/// Whether this is 16 bytes in base64. What the bits beyond them are is left to the client: nobody decodes them.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    key.strip_suffix(b"==").is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit))
 }
 
 impl HandshakePolicy {
@@ -281,35 +305,4 @@ fn without_default_port(origin: &[u8]) -> &[u8] {
         () => return origin,
     };
     origin.strip_suffix(port).unwrap_or(origin)
-}
-
-/// The header fields of a request.
-struct Headers<'a>(&'a [Header<'a>]);
-
-impl<'a> Headers<'a> {
-    /// All values under `name`, in order, without the white space around them.
-    fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
-        let named = self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
-        named.map(|header| header.value.trim_ascii())
-    }
-
-    /// The value under `name`; an error if there is more than one.
-    fn single(&self, name: &'static str) -> Result<Option<&'a [u8]>, ()> {
-        let mut values = self.all(name);
-        let first = values.next();
-        if values.next().is_some() { Err(()) } else { Ok(first) }
-    }
-
-    /// Whether the comma-separated lists under `name` have `token` among them, in whatever case.
-    fn lists(&self, name: &'static str, token: &str) -> bool {
-        self.all(name)
-            .flat_map(|value| value.split(|byte| *byte == b','))
-            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-    }
-
-    /// Whether the request says that a body follows. A length we cannot read counts as one.
-    fn announce_body(&self) -> bool {
-        self.all("transfer-encoding").next().is_some()
-            || self.all("content-length").any(|length| length != b"0")
-    }
 }

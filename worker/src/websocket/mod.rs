@@ -11,10 +11,12 @@ mod control;
 pub mod engine;
 pub mod frame;
 pub mod handshake;
+mod headers;
 mod mask;
 mod message;
 pub mod refusal;
 pub mod saved;
+mod target;
 mod utf8;
 pub mod violation;
 

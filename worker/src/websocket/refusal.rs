@@ -10,7 +10,7 @@ use holdfast_shared::reason::Rejection;
 /// The status of a response, with the headers that the HTTP specifications ask of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// 200
+    /// 200, naming the allowed methods, since `OPTIONS` asks for them
     Ok,
     /// 400
     BadRequest,
@@ -20,10 +20,12 @@ pub enum Status {
     Forbidden,
     /// 404
     NotFound,
-    /// 405, naming the allowed method
+    /// 405, naming the allowed methods
     MethodNotAllowed,
     /// 408
     RequestTimeout,
+    /// 414
+    TargetTooLong,
     /// 426, naming the protocol and its version
     UpgradeRequired,
     /// 429
@@ -46,6 +48,7 @@ impl Status {
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
             Self::RequestTimeout => "408 Request Timeout",
+            Self::TargetTooLong => "414 URI Too Long",
             Self::UpgradeRequired => "426 Upgrade Required",
             Self::TooManyRequests => "429 Too Many Requests",
             Self::HeadersTooLarge => "431 Request Header Fields Too Large",
@@ -56,7 +59,7 @@ impl Status {
     /// `Connection` and the headers that the status calls for.
     fn headers(self) -> &'static str {
         match self {
-            Self::MethodNotAllowed => "Connection: close\r\nAllow: GET\r\n",
+            Self::Ok | Self::MethodNotAllowed => "Connection: close\r\nAllow: GET, HEAD, OPTIONS\r\n",
             // RFC 9110, section 15.5.22, and RFC 6455, section 4.4. Upgrade is a hop-by-hop header, so
             // Connection names it.
             Self::UpgradeRequired => {
@@ -113,9 +116,9 @@ impl Refusal {
 
     /// The complete response. `retry_after` is rounded up to whole seconds, at least one.
     #[must_use]
-    pub fn response(&self, retry_after: Option<Duration>) -> Vec<u8> {
+    pub fn response(&self, date: &str, retry_after: Option<Duration>) -> Vec<u8> {
         let body = format!(r#"{{"error":"{}","message":"{}"}}"#, self.rejection, self.detail);
-        respond(self.status, retry_after, &body, self.head_only)
+        respond(self.status, date, retry_after, &body, self.head_only)
     }
 }
 
@@ -133,20 +136,26 @@ pub enum Availability {
 }
 
 impl Availability {
-    /// The complete answer to `GET /health`, or to `HEAD /health` if `head_only`.
+    /// The complete answer to a health check, without a body if `head_only`.
     #[must_use]
-    pub fn response(self, head_only: bool) -> Vec<u8> {
+    pub fn response(self, date: &str, head_only: bool) -> Vec<u8> {
         let (status, word) = match self {
             Self::Ok => (Status::Ok, "ok"),
             Self::Draining | Self::NoSupervisor => (Status::ServiceUnavailable, "draining"),
             Self::Full => (Status::ServiceUnavailable, "full"),
         };
-        respond(status, None, &format!(r#"{{"status":"{word}"}}"#), head_only)
+        respond(status, date, None, &format!(r#"{{"status":"{word}"}}"#), head_only)
     }
 }
 
-fn respond(status: Status, retry_after: Option<Duration>, body: &str, head_only: bool) -> Vec<u8> {
-    let mut out = format!("HTTP/1.1 {}\r\n{}", status.line(), status.headers());
+fn respond(
+    status: Status,
+    date: &str,
+    retry_after: Option<Duration>,
+    body: &str,
+    head_only: bool,
+) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {}\r\nDate: {date}\r\n{}", status.line(), status.headers());
     if let Some(delay) = retry_after {
         let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
         // Writing to a String does not fail.
@@ -167,6 +176,8 @@ fn respond(status: Status, retry_after: Option<Duration>, body: &str, head_only:
 mod tests {
     use super::*;
 
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
     fn text(response: Vec<u8>) -> String {
         String::from_utf8(response).unwrap()
     }
@@ -176,13 +187,13 @@ mod tests {
         let refusal = Refusal::admission(Rejection::MaxConnections);
         let body = r#"{"error":"max_connections","message":"The server is full"}"#;
         let expected = format!(
-            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 31\r\n\
+            "HTTP/1.1 503 Service Unavailable\r\nDate: {DATE}\r\nConnection: close\r\nRetry-After: 31\r\n\
              Content-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        assert_eq!(text(refusal.response(Some(Duration::from_millis(30_001)))), expected);
-        assert!(!text(refusal.response(None)).contains("Retry-After"));
-        assert!(text(refusal.response(Some(Duration::ZERO))).contains("Retry-After: 1\r\n"));
+        assert_eq!(text(refusal.response(DATE, Some(Duration::from_millis(30_001)))), expected);
+        assert!(!text(refusal.response(DATE, None)).contains("Retry-After"));
+        assert!(text(refusal.response(DATE, Some(Duration::ZERO))).contains("Retry-After: 1\r\n"));
     }
 
     #[test]
@@ -199,15 +210,15 @@ mod tests {
                 Rejection::HandshakeTimeout => "408",
             };
             assert!(refusal.status.line().starts_with(expected), "{rejection}");
-            let response = text(refusal.response(None));
+            let response = text(refusal.response(DATE, None));
             assert!(response.contains(&format!(r#""error":"{rejection}""#)), "{response}");
         }
     }
 
     #[test]
     fn statuses_bring_the_headers_they_need() {
-        let response = |status| text(Refusal::of_request(status, "why").response(None));
-        assert!(response(Status::MethodNotAllowed).contains("\r\nAllow: GET\r\n"));
+        let response = |status| text(Refusal::of_request(status, "why").response(DATE, None));
+        assert!(response(Status::MethodNotAllowed).contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"));
         let upgrade = response(Status::UpgradeRequired);
         for header in ["Upgrade: websocket", "Connection: Upgrade, close", "Sec-WebSocket-Version: 13"] {
             assert!(upgrade.contains(&format!("\r\n{header}\r\n")), "{upgrade}");
@@ -216,9 +227,9 @@ mod tests {
 
     #[test]
     fn health_is_answered() {
-        assert!(text(Availability::Ok.response(false)).ends_with("\r\n\r\n{\"status\":\"ok\"}"));
-        assert!(text(Availability::Draining.response(false)).starts_with("HTTP/1.1 503 "));
-        let full = text(Availability::Full.response(true));
+        assert!(text(Availability::Ok.response(DATE, false)).ends_with("\r\n\r\n{\"status\":\"ok\"}"));
+        assert!(text(Availability::Draining.response(DATE, false)).starts_with("HTTP/1.1 503 "));
+        let full = text(Availability::Full.response(DATE, true));
         assert!(full.ends_with("Content-Length: 17\r\n\r\n"), "{full}");
     }
 }

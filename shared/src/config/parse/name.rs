@@ -1,13 +1,14 @@
 //! Addresses, networks, origins, paths and what is chosen by name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{Problem, Problems, list};
 use crate::config::{Balance, Value};
 use crate::ipc::reconnect::MAX_RUN_DIR_BYTES;
+use crate::path::normalise;
 
 const ADDRESS_ALLOWED: &str = "ADDRESS:PORT, such as \"0.0.0.0:8080\" or \"[::]:8080\"";
 
@@ -38,7 +39,7 @@ pub(in crate::config) fn optional_address(value: &Value) -> Result<Option<Socket
         .map_err(|problem| Problem { allowed: format!("{ADDRESS_ALLOWED}, or \"\" for off"), ..problem })
 }
 
-/// Networks; a bare address is the network of that one address.
+/// Networks; a bare address is the network of that one address, and an IPv6-mapped one an IPv4 network.
 pub(in crate::config) fn networks(value: &Value) -> Result<Vec<IpNet>, Problems> {
     list(value, network)
 }
@@ -54,15 +55,36 @@ fn network(value: &Value) -> Result<IpNet, Problem> {
             "an address or a CIDR, such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
         ));
     };
-    // Cutting the bits off silently would trust or exempt more than was written.
-    if network == network.trunc() {
-        Ok(network)
-    } else {
-        Err(Problem::new(
-            format!("{value} has address bits beyond its prefix"),
-            format!("\"{}\", or \"{}\" for the one address", network.trunc(), network.addr()),
-        ))
+    if let IpNet::V6(v6) = network
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+    {
+        return mapped_network(value, v4, v6.prefix_len());
     }
+    without_host_bits(value, network)
+}
+
+/// The IPv4 network that one in mapped form stands for: addresses are compared in their own form, so that it
+/// would never match.
+fn mapped_network(value: &Value, address: Ipv4Addr, prefix: u8) -> Result<IpNet, Problem> {
+    let network = prefix.checked_sub(96).and_then(|prefix| Ipv4Net::new(address, prefix).ok());
+    let network = network.ok_or_else(|| {
+        Problem::new(
+            format!("{value} is wider than all IPv4 addresses, which ::ffff:0:0/96 stands for"),
+            "an IPv4 network, such as \"127.0.0.0/8\", and an IPv6 network beside it where one is meant too",
+        )
+    })?;
+    without_host_bits(value, network.into())
+}
+
+/// Cutting the bits off silently would trust or exempt more than was written.
+fn without_host_bits(value: &Value, network: IpNet) -> Result<IpNet, Problem> {
+    if network == network.trunc() {
+        return Ok(network);
+    }
+    Err(Problem::new(
+        format!("{value} has address bits beyond its prefix"),
+        format!("\"{}\", or \"{}\" for the one address", network.trunc(), network.addr()),
+    ))
 }
 
 /// Origins as browsers serialise them (RFC 6454, section 6.2).
@@ -98,21 +120,24 @@ fn origin(value: &Value) -> Result<String, Problem> {
     Ok(origin.strip_suffix(default_port).unwrap_or(&origin).to_owned())
 }
 
-/// The path of upgrade requests, without a slash at its end.
+/// The path of upgrade requests in its normal form, without a slash at its end.
 pub(in crate::config) fn path(value: &Value) -> Result<String, Problem> {
-    match value {
+    let normal = match value {
         Value::Text(text)
-            if text.starts_with('/')
-                && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#') =>
+            if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#') =>
         {
-            let trimmed = text.trim_end_matches('/');
-            Ok(if trimmed.is_empty() { "/" } else { trimmed }.to_owned())
+            normalise(text)
         }
-        _ => Err(Problem::new(
+        _ => None,
+    };
+    let Some(normal) = normal else {
+        return Err(Problem::new(
             format!("{value} is not a request path"),
             "a path that starts with \"/\", as it stands in the request: no spaces, no query",
-        )),
-    }
+        ));
+    };
+    let trimmed = normal.trim_end_matches('/');
+    Ok(if trimmed.is_empty() { "/" } else { trimmed }.to_owned())
 }
 
 /// A directory, or the empty string for the usual places.
@@ -152,4 +177,37 @@ pub(in crate::config) fn show_balance(balance: Balance) -> Value {
         Balance::LeastConnections => "least-connections",
         Balance::SourceAddress => "source-address",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_networks_become_the_ipv4_networks_that_they_stand_for() {
+        let read = |text: &str| networks(&Value::text(text)).map(|networks| networks[0].to_string());
+        for (text, network) in [
+            ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(read(text).unwrap(), network, "{text}");
+        }
+        for (text, what, allowed) in [
+            ("::ffff:127.0.0.0/80", "wider than all IPv4 addresses", "an IPv4 network"),
+            ("::ffff:127.0.0.1/104", "address bits beyond", "\"127.0.0.0/8\", or \"127.0.0.1\""),
+        ] {
+            let problem = &read(text).unwrap_err().0[0];
+            assert!(problem.what.contains(what) && problem.allowed.contains(allowed), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_kept_in_their_normal_form() {
+        for (text, kept) in [("//chat/./x/", "/chat/x"), ("/%63hat", "/chat"), ("/..", "/")] {
+            assert_eq!(path(&Value::text(text)).unwrap(), kept);
+        }
+        assert!(path(&Value::text("/%")).is_err() && path(&Value::text("chat")).is_err());
+    }
 }
