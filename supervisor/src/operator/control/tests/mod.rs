@@ -185,6 +185,7 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "commands are passed as the loop takes them")]
 fn canned(command: Command) -> Result<Answer, Failure> {
     Ok(match command {
         Command::Totals => {
