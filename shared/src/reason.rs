@@ -98,8 +98,8 @@ reasons! {
         ProtocolError = "protocol_error",
         /// A text message or close reason that is not UTF-8.
         InvalidUtf8 = "invalid_utf8",
-        /// More unread output than `limits.max_queued_output`, or one of the largest backlogs above
-        /// `limits.max_buffered_total`.
+        /// It was sent more than `limits.max_queued_output` beside what it had not read, took none of that for
+        /// `timeouts.stalled`, or had one of the largest backlogs above `limits.max_buffered_total`.
         SlowReader = "slow_reader",
         /// An operator closed it.
         Admin = "admin",

@@ -48,7 +48,7 @@ fn settings() -> Settings {
         allowed_origins: Vec::new(),
         trusted_proxies: Vec::new(),
         routes: Vec::new(),
-        max_buffered_total: 0,
+        ..Settings::default()
     }
 }
 

@@ -63,6 +63,32 @@ const checks = {
     }
   },
 
+  // Reading stops while a hundred messages of a megabyte travel: all come back when it goes on.
+  async slowReader() {
+    const socket = await open();
+    for (const [messages, pauseMs] of [[6, 0], [100, 2000]]) {
+      if (pauseMs > 0) socket.pause();
+      const sent = [...Array(messages).keys()].map((n) => Buffer.alloc(MIB, `message ${n} `));
+      for (const message of sent) socket.send(message);
+      setTimeout(() => socket.resume(), pauseMs);
+      const changed = await new Promise((resolve, reject) => {
+        const wrong = [];
+        let back = 0;
+        const closed = (code) => reject(new Error(`closed with ${code} after ${back} of ${messages}`));
+        socket.once('close', closed);
+        socket.on('message', (data) => {
+          if (!sent[back].equals(data)) wrong.push(back);
+          back += 1;
+          if (back < messages) return;
+          socket.removeAllListeners('message').removeListener('close', closed);
+          resolve(wrong);
+        });
+      });
+      assert.deepStrictEqual(changed, []);
+    }
+    socket.terminate();
+  },
+
   async tooBig() {
     const socket = await open();
     const closed = once(socket, 'close');

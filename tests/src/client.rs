@@ -130,8 +130,18 @@ impl RawClient {
     /// # Panics
     /// When there is no descriptor for the second handle.
     pub fn keep_sending(&self, message: Vec<u8>) -> JoinHandle<()> {
+        self.send_all(std::iter::repeat(message))
+    }
+
+    /// Sends these messages from another thread, or those until the server closes.
+    ///
+    /// # Panics
+    /// When there is no descriptor for the second handle.
+    pub fn send_all(&self, mut messages: impl Iterator<Item = Vec<u8>> + Send + 'static) -> JoinHandle<()> {
         let mut stream = self.stream.try_clone().expect("a second handle of the socket");
-        std::thread::spawn(move || while stream.write_all(&message).is_ok() {})
+        std::thread::spawn(move || {
+            let _ = messages.all(|message| stream.write_all(&message).is_ok());
+        })
     }
 
     /// No more will be sent: the server sees end of file.

@@ -14,8 +14,8 @@ const WORKERS: u64 = 2;
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// What `limits.max_queued_output` allows per connection.
-const QUEUED: u64 = 64 * KIB;
+/// What waits for a connection at most: half of `limits.max_queued_output`, and the answer that goes beyond that.
+const QUEUED: u64 = 32 * KIB + MESSAGE as u64;
 
 /// What `limits.max_message_size` allows per connection: half a message that has come in.
 const HALF_MESSAGE: u64 = 64 * KIB;
@@ -59,6 +59,7 @@ fn memory_stays_under_the_bound_that_the_config_sets() {
         limits.max_connections_per_address = 0
         limits.max_message_size = \"64KiB\"
         limits.max_queued_output = \"64KiB\"
+        timeouts.stalled = \"2s\"
         timeouts.close = \"1s\"
         timeouts.idle = \"0s\"",
     );
@@ -79,6 +80,7 @@ fn memory_stays_under_the_budget_of_a_worker_however_many_are_slow() {
         limits.max_connections_per_address = 0
         limits.max_queued_output = \"1MiB\"
         limits.max_buffered_total = \"32MiB\"
+        timeouts.stalled = \"2s\"
         timeouts.close = \"1s\"
         timeouts.idle = \"0s\"",
     );
@@ -92,11 +94,10 @@ fn memory_stays_under_the_budget_of_a_worker_however_many_are_slow() {
 
 #[test]
 fn a_slow_reader_is_told_1013() {
-    let server =
-        Holdfast::with("workers = 1\nlimits.max_queued_output = \"64KiB\"\ntimeouts.close = \"30s\"");
+    let server = Holdfast::with("workers = 1\ntimeouts.stalled = \"500ms\"\ntimeouts.close = \"30s\"");
     let mut client = RawClient::open(server.address());
-    // The kernel's buffers take some megabytes before anything queues in the server. Once it has had enough,
-    // it takes in bytes, so that it can close without a reset, and no more messages.
+    // The kernel's buffers take some megabytes before anything queues in the server. Once it has waited long enough, it
+    // takes in bytes, so that it can close without a reset, and no more messages.
     let sender = client.keep_sending(masked(FIN | TEXT, &[b'x'; 32 * 1024]));
     let mut before = (0, 0);
     server.wait_until("it is found out", |totals| {

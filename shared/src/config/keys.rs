@@ -182,6 +182,12 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_duration(c.timeouts.close),
     ),
     key(
+        "timeouts.stalled",
+        Live,
+        |c, v| put(&mut c.timeouts.stalled, parse::duration_or_never(v, INTERVAL_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.stalled.unwrap_or_default()),
+    ),
+    key(
         "security.allowed_origins",
         Live,
         |c, v| put(&mut c.security.allowed_origins, parse::origins(v)),

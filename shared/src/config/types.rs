@@ -186,6 +186,8 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From our close frame to the client's.
     pub close: Duration,
+    /// How long a client may take none of its queued output; `None` means for ever.
+    pub stalled: Option<Duration>,
 }
 
 /// What an upgrade request must look like.
@@ -264,6 +266,7 @@ impl Default for Timeouts {
             pong: Duration::from_secs(30),
             idle: Some(Duration::from_secs(60)),
             close: Duration::from_secs(5),
+            stalled: Some(Duration::from_secs(30)),
         }
     }
 }

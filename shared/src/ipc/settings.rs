@@ -44,4 +44,6 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Most bytes that a worker keeps for all clients together, queued output and half messages; 0 is no limit.
     pub max_buffered_total: u64,
+    /// How long a client may take none of its queued output; zero is for ever.
+    pub stalled_timeout: Duration,
 }

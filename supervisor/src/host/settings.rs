@@ -25,6 +25,7 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         trusted_proxies: config.proxy.trusted.clone(),
         routes: config.routes.clone(),
         max_buffered_total: capacity.buffered_per_worker,
+        stalled_timeout: config.timeouts.stalled.unwrap_or_default(),
     }
 }
 

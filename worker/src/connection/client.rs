@@ -18,11 +18,18 @@ use crate::websocket::{MessageKind, frame};
 pub(super) struct Client<'a> {
     connections: &'a mut Connections,
     key: Key,
+    /// What is written to it answers a message that it sent.
+    is_answered: bool,
 }
 
 impl<'a> Client<'a> {
     pub(super) fn new(connections: &'a mut Connections, key: Key) -> Self {
-        Self { connections, key }
+        Self { connections, key, is_answered: false }
+    }
+
+    /// One that is spoken of since it sent something.
+    pub(super) fn answered(connections: &'a mut Connections, key: Key) -> Self {
+        Self { is_answered: true, ..Self::new(connections, key) }
     }
 
     /// Does this to `client`, which is not in hand as `self` is, if it is open. Says whether it was.
@@ -55,7 +62,12 @@ impl Host for Client<'_> {
     /// A connection that is no longer open, since its client does not read, gets nothing after its close
     /// frame.
     fn write(&mut self, frames: &[u8]) {
-        if self.connections.is_in(self.key, Phase::Open) {
+        if !self.connections.is_in(self.key, Phase::Open) {
+            return;
+        }
+        if self.is_answered {
+            self.connections.write_answer(self.key, frames);
+        } else {
             self.connections.write(self.key, frames);
         }
     }

@@ -1,8 +1,6 @@
 //! All clients of a worker: its connections, the applications that serve them, and the buffers they share. What
 //! becomes of readiness, of time and of verdicts is decided here; the loop brings them.
 
-use std::collections::VecDeque;
-
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase, Record};
@@ -30,8 +28,6 @@ pub(crate) struct Clients {
     pub(super) policy: HandshakePolicy,
     /// What messages in several pieces are put together with.
     pub(super) assembly: Assembly,
-    /// Connections that had more to read than one turn allows, each once.
-    pub(super) unread: VecDeque<Key>,
     /// Connections whose admission is to be asked for.
     pub(super) asking: Vec<Key>,
     /// Where reads go.
@@ -48,7 +44,6 @@ impl Clients {
             policy: policy(&connections.settings),
             assembly: Assembly::new(max_message_size(&connections.settings)),
             connections,
-            unread: VecDeque::new(),
             asking: Vec::new(),
             scratch: vec![0; SCRATCH_SIZE],
             out: Vec::with_capacity(SCRATCH_SIZE),
@@ -88,7 +83,7 @@ impl Clients {
 
     /// Is there more to read than the last turn allowed?
     pub(crate) fn has_unread(&self) -> bool {
-        !self.unread.is_empty()
+        !self.connections.unread.is_empty()
     }
 
     /// The client is to go: the service ends.
@@ -164,7 +159,7 @@ impl Clients {
         self.connections.give_back_pages();
         let is_over = self.connections.burst_is_over();
         if is_over {
-            self.unread.shrink_to_fit();
+            self.connections.unread.shrink_to_fit();
             self.out.shrink_to(SCRATCH_SIZE);
         }
         is_over

@@ -95,7 +95,7 @@ impl Clients {
         let mut fresh = Engine::default();
         let engine = kept.as_deref_mut().unwrap_or(&mut fresh);
         let closing = self.connections.is_in(key, Phase::Closing);
-        let mut client = Client::new(&mut self.connections, key);
+        let mut client = Client::answered(&mut self.connections, key);
         let context = Context::new(&mut client, &mut self.out);
         let mut answering = Answering { app, context, closing, received: 0, close: None };
         let result = match input {

@@ -44,10 +44,13 @@ impl Connections {
         let is_cut = self.get(key)?.flags.contains(Flags::FRAME_CUT);
         let outbox = Outbox::restored(state.outbox, !is_cut);
         let queued = outbox.len() as u64;
+        let now_ms = self.now_ms;
         let heap = self.heap_state_or_new(key)?;
         heap.request = state.request.to_vec();
         heap.engine = engine;
         heap.outbox = outbox;
+        // How long it had been stalled is not saved.
+        heap.taken_ms = now_ms;
         self.queued_bytes += queued;
         self.note_heap_state(key);
         Some(())

@@ -37,6 +37,7 @@ impl Clients {
             let Some(phase) = self.connections.get(key).map(|record| record.phase()) else { return };
             let read = match phase {
                 Phase::AwaitingAdmission => return self.read_later(key, read_closed),
+                Phase::Open if self.connections.holds_back(key) => return,
                 Phase::Handshake => self.read_request(key),
                 Phase::Open | Phase::Closing => self.read_frames(key),
                 Phase::Free | Phase::Refusing | Phase::Lingering | Phase::Ended => {
@@ -51,18 +52,14 @@ impl Clients {
                 Read::End => return self.read_end(key),
             }
         }
-        if let Some(record) = self.connections.get_mut(key)
-            && !record.flags.contains(Flags::READ_QUEUED)
-        {
-            record.flags.set(Flags::READ_QUEUED, true);
-            self.unread.push_back(key);
-        }
+        self.connections.queue_read(key);
     }
 
-    /// Goes on with those who had more to read than a turn allows, until their sockets are seen empty.
+    /// Goes on with those who had more to read than a turn allows, until their sockets are seen empty, and with those
+    /// who were not read for a while.
     pub(crate) fn continue_reading(&mut self) {
-        for _ in 0..self.unread.len() {
-            let Some(key) = self.unread.pop_front() else { return };
+        for _ in 0..self.connections.unread.len() {
+            let Some(key) = self.connections.unread.pop_front() else { return };
             let Some(record) = self.connections.get_mut(key) else { continue };
             record.flags.set(Flags::READ_QUEUED, false);
             if record.flags.contains(Flags::GIVEN) {
@@ -96,17 +93,25 @@ impl Clients {
         }
     }
 
-    /// End of file. After a closing handshake the client may still read what is queued for it; without one it
-    /// has just gone.
+    /// End of file. The client may still read, whether or not it has said goodbye: it gets what is queued for it, within
+    /// the close deadline. If nothing is, it has just gone.
     fn read_end(&mut self, key: Key) {
-        if self.connections.is_in(key, Phase::Lingering) && self.connections.has_output(key) {
-            if let Some(record) = self.connections.get_mut(key) {
+        let connections = &mut self.connections;
+        let Some(&record) = connections.get(key) else { return };
+        let deadline_ms = match record.phase() {
+            Phase::Open => connections.close_deadline_ms(),
+            _ => record.deadline_ms,
+        };
+        let is_established = matches!(record.phase(), Phase::Open | Phase::Closing | Phase::Lingering);
+        connections.mark_ending(key, CloseReason::Client);
+        if is_established && connections.has_output(key) {
+            connections.enter(key, Phase::Lingering, deadline_ms);
+            if let Some(record) = connections.get_mut(key) {
                 record.flags.set(Flags::READ_ENDED, true);
             }
-            return;
+        } else {
+            connections.end(key);
         }
-        self.connections.mark_ending(key, CloseReason::Client);
-        self.connections.end(key);
     }
 }
 
@@ -119,6 +124,16 @@ fn peek(key: Key) -> Result<(), Errno> {
 }
 
 impl Connections {
+    /// The connection is read in this turn or the next, whether or not the kernel says anything.
+    pub(super) fn queue_read(&mut self, key: Key) {
+        if let Some(record) = self.get_mut(key)
+            && !record.flags.contains(Flags::READ_QUEUED)
+        {
+            record.flags.set(Flags::READ_QUEUED, true);
+            self.unread.push_back(key);
+        }
+    }
+
     /// One read, into `buffer`.
     pub(super) fn receive(&mut self, key: Key, buffer: &mut [u8]) -> Read {
         loop {

@@ -1,6 +1,7 @@
 //! All connections of a worker: their records in the table, the heap state on the heap, their timers.
 //! The one place where a connection begins and ends, and so the one place that counts.
 
+mod backpressure;
 mod budget;
 mod client;
 mod clients;
@@ -22,7 +23,7 @@ mod tests;
 mod timer_wheel;
 mod timers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -72,6 +73,10 @@ pub(crate) struct HeapState {
     pub(crate) engine: Option<Box<Engine>>,
     /// What the kernel did not take.
     pub(crate) outbox: Outbox,
+    /// When the kernel last took some of that.
+    taken_ms: u64,
+    /// Since when the client is not read.
+    unread_since_ms: Option<u64>,
     /// The record's index.
     row: u32,
     /// Bytes that count in the worker's budget.
@@ -103,6 +108,8 @@ pub(crate) struct Connections {
     pub(crate) released: Vec<(IpAddr, CloseReason)>,
     /// Connections that are over, of which their applications have yet to be told.
     pub(crate) ended: Vec<Key>,
+    /// Connections that may have more to read and will not be told so by the kernel, each once.
+    unread: VecDeque<Key>,
     /// Rows by connection id, once an application has looked for one.
     names: Option<HashMap<u64, u32>>,
     admitted: u32,
@@ -130,6 +137,7 @@ impl Connections {
             wheel: TimerWheel::new(now_ms),
             released: Vec::new(),
             ended: Vec::new(),
+            unread: VecDeque::new(),
             names: None,
             admitted: 0,
             queued_bytes: 0,
@@ -244,6 +252,10 @@ impl Connections {
             (true, false) => self.table.header_mut().pending -= 1,
             (false, true) => self.table.header_mut().pending += 1,
             (true, true) | (false, false) => {}
+        }
+        if before == Phase::Open && phase != Phase::Open {
+            // Its close frame may be among what it was not read for.
+            self.read_on(key);
         }
         self.arm(key, deadline_ms);
     }
@@ -384,6 +396,11 @@ impl Connections {
     pub(crate) fn heap_state(&mut self, key: Key) -> Option<&mut HeapState> {
         let place = self.get(key)?.heap_state;
         self.heap_states.get_mut(usize::try_from(place).ok()?.checked_sub(1)?)
+    }
+
+    /// The heap state of the connection with this record, if there is one.
+    fn heap_state_of(&self, record: &Record) -> Option<&HeapState> {
+        self.heap_states.get((record.heap_state as usize).checked_sub(1)?)
     }
 
     /// The heap state, made if there is none. `None` only when the connection is gone.

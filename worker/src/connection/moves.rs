@@ -123,8 +123,7 @@ impl Connections {
         writer: &mut Writer,
     ) -> Result<bool, WriteError> {
         let Some(record) = self.get(key) else { return Ok(false) };
-        let state = (record.heap_state as usize).checked_sub(1).and_then(|place| self.heap_states.get(place));
-        let Some(state) = state else { return Ok(false) };
+        let Some(state) = self.heap_state_of(record) else { return Ok(false) };
         writer.push(&SavedState {
             row,
             serial: record.serial,

@@ -20,13 +20,21 @@ const TAKEN_WHOLE: usize = 4096;
 
 impl Connections {
     /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client
-    /// that has more than `max_queued_output` waiting already is a slow reader, and closed.
+    /// for which more than `max_queued_output` would wait behind other output is a slow reader, and closed.
     pub(crate) fn write(&mut self, key: Key, bytes: &[u8]) {
-        let queued = match self.heap_state(key) {
-            Some(heap) => heap.outbox.len(),
-            None => 0,
-        };
-        if queued == 0 {
+        let queued = self.queued(key);
+        if queued > 0 && (queued + bytes.len()) as u64 > self.settings.max_queued_output {
+            // Nothing of these bytes is on the wire yet, so they can be left out and the stream stays whole.
+            self.close_slow_reader(key);
+        } else {
+            self.write_answer(key, bytes);
+        }
+    }
+
+    /// Writes whole frames that answer what the client itself has sent. They are queued however many they are: their
+    /// bound is that nothing more is read from the client then.
+    pub(crate) fn write_answer(&mut self, key: Key, bytes: &[u8]) {
+        if self.queued(key) == 0 {
             // Should the worker die in the middle of this, the next one must not write into the middle of a
             // frame. With nothing queued the flag is not set, so for what is taken whole there is
             // nothing to set or clear.
@@ -42,9 +50,6 @@ impl Connections {
                 Some(_) if may_be_cut => self.set_frame_cut(key, false),
                 Some(_) | None => {}
             }
-        } else if (queued + bytes.len()) as u64 > self.settings.max_queued_output {
-            // Nothing of these bytes is on the wire yet, so they can be left out and the stream stays whole.
-            self.close_slow_reader(key);
         } else {
             self.queue(key, bytes);
         }
@@ -69,6 +74,9 @@ impl Connections {
             self.queued_bytes -= sent as u64;
             if let Some(heap) = self.heap_state(key) {
                 heap.outbox = waiting;
+            }
+            if sent > 0 {
+                self.note_taken(key);
             }
             if left == 0 {
                 self.outbox_ran_empty(key);
@@ -149,10 +157,15 @@ impl Connections {
 
     /// Does anything wait to be sent?
     pub(crate) fn has_output(&mut self, key: Key) -> bool {
-        self.heap_state(key).is_some_and(|heap| !heap.outbox.is_empty())
+        self.queued(key) > 0
     }
 
-    fn close_slow_reader(&mut self, key: Key) {
+    /// Bytes that wait to be sent.
+    fn queued(&mut self, key: Key) -> usize {
+        self.heap_state(key).map_or(0, |heap| heap.outbox.len())
+    }
+
+    pub(super) fn close_slow_reader(&mut self, key: Key) {
         if !self.is_in(key, Phase::Open) {
             // It is being closed already, and does not read that either: its deadline will end it.
             return;
@@ -164,11 +177,7 @@ impl Connections {
 
     /// Writes a close frame: behind whatever is queued, and however much that is.
     fn write_last(&mut self, key: Key, last_frame: &[u8]) {
-        if self.has_output(key) {
-            self.queue(key, last_frame);
-        } else {
-            self.write(key, last_frame);
-        }
+        self.write_answer(key, last_frame);
     }
 
     fn queue(&mut self, key: Key, bytes: &[u8]) {
@@ -184,6 +193,7 @@ impl Connections {
         if let Some(heap) = self.heap_state_or_new(key) {
             heap.outbox.push_rest(frames, sent);
             self.queued_bytes += (frames.len() - sent) as u64;
+            self.note_first_queued(key);
             self.note_heap_state(key);
         }
     }
@@ -228,6 +238,7 @@ impl Connections {
 
     fn outbox_ran_empty(&mut self, key: Key) {
         self.set_frame_cut(key, false);
+        self.ping_again(key);
         self.shut_when_flushed(key);
     }
 

@@ -71,7 +71,7 @@ impl App for Teller {
     }
 }
 
-fn clients() -> Clients {
+pub(super) fn clients() -> Clients {
     let memory = mapping::create("table", table::size(ROWS)).unwrap();
     let table = Table::format(memory.as_fd(), SlotId(3), ROWS).unwrap();
     let settings = Settings {
@@ -87,9 +87,9 @@ fn clients() -> Clients {
     Clients::new(Connections::new(SlotId(3), table, settings, 1000), program)
 }
 
-struct Peer {
-    key: Key,
-    socket: UnixStream,
+pub(super) struct Peer {
+    pub(super) key: Key,
+    pub(super) socket: UnixStream,
 }
 
 impl Peer {
@@ -108,7 +108,7 @@ impl Peer {
         peer
     }
 
-    fn open(clients: &mut Clients, query: &str) -> Self {
+    pub(super) fn open(clients: &mut Clients, query: &str) -> Self {
         let mut peer = Self::ask(clients, query);
         assert_eq!(clients.take_asking(), [peer.key]);
         clients.admit(peer.key);
@@ -125,13 +125,13 @@ impl Peer {
         clients.on_ready(self.key, true, false, false);
     }
 
-    fn say(&mut self, clients: &mut Clients, text: &str) -> String {
+    pub(super) fn say(&mut self, clients: &mut Clients, text: &str) -> String {
         let header = [0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
         self.write(clients, &[&header, text.as_bytes()].concat());
         self.read()
     }
 
-    fn read(&mut self) -> String {
+    pub(super) fn read(&mut self) -> String {
         let mut buffer = [0; 4096];
         let length = self.socket.read(&mut buffer).unwrap_or(0);
         String::from_utf8_lossy(&buffer[..length]).into_owned()

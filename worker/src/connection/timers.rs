@@ -21,6 +21,19 @@ const NO_VERDICT: Refusal = Refusal {
     head_only: false,
 };
 
+/// What an open connection may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// It has taken none of its queued output for too long.
+    Stalled,
+    /// It has sent no message for too long.
+    Idle,
+    /// It gave no sign of life since the last ping.
+    Pong,
+    /// It is to be pinged.
+    Ping,
+}
+
 impl Connections {
     /// Sets the connection's timer.
     pub(crate) fn arm(&mut self, key: Key, deadline_ms: u64) {
@@ -89,9 +102,17 @@ impl Connections {
 
     /// Anything from the client proves it alive.
     pub(crate) fn heard_from(&mut self, key: Key) {
+        let now_ms = self.now_ms;
+        if let Some(record) = self.get_mut(key) {
+            record.seen_ms = now_ms;
+        }
+        self.is_alive(key);
+    }
+
+    /// No sign of life is awaited any more.
+    pub(super) fn is_alive(&mut self, key: Key) {
         let (now_ms, pong_ms, ping_ms) = (self.now_ms, self.pong_timeout_ms(), self.ping_interval_ms());
         let Some(record) = self.get_mut(key) else { return };
-        record.seen_ms = now_ms;
         if record.flags.contains(Flags::AWAITING_PONG) {
             record.flags.set(Flags::AWAITING_PONG, false);
             // One interval after the last ping, not after the answer: so pings stay spread as they were.
@@ -118,7 +139,7 @@ impl Connections {
     fn deadline_ms(&self, record: &Record) -> u64 {
         match record.phase() {
             // In phase `Open` the record's deadline is the application's timer.
-            Phase::Open => self.ping_due_ms(record).min(self.idle_ms(record)).min(record.deadline_ms),
+            Phase::Open => self.next_due(record).0.min(record.deadline_ms),
             Phase::Free | Phase::Ended => u64::MAX,
             Phase::Handshake
             | Phase::AwaitingAdmission
@@ -128,17 +149,31 @@ impl Connections {
         }
     }
 
-    fn ping_due_ms(&self, record: &Record) -> u64 {
-        if self.settings.ping_interval.is_zero() && !record.flags.contains(Flags::AWAITING_PONG) {
-            u64::MAX
-        } else {
-            record.ping_due_ms
-        }
-    }
-
-    /// Only data frames count: a client that answers pings is alive, not active.
-    fn idle_ms(&self, record: &Record) -> u64 {
-        record.active_ms.saturating_add(or_never(self.settings.idle_timeout))
+    /// What an open connection comes to first, and when. While output waits for a client, what it takes of that shows whether
+    /// it lives: a ping would wait behind it. While it is not read, it cannot be heard, and is not idle.
+    fn next_due(&self, record: &Record) -> (u64, Due) {
+        let heap = self.heap_state_of(record);
+        let has_output = heap.is_some_and(|heap| !heap.outbox.is_empty());
+        let is_read = heap.is_none_or(|heap| heap.unread_since_ms.is_none());
+        let stalled = match heap {
+            Some(heap) if has_output => heap.taken_ms.saturating_add(or_never(self.settings.stalled_timeout)),
+            _ => u64::MAX,
+        };
+        // Only data frames count: a client that answers pings is alive, not active.
+        let idle = record.active_ms.saturating_add(or_never(self.settings.idle_timeout));
+        let sign_of_life = match record.flags.contains(Flags::AWAITING_PONG) {
+            true => (record.ping_due_ms, Due::Pong),
+            false if self.settings.ping_interval.is_zero() => (u64::MAX, Due::Ping),
+            false => (record.ping_due_ms, Due::Ping),
+        };
+        [
+            (stalled, Due::Stalled),
+            (if is_read { idle } else { u64::MAX }, Due::Idle),
+            if has_output { (u64::MAX, Due::Ping) } else { sign_of_life },
+        ]
+        .into_iter()
+        .min_by_key(|&(due_ms, _)| due_ms)
+        .unwrap_or((u64::MAX, Due::Ping))
     }
 
     pub(super) fn expire(&mut self, key: Key, record: &Record) {
@@ -149,15 +184,20 @@ impl Connections {
             Phase::AwaitingAdmission if record.flags.contains(Flags::READ_ENDED) => self.end(key),
             Phase::AwaitingAdmission => self.refuse(key, &NO_VERDICT),
             Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
-            Phase::Open if self.idle_ms(record) <= self.now_ms => {
-                self.begin_close(key, CloseCode::Normal, "Idle timeout", CloseReason::IdleTimeout);
-            }
-            Phase::Open if record.flags.contains(Flags::AWAITING_PONG) => {
+            Phase::Open => self.expire_open(key, self.next_due(record).1),
+        }
+    }
+
+    fn expire_open(&mut self, key: Key, due: Due) {
+        match due {
+            Due::Stalled => self.close_if_stalled(key),
+            Due::Idle => self.begin_close(key, CloseCode::Normal, "Idle timeout", CloseReason::IdleTimeout),
+            Due::Pong => {
                 // It has not answered; it will hardly answer a close frame, but may still read it.
                 self.begin_close(key, CloseCode::Away, "Ping timeout", CloseReason::PingTimeout);
                 self.end(key);
             }
-            Phase::Open => self.ping(key),
+            Due::Ping => self.ping(key),
         }
     }
 
