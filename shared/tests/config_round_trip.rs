@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::config::{
-    Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, Inputs, Limits, MaxBuffered, MaxConnections,
-    Portion, Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
+    Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, ForwardingHeader, Inputs, Limits, MaxBuffered,
+    MaxConnections, Portion, Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
 };
 use holdfast_shared::path::normalise;
 use holdfast_shared::route::Route;
@@ -107,7 +107,8 @@ prop_compose! {
         timeouts in timeouts(),
         allowed_origins in vec("[a-z]{1,5}://[a-z0-9.-]{1,9}(:[1-9][0-9]{3})?", 0..3),
         path in path(),
-        trusted in networks(),
+        trusted in networks(), header in select(vec![ForwardingHeader::XForwardedFor, ForwardingHeader::Forwarded]),
+        proxy_protocol in any::<bool>(),
         drain in duration(0),
         routes in routes(),
     ) -> Config {
@@ -121,7 +122,7 @@ prop_compose! {
             limits,
             timeouts,
             security: Security { allowed_origins, path },
-            proxy: Proxy { trusted },
+            proxy: Proxy { trusted, header, proxy_protocol },
             admin: Admin { listen: admin.and_then(|addresses| addresses.first().copied()) },
             drain: Drain { duration: drain },
         }

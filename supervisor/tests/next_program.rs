@@ -44,10 +44,6 @@ fn settings() -> Settings {
         pong_timeout: long,
         idle_timeout: long,
         close_timeout: Duration::from_millis(100),
-        path: String::new(),
-        allowed_origins: Vec::new(),
-        trusted_proxies: Vec::new(),
-        routes: Vec::new(),
         ..Settings::default()
     }
 }

@@ -3,8 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use holdfast_shared::reason::Rejection;
-use holdfast_worker::websocket::handshake::{self, HandshakePolicy, Progress, Upgrade, write_switching};
+use holdfast_worker::websocket::client_address::ProxyPolicy;
+use holdfast_worker::websocket::handshake::{
+    self, HandshakePolicy, Progress, Upgrade, asks_for_head, write_switching,
+};
 use holdfast_worker::websocket::refusal::{Refusal, Status};
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
@@ -77,8 +81,13 @@ fn assert_upgrade(bytes: &[u8], policy: &HandshakePolicy) -> Upgrade {
 fn the_example_of_the_rfc_is_accepted() {
     let request = head(&REQUEST);
     let upgrade = assert_upgrade(&request, &anything());
-    let expected =
-        Upgrade { length: request.len(), accept: ACCEPT.to_owned(), address: PEER, path: "/chat".to_owned() };
+    let expected = Upgrade {
+        head: 0..request.len(),
+        accept: ACCEPT.to_owned(),
+        address: PEER,
+        is_ignored_proxy: false,
+        path: "/chat".to_owned(),
+    };
     assert_eq!(upgrade, expected);
     let mut out = Vec::new();
     write_switching(&mut out, "Sun, 06 Nov 1994 08:49:37 GMT", &upgrade.accept);
@@ -97,7 +106,7 @@ fn what_follows_the_head_is_left_alone() {
     let request = head(&REQUEST);
     for rest in [&b"\x81\x80\0\0\0\0"[..], b"\r\n", &request] {
         let upgrade = assert_upgrade(&[&request, rest].concat(), &anything());
-        assert_eq!(upgrade.length, request.len());
+        assert_eq!(upgrade.head, 0..request.len());
     }
 }
 
@@ -316,11 +325,71 @@ fn origins_are_compared_whole() {
 
 #[test]
 fn the_client_address_comes_from_trusted_proxies_only() {
-    let request = request_and("X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 203.0.113.9, 198.51.100.1");
+    let request = request_and("X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 203.0.113.9, 198.51.100.6");
     assert_eq!(assert_upgrade(&request, &anything()).address, PEER);
-    let trusted_proxies = vec!["198.51.100.0/24".parse().unwrap()];
-    let policy = HandshakePolicy { trusted_proxies, ..anything() };
-    assert_eq!(assert_upgrade(&request, &policy).address, IpAddr::from([203, 0, 113, 9]));
+    let upgrade = assert_upgrade(&request, &behind_a_proxy(false));
+    assert_eq!(upgrade.address, IpAddr::from([203, 0, 113, 9]));
+    assert!(!upgrade.is_ignored_proxy);
+}
+
+/// The peer and 198.51.100.6 are trusted.
+fn behind_a_proxy(has_proxy_header: bool) -> HandshakePolicy {
+    let trusted = IpNet::from(PEER).supernet().into_iter().collect();
+    HandshakePolicy {
+        proxies: ProxyPolicy { trusted, has_proxy_header, reads_forwarded: false },
+        ..anything()
+    }
+}
+
+const LINE: &[u8] = b"PROXY TCP4 203.0.113.9 192.0.2.1 56324 443\r\n";
+const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\xc0\0\x02\x01\xdc\x04\x01\xbb";
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+#[test]
+fn a_trusted_proxy_says_where_its_client_is_in_a_proxy_header() {
+    let request = head(&REQUEST);
+    for (header, address) in
+        [(LINE, IpAddr::from([203, 0, 113, 9])), (BINARY, IpAddr::from([203, 0, 113, 9])), (LOCAL, PEER)]
+    {
+        let bytes = [header, &request, b"frames"].concat();
+        let upgrade = assert_upgrade(&bytes, &behind_a_proxy(true));
+        assert_eq!((upgrade.address, upgrade.head), (address, header.len()..header.len() + request.len()));
+        assert_eq!(upgrade.accept, ACCEPT);
+    }
+    // What comes behind counts as said by that client: it is not trusted, unless it is a proxy too.
+    let request = request_and("X-Forwarded-For: 10.1.1.1");
+    let upgrade = assert_upgrade(&[LINE, &request].concat(), &behind_a_proxy(true));
+    assert_eq!((upgrade.address, upgrade.is_ignored_proxy), (IpAddr::from([203, 0, 113, 9]), true));
+    let line = b"PROXY TCP4 198.51.100.6 192.0.2.1 56324 443\r\n";
+    let upgrade = assert_upgrade(&[line, &request[..]].concat(), &behind_a_proxy(true));
+    assert_eq!((upgrade.address, upgrade.is_ignored_proxy), (IpAddr::from([10, 1, 1, 1]), false));
+}
+
+#[test]
+fn a_proxy_header_is_for_trusted_proxies_and_for_them_it_is_needed() {
+    let request = head(&REQUEST);
+    let stranger = HandshakePolicy {
+        proxies: ProxyPolicy { has_proxy_header: true, ..ProxyPolicy::default() },
+        ..anything()
+    };
+    for header in [LINE, BINARY, LOCAL] {
+        let bytes = [header, &request].concat();
+        assert_eq!(refusal(&bytes, &stranger).status, Status::BadRequest);
+        assert_eq!(refusal(&bytes, &behind_a_proxy(false)).status, Status::BadRequest);
+    }
+    assert_eq!(assert_upgrade(&request, &stranger).address, PEER);
+    let missing = refusal(&request, &behind_a_proxy(true));
+    assert_eq!((missing.status, missing.rejection), (Status::BadRequest, Rejection::BadRequest));
+    let bad = b"PROXY TCP4 1.2.3.4\r\n";
+    let bad = refusal(&[bad, &request[..]].concat(), &behind_a_proxy(true));
+    assert_eq!(bad.rejection, Rejection::BadRequest);
+    // Health checks come from the proxy itself, with the header or without.
+    for header in [&b""[..], LOCAL, LINE] {
+        let check = [header, b"OPTIONS / HTTP/1.0\r\n\r\n"].concat();
+        assert!(matches!(read(&check, &[1], &behind_a_proxy(true)), Progress::Health { .. }));
+    }
+    assert!(refusal(&[BINARY, b"HEAD / HTTP/1.1\r\n\r\n"].concat(), &behind_a_proxy(true)).head_only);
+    assert!(asks_for_head(&[BINARY, b"HEAD / HT"].concat()));
 }
 
 /// Requests of the kind above, most of them a little wrong.
@@ -361,6 +430,10 @@ proptest! {
         let whole = read(&bytes, &[], &anything());
         prop_assert_eq!(&read(&bytes, &[1], &anything()), &whole);
         prop_assert_eq!(&read(&bytes, &sizes, &anything()), &whole);
+        let proxied = [LINE, &bytes].concat();
+        let whole = read(&proxied, &[], &behind_a_proxy(true));
+        prop_assert_eq!(&read(&proxied, &[1], &behind_a_proxy(true)), &whole);
+        prop_assert_eq!(&read(&proxied, &sizes, &behind_a_proxy(true)), &whole);
     }
 
     #[test]

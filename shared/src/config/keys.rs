@@ -206,6 +206,18 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_list(&c.proxy.trusted),
     ),
     key(
+        "proxy.header",
+        Live,
+        |c, v| put(&mut c.proxy.header, parse::forwarding_header(v)),
+        |c| parse::show_forwarding_header(c.proxy.header),
+    ),
+    key(
+        "proxy.proxy_protocol",
+        Live,
+        |c, v| put(&mut c.proxy.proxy_protocol, parse::boolean(v)),
+        |c| Value::Boolean(c.proxy.proxy_protocol),
+    ),
+    key(
         "admin.listen",
         Live,
         |c, v| put(&mut c.admin.listen, parse::optional_address(v)),

@@ -22,8 +22,8 @@ pub use change::{Change, Effect, changes, reload};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use layers::{ENVIRONMENT, load, load_text};
 pub use types::{
-    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Drain, ECHO, Limits, MaxBuffered, MaxConnections, Portion,
-    Proxy, ResolvedLimits, Security, Timeouts, Workers,
+    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Drain, ECHO, ForwardingHeader, Limits, MaxBuffered,
+    MaxConnections, Portion, Proxy, ResolvedLimits, Security, Timeouts, Workers,
 };
 pub use value::Value;
 

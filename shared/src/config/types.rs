@@ -204,6 +204,20 @@ pub struct Security {
 pub struct Proxy {
     /// Networks whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
+    /// The header that is read.
+    pub header: ForwardingHeader,
+    /// Whether they send a PROXY header in front of the request.
+    pub proxy_protocol: bool,
+}
+
+/// In which header proxies say where their clients are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForwardingHeader {
+    /// A list of addresses.
+    #[default]
+    XForwardedFor,
+    /// That of RFC 7239.
+    Forwarded,
 }
 
 /// The read-only address for metrics and health.

@@ -38,8 +38,12 @@ pub struct Settings {
     pub path: String,
     /// Origins that may connect; empty is any.
     pub allowed_origins: Vec<String>,
-    /// Peers whose X-Forwarded-For is believed.
+    /// Peers that are believed about where their clients are.
     pub trusted_proxies: Vec<IpNet>,
+    /// They say it in `Forwarded`, and not in `X-Forwarded-For`.
+    pub reads_forwarded: bool,
+    /// They say it in a PROXY header.
+    pub has_proxy_header: bool,
     /// Which protocol serves which path.
     pub routes: Vec<Route>,
     /// Most bytes that a worker keeps for all clients together, queued output and half messages; 0 is no limit.

@@ -7,9 +7,11 @@ use holdfast_shared::table::{Flags, Phase, Record};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::client::Client;
+use super::ignored_proxies::IgnoredProxies;
 use super::{Connections, Key};
 use crate::app::{App, Apps, Context, Program};
 use crate::websocket::assembly::Assembly;
+use crate::websocket::client_address::ProxyPolicy;
 use crate::websocket::handshake::HandshakePolicy;
 use crate::websocket::refusal::Availability;
 
@@ -26,6 +28,7 @@ pub(crate) struct Clients {
     pub(crate) availability: Availability,
     pub(super) apps: Apps,
     pub(super) policy: HandshakePolicy,
+    pub(super) ignored_proxies: IgnoredProxies,
     /// What messages in several pieces are put together with.
     pub(super) assembly: Assembly,
     /// Connections whose admission is to be asked for.
@@ -42,6 +45,7 @@ impl Clients {
             availability: Availability::Ok,
             apps: Apps::new(program),
             policy: policy(&connections.settings),
+            ignored_proxies: IgnoredProxies::default(),
             assembly: Assembly::new(max_message_size(&connections.settings)),
             connections,
             asking: Vec::new(),
@@ -185,7 +189,11 @@ fn policy(settings: &Settings) -> HandshakePolicy {
     HandshakePolicy {
         path: settings.path.clone(),
         allowed_origins: settings.allowed_origins.clone(),
-        trusted_proxies: settings.trusted_proxies.clone(),
+        proxies: ProxyPolicy {
+            trusted: settings.trusted_proxies.clone(),
+            reads_forwarded: settings.reads_forwarded,
+            has_proxy_header: settings.has_proxy_header,
+        },
     }
 }
 

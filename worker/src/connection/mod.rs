@@ -10,6 +10,7 @@ mod give_back;
 mod heap_state;
 mod high_water;
 mod http_date;
+mod ignored_proxies;
 mod input;
 mod moves;
 mod outbox;

@@ -46,9 +46,13 @@ impl Clients {
                 self.keep_request(key, kept);
             }
             Progress::Upgrade(upgrade) => {
-                let (head, frames) = request.split_at(upgrade.length.min(request.len()));
+                let head = request.get(upgrade.head.clone()).unwrap_or_default();
+                let frames = request.get(upgrade.head.end..).unwrap_or_default();
                 if !frames.is_empty() {
                     self.keep_request(key, frames.to_vec());
+                }
+                if upgrade.is_ignored_proxy {
+                    self.ignored_proxies.note(upgrade.address);
                 }
                 match self.ask_app(key, &Request { head, path: &upgrade.path }, &upgrade) {
                     Ok(()) => self.await_admission(key, &upgrade),
@@ -143,6 +147,10 @@ impl Clients {
         self.connections.set_busy(key);
         if let Some(record) = self.connections.get_mut(key) {
             record.flags.set(Flags::READ_ENDED, false);
+            if reason == Rejection::MaxConnectionsPerAddress {
+                let address = record.address();
+                self.ignored_proxies.on_limit(address, self.connections.now_ms);
+            }
         }
         self.connections.refuse(key, &Refusal::admission(reason));
         self.read_waiting_input(key);

@@ -7,14 +7,15 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use holdfast_shared::reason::Rejection;
 use httparse::EMPTY_HEADER;
-use ipnet::IpNet;
 use tungstenite::handshake::derive_accept_key;
 
-use super::client_address::client_address;
+use super::client_address::ProxyPolicy;
 use super::headers::Headers;
+use super::proxy_header::{self, ProxyHeader};
 use super::refusal::{Refusal, Status};
 use super::target::{is_host, path_of};
 
@@ -38,8 +39,8 @@ pub struct HandshakePolicy {
     /// Web origins, `scheme://host[:port]`, whose pages may connect; empty allows any. A request without an
     /// Origin header does not come from a web page and is let through.
     pub allowed_origins: Vec<String>,
-    /// Proxies whose X-Forwarded-For is believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Who is believed about where clients are.
+    pub proxies: ProxyPolicy,
 }
 
 /// What a request has come to.
@@ -64,12 +65,14 @@ pub enum Progress {
 /// A request for a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
-    /// Bytes of the request head. What follows are the first frames.
-    pub length: usize,
+    /// Where the request head lies: behind the PROXY header, if there is one, and before the first frames.
+    pub head: Range<usize>,
     /// The value of Sec-WebSocket-Accept that proves the request was understood.
     pub accept: String,
     /// Where the client is, proxies looked through.
     pub address: IpAddr,
+    /// Its request says that it comes from elsewhere, and is not believed.
+    pub is_ignored_proxy: bool,
     /// What is asked for, normalised.
     pub path: String,
 }
@@ -111,9 +114,35 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Reads a request of which all `bytes` have come from `peer` so far.
+/// Reads a request, and the PROXY header in front of it, of which all `bytes` have come from `peer` so far.
+///
+/// As HAProxy's `accept-proxy` has it for its peers, a trusted proxy must send the header, and nobody else may. But a
+/// health check is answered without: it comes from the proxy itself, and asks for nothing that an address decides.
 #[must_use]
 pub fn read(bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
+    let bad = |detail| Progress::Refused(Refusal::of_request(Status::BadRequest, detail));
+    let is_expected = policy.proxies.expects_proxy_header(peer);
+    let (start, client) = match proxy_header::read(bytes) {
+        ProxyHeader::Absent => (0, peer),
+        ProxyHeader::Undecided => return Progress::Incomplete,
+        _ if !is_expected => {
+            return bad("A PROXY header is taken from trusted proxies only, and where it is configured");
+        }
+        ProxyHeader::Incomplete => return Progress::Incomplete,
+        ProxyHeader::Bad(detail) => return bad(detail),
+        ProxyHeader::Complete { length, source } => (length, source.unwrap_or(peer)),
+    };
+    match read_request(&bytes[start..], client, policy) {
+        Progress::Upgrade(_) if is_expected && start == 0 => bad("The PROXY header is missing"),
+        Progress::Upgrade(upgrade) => {
+            let head = upgrade.head.start + start..upgrade.head.end + start;
+            Progress::Upgrade(Upgrade { head, ..upgrade })
+        }
+        progress => progress,
+    }
+}
+
+fn read_request(bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
     let mut storage = [EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut storage);
     let (end, violation) = first_violation(bytes);
@@ -134,7 +163,11 @@ pub fn read(bytes: &[u8], peer: IpAddr, policy: &HandshakePolicy) -> Progress {
 /// Is this the beginning of a HEAD request, whose answer has no body whatever it is?
 #[must_use]
 pub fn asks_for_head(bytes: &[u8]) -> bool {
-    bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
+    let request = match proxy_header::read(bytes) {
+        ProxyHeader::Complete { length, .. } => &bytes[length..],
+        _ => bytes,
+    };
+    request.strip_prefix(b"\r\n").unwrap_or(request).starts_with(b"HEAD ")
 }
 
 /// The first byte that a head must not have although httparse takes it, and what is wrong with it.
@@ -243,8 +276,13 @@ fn judge(
     if origin.is_some_and(|origin| !policy.allows_origin(origin)) {
         return Err(Refusal::admission(Rejection::Origin));
     }
-    let address = client_address(peer, &policy.trusted_proxies, headers.all("x-forwarded-for"));
-    Ok(Progress::Upgrade(Upgrade { length, accept, address, path: path.into_owned() }))
+    Ok(Progress::Upgrade(Upgrade {
+        head: 0..length,
+        accept,
+        address: policy.proxies.client_address(peer, &headers),
+        is_ignored_proxy: policy.proxies.is_ignored(peer, &headers),
+        path: path.into_owned(),
+    }))
 }
 
 /// The requirements of RFC 6455, section 4.2.1, in the order in which a client finds out most; returns the

@@ -6,14 +6,16 @@
 //! about limits.
 
 pub mod assembly;
-mod client_address;
+pub mod client_address;
 mod control;
 pub mod engine;
+mod forwarded;
 pub mod frame;
 pub mod handshake;
 mod headers;
 mod mask;
 mod message;
+mod proxy_header;
 pub mod refusal;
 pub mod saved;
 mod target;

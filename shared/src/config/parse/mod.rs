@@ -8,7 +8,8 @@ mod routes;
 use super::Value;
 
 pub(super) use name::{
-    balance, listen, networks, optional_address, origins, path, run_dir, show_balance, show_run_dir,
+    balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, run_dir,
+    show_balance, show_forwarding_header, show_run_dir,
 };
 pub(super) use quantity::{
     count, duration, duration_or_never, limit, max_buffered, max_connections, portion, show_duration,

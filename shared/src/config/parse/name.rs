@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Problem, Problems, list};
-use crate::config::{Balance, Value};
+use crate::config::{Balance, ForwardingHeader, Value};
 use crate::ipc::reconnect::MAX_RUN_DIR_BYTES;
 use crate::path::normalise;
 
@@ -177,6 +177,30 @@ pub(in crate::config) fn show_balance(balance: Balance) -> Value {
         Balance::LeastConnections => "least-connections",
         Balance::SourceAddress => "source-address",
     })
+}
+
+pub(in crate::config) fn forwarding_header(value: &Value) -> Result<ForwardingHeader, Problem> {
+    let choices = [ForwardingHeader::XForwardedFor, ForwardingHeader::Forwarded];
+    choices.into_iter().find(|&header| show_forwarding_header(header) == *value).ok_or_else(|| {
+        Problem::new(
+            format!("{value} is not a header that addresses are read from"),
+            "\"x-forwarded-for\" or \"forwarded\"",
+        )
+    })
+}
+
+pub(in crate::config) fn show_forwarding_header(header: ForwardingHeader) -> Value {
+    Value::text(match header {
+        ForwardingHeader::XForwardedFor => "x-forwarded-for",
+        ForwardingHeader::Forwarded => "forwarded",
+    })
+}
+
+pub(in crate::config) fn boolean(value: &Value) -> Result<bool, Problem> {
+    match value {
+        Value::Boolean(boolean) => Ok(*boolean),
+        _ => Err(Problem::new(format!("{value} is neither yes nor no"), "true or false")),
+    }
 }
 
 #[cfg(test)]
