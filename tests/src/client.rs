@@ -94,7 +94,16 @@ impl RawClient {
     /// When the answer is not 101.
     #[must_use]
     pub fn open(server: SocketAddr) -> Self {
-        let mut client = Self::connect(server);
+        Self::open_from(IpAddr::from([127, 0, 0, 1]), server)
+    }
+
+    /// Connects from `source` and upgrades.
+    ///
+    /// # Panics
+    /// When the answer is not 101.
+    #[must_use]
+    pub fn open_from(source: IpAddr, server: SocketAddr) -> Self {
+        let mut client = Self::connect_from(source, server);
         assert_eq!(client.upgrade("").status, 101);
         client
     }

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
-use holdfast_tests::client::loopback;
+use holdfast_tests::client::{RawClient, loopback};
 use holdfast_tests::clients::{Clients, Group, Role};
+use holdfast_tests::frame::{BINARY, FIN, promise};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting};
 use holdfast_tests::process;
 use nix::sys::signal::{Signal, kill};
@@ -52,6 +53,66 @@ fn a_burst_of_messages_leaves_nothing_behind() {
     clients.finish_messages(few);
     clients.run_until("the few are answered again", |clients| clients.stats(few).echoes == 100);
     assert_eq!((clients.stats(few).open, clients.stats(many).open), (50, CLIENTS));
+    server.stop();
+}
+
+#[test]
+fn a_message_takes_memory_as_its_bytes_come_and_not_as_its_header_says() {
+    const CLIENTS: u16 = 2_000;
+    const MOST: u64 = KIB;
+    let server = Holdfast::with(CONFIG);
+    let mut clients: Vec<_> =
+        (0..CLIENTS).map(|n| RawClient::open_from(loopback(n % 10), server.address())).collect();
+    let before = server.data_memory();
+    let received = server.totals().number("bytes_received_total");
+    // The byte comes by itself, since a read after the header may be another way.
+    let pieces = [&promise(FIN | BINARY, MIB)[..], b"x"];
+    let mut sent = 0;
+    for piece in pieces {
+        for client in &mut clients {
+            client.send(piece).unwrap();
+        }
+        sent += (piece.len() * clients.len()) as u64;
+        server.wait_until("all is read", |totals| totals.number("bytes_received_total") == received + sent);
+    }
+    let taken = server.data_memory().saturating_sub(before) / u64::from(CLIENTS);
+    eprintln!("{taken} bytes for each of {CLIENTS} messages of {MIB} bytes of which one has come");
+    assert!(taken < MOST, "{taken} bytes each");
+    server.stop();
+}
+
+#[test]
+fn half_messages_stay_within_the_budget_however_many_there_are() {
+    const CLIENTS: usize = 2_000;
+    const BUDGET: u64 = 32 * MIB;
+    // As much again for what the allocator keeps, and a supervisor, a keeper and a worker.
+    const BOUND: u64 = 2 * BUDGET + 3 * 16 * MIB;
+    let server = Holdfast::with(
+        "workers = 1
+        limits.max_connections_per_address = 0
+        limits.max_buffered_total = \"32MiB\"
+        timeouts.idle = \"0s\"
+        timeouts.close = \"1s\"",
+    );
+    let mut clients = Clients::of(&server);
+    let size = 1024 * 1024;
+    let halves = clients.add(Group::new(CLIENTS, Role::InParts { size }));
+    let few = clients.add(Group::new(20, Role::Echo { in_flight: 1, size: 64 }));
+    clients.run_until("all are in", |clients| clients.stats(halves).open == CLIENTS);
+    clients.begin_messages(halves);
+    let room = usize::try_from(BUDGET).unwrap() / size;
+    clients.run_until("so many are closed that the others have room", |clients| {
+        let memory = server.memory();
+        assert!(memory < BOUND, "{} MiB of at most {} MiB", memory / MIB, BOUND / MIB);
+        clients.stats(halves).open <= room
+    });
+    let echoes = clients.stats(few).echoes;
+    clients.run_until("the others are served", |clients| clients.stats(few).echoes > echoes + 1_000);
+    let gone = server.wait_until("they are counted", |totals| {
+        totals.number("closed_total.slow_reader") == totals.sum("closed_total")
+            && totals.number("connections") == (clients.stats(halves).open + 20) as u64
+    });
+    assert!(gone.number("closed_total.slow_reader") >= (CLIENTS - room) as u64, "{gone:?}");
     server.stop();
 }
 

@@ -34,7 +34,7 @@ fn run_with_moves(stream: &[u8], sizes: &[usize], moves: &[bool]) -> Outcome {
             events.push(Seen::from_event(&event));
             ControlFlow::Continue(())
         };
-        let fed = match engine.vacant(&assembly) {
+        let fed = match engine.vacant(&mut assembly) {
             Some(vacant) => {
                 size = size.min(vacant.len());
                 vacant[..size].copy_from_slice(&rest[..size]);
@@ -61,7 +61,7 @@ fn run_with_moves(stream: &[u8], sizes: &[usize], moves: &[bool]) -> Outcome {
 fn exercise(mut engine: Engine) {
     let mut assembly = Assembly::new(MAX_MESSAGE_SIZE);
     let mut sink = |_: Event<'_>| ControlFlow::Continue(());
-    if let Some(vacant) = engine.vacant(&assembly) {
+    if let Some(vacant) = engine.vacant(&mut assembly) {
         let room = vacant.len();
         let _ = engine.filled(room, &mut assembly, &mut sink);
     }

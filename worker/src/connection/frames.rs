@@ -60,7 +60,7 @@ impl Clients {
     pub(super) fn read_frames(&mut self, key: Key) -> Read {
         let mut kept = self.connections.heap_state(key).and_then(|heap| heap.engine.take());
         if let Some(engine) = &mut kept
-            && let Some(vacant) = engine.vacant(&self.assembly)
+            && let Some(vacant) = engine.vacant(&mut self.assembly)
         {
             let read = self.connections.receive(key, vacant);
             if let Read::Last(length) | Read::Some(length) = read {

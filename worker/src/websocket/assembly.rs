@@ -13,6 +13,12 @@ const MAX_SPARE_SIZE: usize = 4 * 1024 * 1024;
 /// Shorter ones are not worth keeping: the allocator has them at hand.
 const MIN_SPARE_SIZE: usize = 64 * 1024;
 
+/// A message that needs less has not come far enough to be given one: whoever sends little holds little.
+const MIN_NEEDED: usize = 16 * 1024;
+
+/// How much longer a spare buffer may be than what is needed of it now.
+const MAX_LONGER: usize = 32;
+
 /// The limit, and the spare buffers.
 #[derive(Debug, Default)]
 pub struct Assembly {
@@ -30,11 +36,17 @@ impl Assembly {
         Self { max_message_size, spare: Vec::new(), fewest: 0 }
     }
 
-    /// A buffer: one that has served, with all its bytes there to be overwritten, or an empty one.
-    pub(super) fn take(&mut self) -> Vec<u8> {
-        let buffer = self.spare.pop().unwrap_or_default();
+    /// A buffer that has served, with all its bytes there to be overwritten, for a message that needs so many of them
+    /// now; if there is one that fits.
+    pub(super) fn take(&mut self, needed: usize) -> Option<Vec<u8>> {
+        if needed < MIN_NEEDED {
+            return None;
+        }
+        let fits = |buffer: &Vec<u8>| (needed..=needed.saturating_mul(MAX_LONGER)).contains(&buffer.len());
+        let place = self.spare.iter().rposition(fits)?;
+        let buffer = self.spare.swap_remove(place);
         self.fewest = self.fewest.min(self.spare.len());
-        buffer
+        Some(buffer)
     }
 
     /// A buffer has served.
@@ -58,17 +70,27 @@ mod tests {
     #[test]
     fn a_buffer_serves_again_and_is_freed_when_nobody_needs_it() {
         let mut assembly = Assembly::new(1);
-        assert_eq!(assembly.take().capacity(), 0);
+        assert_eq!(assembly.take(MIN_SPARE_SIZE), None);
         assembly.give_back(vec![0; MIN_SPARE_SIZE]);
         assembly.give_back(vec![0; MIN_SPARE_SIZE]);
         assembly.trim();
-        let one = assembly.take();
+        let one = assembly.take(MIN_SPARE_SIZE).unwrap();
         assert_eq!(one.len(), MIN_SPARE_SIZE);
         assembly.give_back(one);
         assembly.trim();
         assert_eq!(assembly.spare.len(), 1, "one was needed, one was not");
         assembly.trim();
         assert_eq!(assembly.spare.len(), 0);
+    }
+
+    #[test]
+    fn a_message_of_which_little_has_come_gets_no_long_buffer_and_none_that_is_too_short() {
+        let mut assembly = Assembly::new(1);
+        assembly.give_back(vec![0; 1 << 20]);
+        assert_eq!(assembly.take(MIN_NEEDED - 1), None);
+        assert_eq!(assembly.take(MIN_NEEDED), None);
+        assert_eq!(assembly.take((1 << 20) + 1), None);
+        assert!(assembly.take((1 << 20) / MAX_LONGER).is_some());
     }
 
     #[test]

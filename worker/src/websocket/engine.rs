@@ -18,10 +18,10 @@ pub use super::message::{Message, MessageKind};
 use super::violation::Violation;
 
 /// While this much or more of a frame's payload is to come, it is read to where it stays; for less, one read
-/// may bring what follows as well.
+/// may bring what follows as well. Once as much has come: until then it takes no memory that it has not filled.
 const DIRECT: usize = 16 * 1024;
 
-/// How much room is made for the next direct read, at least.
+/// How much room is made for the next direct read, if as much has come.
 const DIRECT_ROOM: usize = 64 * 1024;
 
 /// What came from the client.
@@ -144,15 +144,16 @@ impl Engine {
 
     /// Where the next bytes of a long payload can be read to without a detour, if the stream is in one. What
     /// was read there is then to be [`filled`](Self::filled).
-    pub fn vacant(&mut self, assembly: &Assembly) -> Option<&mut [u8]> {
+    pub fn vacant(&mut self, assembly: &mut Assembly) -> Option<&mut [u8]> {
         let (Stage::InData { remaining, last, .. }, Some(message)) = (&self.stage, &mut self.message) else {
             return None;
         };
-        if *remaining < DIRECT {
+        let have = message.len();
+        if *remaining < DIRECT || have < DIRECT {
             return None;
         }
-        let expected = if *last { message.len() + *remaining } else { assembly.max_message_size };
-        let room = message.room((*remaining).min(DIRECT_ROOM), expected);
+        let expected = if *last { have + *remaining } else { assembly.max_message_size };
+        let room = message.room((*remaining).min(have).min(DIRECT_ROOM), expected, assembly);
         let length = room.len().min(*remaining);
         Some(&mut room[..length])
     }
@@ -241,8 +242,7 @@ impl Engine {
                 self.take_control(input, sink)
             }
             OpCode::Data(opcode) => {
-                self.message
-                    .get_or_insert_with(|| PartialMessage::new(MessageKind::of(opcode), assembly.take()));
+                self.message.get_or_insert_with(|| PartialMessage::new(MessageKind::of(opcode)));
                 self.stage = Stage::InData { remaining: header.length, mask: header.mask, last: header.last };
                 self.take_data(input, assembly, sink)
             }
@@ -261,7 +261,7 @@ impl Engine {
         };
         let (piece, rest) = input.split_at_mut(input.len().min(*remaining));
         let expected = if *last { message.len() + *remaining } else { assembly.max_message_size };
-        message.room(piece.len(), expected)[..piece.len()].copy_from_slice(piece);
+        message.room(piece.len(), expected, assembly)[..piece.len()].copy_from_slice(piece);
         Ok(continue_with(self.advance(piece.len(), assembly, sink)?, rest))
     }
 

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
+use super::assembly::Assembly;
 use super::engine::Sink;
 use super::frame::{MAX_SERVER_HEADER, ServerHeader, ShortMessage};
 use super::mask::Mask;
@@ -124,9 +125,9 @@ pub(super) struct PartialMessage {
 }
 
 impl PartialMessage {
-    /// An empty message in a buffer whose bytes are overwritten.
-    pub(super) fn new(kind: MessageKind, buffer: Vec<u8>) -> Self {
-        Self { kind, buffer, end: MAX_SERVER_HEADER, utf8: PiecewiseUtf8::default() }
+    /// An empty message.
+    pub(super) fn new(kind: MessageKind) -> Self {
+        Self { kind, buffer: Vec::new(), end: MAX_SERVER_HEADER, utf8: PiecewiseUtf8::default() }
     }
 
     /// Bytes of payload so far.
@@ -145,10 +146,17 @@ impl PartialMessage {
     ///
     /// The buffer grows by doubling, so that bytes move a constant number of times, but never to more than
     /// the message can need. What a header announces is not reserved before it arrives: that would let a
-    /// client that sends fourteen bytes hold a megabyte.
-    pub(super) fn room(&mut self, at_least: usize, expected: usize) -> &mut [u8] {
+    /// client that sends fourteen bytes hold a megabyte. A buffer that has served takes its place once enough has come.
+    pub(super) fn room(&mut self, at_least: usize, expected: usize, assembly: &mut Assembly) -> &mut [u8] {
         let needed = self.end + at_least;
-        if needed > self.buffer.len() {
+        if needed <= self.buffer.len() {
+            return &mut self.buffer[self.end..];
+        }
+        if let Some(mut spare) = assembly.take(needed) {
+            let filled = self.end.min(self.buffer.len());
+            spare[..filled].copy_from_slice(&self.buffer[..filled]);
+            assembly.give_back(std::mem::replace(&mut self.buffer, spare));
+        } else {
             let doubled = self.buffer.len().saturating_mul(2);
             let target = doubled.min(expected.saturating_add(MAX_SERVER_HEADER)).max(needed);
             self.buffer.reserve_exact(target - self.buffer.len());
@@ -174,7 +182,7 @@ impl PartialMessage {
             return Err(Violation::TextNotUtf8);
         }
         // A message of empty fragments has never needed room.
-        self.room(0, 0);
+        self.buffer.resize(self.buffer.len().max(self.end), 0);
         let flow = sink.message(Message {
             kind: self.kind,
             buffer: &mut self.buffer[..self.end],

@@ -60,7 +60,7 @@ pub fn run(stream: &[u8], sizes: &[usize]) -> Outcome {
             events.push(Seen::from_event(&event));
             ControlFlow::Continue(())
         };
-        let fed = match engine.vacant(&assembly) {
+        let fed = match engine.vacant(&mut assembly) {
             Some(vacant) => {
                 size = size.min(vacant.len());
                 vacant[..size].copy_from_slice(&rest[..size]);
