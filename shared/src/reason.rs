@@ -113,6 +113,8 @@ reasons! {
         Error = "error",
         /// Its application closed it.
         Application = "application",
+        /// A message was begun and not finished within `timeouts.message`.
+        MessageTimeout = "message_timeout",
     }
 }
 

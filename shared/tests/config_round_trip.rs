@@ -89,9 +89,9 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 prop_compose! {
     fn timeouts()(
         handshake in duration(10), ping_interval in option::of(duration(100)), pong in duration(10),
-        idle in option::of(duration(100)), close in duration(10), stalled in option::of(duration(100)),
+        idle in option::of(duration(100)), close in duration(10), message in option::of(duration(100)), stalled in option::of(duration(100)),
     ) -> Timeouts {
-        Timeouts { handshake, ping_interval, pong, idle, close, stalled }
+        Timeouts { handshake, ping_interval, pong, idle, close, message, stalled }
     }
 }
 

@@ -60,7 +60,7 @@ const REJECTIONS: [&str; 9] = [
     "handshake_timeout",
     "draining",
 ];
-const CLOSES: [&str; 14] = [
+const CLOSES: [&str; 15] = [
     "client",
     "idle_timeout",
     "ping_timeout",
@@ -75,6 +75,7 @@ const CLOSES: [&str; 14] = [
     "shed",
     "error",
     "application",
+    "message_timeout",
 ];
 
 #[test]

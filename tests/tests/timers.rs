@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use holdfast_tests::client::{Ending, RawClient, upgrade_request};
-use holdfast_tests::frame::{self, FIN, PING, PONG, TEXT, masked};
+use holdfast_tests::frame::{self, BINARY, FIN, PING, PONG, TEXT, masked, promise};
 use holdfast_tests::holdfast::Holdfast;
 use holdfast_tests::http::Response;
 
@@ -97,6 +97,54 @@ fn pings_keep_their_interval_however_long_a_pong_may_take() {
         assert_eq!(ping.opcode(), PING);
         client.send(&masked(FIN | PONG, &ping.payload)).unwrap();
     }
+    server.stop();
+}
+
+#[test]
+fn a_message_has_a_deadline_however_it_drips() {
+    let config = |deadline: &str| {
+        format!(
+            "workers = 1
+            limits.max_message_size = \"1GiB\"
+            timeouts.idle = \"0s\"
+            timeouts.close = \"60s\"
+            timeouts.message = \"{deadline}\""
+        )
+    };
+    let server = Holdfast::with(&config("1s"));
+    let mut steady = RawClient::open(server.address());
+    let (whole, half) = (masked(FIN | TEXT, b"something"), masked(TEXT, b"half"));
+    // Neither its pieces nor pings between them give a message more time.
+    let more = [masked(0, b""), masked(FIN | PING, b"")].concat();
+    for (first, next) in [(promise(FIN | BINARY, 1 << 29), b"x".to_vec()), (half.clone(), more)] {
+        let mut drip = RawClient::open(server.address());
+        drip.send(&first).unwrap();
+        let sender = drip.keep_sending(next);
+        let end = std::thread::spawn(move || {
+            let end = drip.close_frame();
+            drip.finish_sending();
+            end
+        });
+        // Whoever is always in the middle of a message, and always of another, is well.
+        steady.send(&whole[..3]).unwrap();
+        while !end.is_finished() {
+            steady.send(&[&whole[3..], &whole[..3]].concat()).unwrap();
+            assert_eq!(steady.message(), b"something");
+        }
+        steady.send(&whole[3..]).unwrap();
+        assert_eq!(steady.message(), b"something");
+        assert_eq!(end.join().unwrap(), (1008, "Message timeout".to_owned()));
+        sender.join().unwrap();
+    }
+    server.wait_until("both are counted", |totals| totals.number("closed_total.message_timeout") == 2);
+
+    // A shorter deadline holds for what has begun.
+    assert_eq!(server.reload(&config("24h")).status, 200);
+    let mut begun = RawClient::open(server.address());
+    begun.send(&[&half[..], &masked(FIN | PING, b"it is read")].concat()).unwrap();
+    assert_eq!(begun.frame().opcode(), PONG);
+    assert_eq!(server.reload(&config("200ms")).status, 200);
+    assert_eq!(begun.close_frame().0, 1008);
     server.stop();
 }
 

@@ -182,6 +182,12 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_duration(c.timeouts.close),
     ),
     key(
+        "timeouts.message",
+        Live,
+        |c, v| put(&mut c.timeouts.message, parse::duration_or_never(v, INTERVAL_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.timeouts.message.unwrap_or_default()),
+    ),
+    key(
         "timeouts.stalled",
         Live,
         |c, v| put(&mut c.timeouts.stalled, parse::duration_or_never(v, INTERVAL_MIN..=TIMEOUT_MAX)),

@@ -186,6 +186,8 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// From our close frame to the client's.
     pub close: Duration,
+    /// From the first byte of a message to its last; `None` means for ever.
+    pub message: Option<Duration>,
     /// How long a client may take none of its queued output; `None` means for ever.
     pub stalled: Option<Duration>,
 }
@@ -280,6 +282,7 @@ impl Default for Timeouts {
             pong: Duration::from_secs(30),
             idle: Some(Duration::from_secs(60)),
             close: Duration::from_secs(5),
+            message: Some(Duration::from_secs(60)),
             stalled: Some(Duration::from_secs(30)),
         }
     }

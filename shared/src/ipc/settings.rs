@@ -50,4 +50,6 @@ pub struct Settings {
     pub max_buffered_total: u64,
     /// How long a client may take none of its queued output; zero is for ever.
     pub stalled_timeout: Duration,
+    /// From the first byte of a message to its last; zero is for ever.
+    pub message_timeout: Duration,
 }

@@ -28,6 +28,7 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         routes: config.routes.clone(),
         max_buffered_total: capacity.buffered_per_worker,
         stalled_timeout: config.timeouts.stalled.unwrap_or_default(),
+        message_timeout: config.timeouts.message.unwrap_or_default(),
     }
 }
 

@@ -42,14 +42,17 @@ impl Connections {
         }
     }
 
-    /// Reads a client again that was not read. It could not be heard meanwhile, so its idle time stood still.
+    /// Reads a client again that was not read. It could not be heard meanwhile, so its times stood still.
     pub(super) fn read_on(&mut self, key: Key) {
         let now_ms = self.now_ms;
-        let Some(since_ms) = self.heap_state(key).and_then(|heap| heap.unread_since_ms.take()) else {
-            return;
-        };
+        let Some(heap) = self.heap_state(key) else { return };
+        let Some(since_ms) = heap.unread_since_ms.take() else { return };
+        let unread_ms = now_ms.saturating_sub(since_ms);
+        if heap.message_since_ms > 0 {
+            heap.message_since_ms += unread_ms;
+        }
         if let Some(record) = self.get_mut(key) {
-            record.active_ms += now_ms.saturating_sub(since_ms);
+            record.active_ms += unread_ms;
         }
         self.queue_read(key);
     }

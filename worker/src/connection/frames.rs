@@ -107,10 +107,32 @@ impl Clients {
         let (is_idle, progressed) = (engine.is_idle(), engine.take_progress());
         self.count_messages(key, received, sent, progressed);
         match (result, close) {
-            (Ok(()), None) if is_idle => {}
-            (Ok(()), None) => self.keep_engine(key, Some(kept.unwrap_or_else(|| Box::new(fresh)))),
+            (Ok(()), None) if is_idle => self.note_engine(key, None, received > 0),
+            (Ok(()), None) => {
+                let engine = kept.unwrap_or_else(|| Box::new(fresh));
+                self.note_engine(key, Some(engine), received > 0);
+            }
             (Ok(()), Some(code)) => self.connections.finish_close(key, code, "", CloseReason::Client),
             (Err(violation), _) => self.close_violator(key, violation),
+        }
+    }
+
+    /// Keeps what the engine remembers after a read, and when the message began that is not complete. `has_ended` says
+    /// that one ended in this read: then it began in this read, too.
+    fn note_engine(&mut self, key: Key, engine: Option<Box<Engine>>, has_ended: bool) {
+        let now_ms = self.connections.now_ms;
+        let is_in_message = engine.as_ref().is_some_and(|engine| engine.is_in_message());
+        self.keep_engine(key, engine);
+        let Some(heap) = self.connections.heap_state(key) else { return };
+        let before_ms = heap.message_since_ms;
+        heap.message_since_ms = match is_in_message {
+            true if has_ended || before_ms == 0 => now_ms,
+            true => before_ms,
+            false => 0,
+        };
+        if is_in_message && before_ms == 0 {
+            // Otherwise the wheel knows of an earlier time.
+            self.connections.arm_open(key);
         }
     }
 

@@ -47,6 +47,17 @@ impl Connections {
         let now_ms = self.now_ms;
         let heap = self.heap_state_or_new(key)?;
         heap.request = state.request.to_vec();
+        // A program before this one has not saved when it began.
+        heap.message_since_ms = match (&engine, state.message_since_ms) {
+            (Some(engine), since_ms) if engine.is_in_message() => {
+                if since_ms == 0 {
+                    now_ms
+                } else {
+                    since_ms.min(now_ms)
+                }
+            }
+            _ => 0,
+        };
         heap.engine = engine;
         heap.outbox = outbox;
         // How long it had been stalled is not saved.
@@ -96,6 +107,7 @@ mod tests {
             let state = connections.heap_state_or_new(key).unwrap();
             state.request = vec![u8::try_from(row).unwrap(); 3];
             state.engine = Some(Box::new(engine));
+            state.message_since_ms = 70;
             state.outbox.push(b"four");
             state.outbox.advance(1);
             connections.queued_bytes += 3;
@@ -113,6 +125,7 @@ mod tests {
         let saved = writer.finish(Duration::ZERO).unwrap();
 
         let mut new = connections(Table::open(memory.as_fd()).unwrap());
+        new.now_ms = 100;
         let keys: Vec<Key> = (1..5).map(|row| new.take_over(row)).collect();
         // One whose worker died in the middle of it after all, and one that is somebody else by now.
         new.set_busy(keys[2]);
@@ -131,6 +144,7 @@ mod tests {
             assert_eq!(state.request, vec![u8::try_from(key.row).unwrap(); 3]);
             assert_eq!(state.outbox.front(), b"our");
             assert!(!state.engine.as_ref().unwrap().is_idle());
+            assert_eq!(state.message_since_ms, 70, "its deadline is where it was");
         }
         assert!(new.heap_state(keys[2]).is_none());
     }

@@ -72,6 +72,8 @@ pub(crate) struct HeapState {
     pub(crate) request: Vec<u8>,
     /// Half a frame or half a message.
     pub(crate) engine: Option<Box<Engine>>,
+    /// When that message began; 0 is none.
+    message_since_ms: u64,
     /// What the kernel did not take.
     pub(crate) outbox: Outbox,
     /// When the kernel last took some of that.

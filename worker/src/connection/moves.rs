@@ -130,6 +130,7 @@ impl Connections {
             request: &state.request,
             engine: state.engine.as_ref().map(|engine| engine.save()),
             outbox: state.outbox.front(),
+            message_since_ms: state.message_since_ms,
         })?;
         Ok(true)
     }

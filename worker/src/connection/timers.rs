@@ -26,6 +26,8 @@ const NO_VERDICT: Refusal = Refusal {
 enum Due {
     /// It has taken none of its queued output for too long.
     Stalled,
+    /// Its message takes too long.
+    Message,
     /// It has sent no message for too long.
     Idle,
     /// It gave no sign of life since the last ping.
@@ -159,6 +161,12 @@ impl Connections {
             Some(heap) if has_output => heap.taken_ms.saturating_add(or_never(self.settings.stalled_timeout)),
             _ => u64::MAX,
         };
+        let message = match heap {
+            Some(heap) if is_read && heap.message_since_ms > 0 => {
+                heap.message_since_ms.saturating_add(or_never(self.settings.message_timeout))
+            }
+            _ => u64::MAX,
+        };
         // Only data frames count: a client that answers pings is alive, not active.
         let idle = record.active_ms.saturating_add(or_never(self.settings.idle_timeout));
         let sign_of_life = match record.flags.contains(Flags::AWAITING_PONG) {
@@ -168,6 +176,7 @@ impl Connections {
         };
         [
             (stalled, Due::Stalled),
+            (message, Due::Message),
             (if is_read { idle } else { u64::MAX }, Due::Idle),
             if has_output { (u64::MAX, Due::Ping) } else { sign_of_life },
         ]
@@ -191,6 +200,7 @@ impl Connections {
     fn expire_open(&mut self, key: Key, due: Due) {
         match due {
             Due::Stalled => self.close_if_stalled(key),
+            Due::Message => self.close_unfinished(key),
             Due::Idle => self.begin_close(key, CloseCode::Normal, "Idle timeout", CloseReason::IdleTimeout),
             Due::Pong => {
                 // It has not answered; it will hardly answer a close frame, but may still read it.
@@ -199,6 +209,15 @@ impl Connections {
             }
             Due::Ping => self.ping(key),
         }
+    }
+
+    /// It is in the middle of a message, so it could not answer a close frame with its own.
+    fn close_unfinished(&mut self, key: Key) {
+        if let Some(heap) = self.heap_state(key) {
+            (heap.engine, heap.message_since_ms) = (None, 0);
+        }
+        let (code, reason) = (CloseCode::Policy, CloseReason::MessageTimeout);
+        self.finish_close(key, Some(code), "Message timeout", reason);
     }
 
     fn ping(&mut self, key: Key) {

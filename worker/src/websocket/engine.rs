@@ -92,6 +92,15 @@ impl Engine {
         matches!(self.stage, Stage::BetweenFrames) && self.message.is_none()
     }
 
+    /// Whether a message has begun and not ended: a byte of its first header, at least, has come.
+    #[must_use]
+    pub fn is_in_message(&self) -> bool {
+        /// Opcodes with this bit are of control frames (RFC 6455, section 5.2).
+        const CONTROL: u8 = 0x08;
+        let begins = matches!(&self.stage, Stage::InHeader { bytes, .. } if bytes[0] & CONTROL == 0);
+        self.message.is_some() || begins
+    }
+
     /// Bytes of memory that it takes.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -15,7 +15,9 @@ fn save(states: &[Owned]) -> File {
     let engine = Engine::default();
     for (row, serial, request, has_engine, outbox) in states {
         let engine = has_engine.then(|| engine.save());
-        writer.push(&SavedState { row: *row, serial: *serial, request, engine, outbox }).unwrap();
+        writer
+            .push(&SavedState { row: *row, serial: *serial, request, engine, outbox, message_since_ms: 0 })
+            .unwrap();
     }
     writer.finish(std::time::Duration::from_millis(77)).unwrap().into()
 }
@@ -46,7 +48,14 @@ fn states() -> impl Strategy<Value = Vec<Owned>> {
 fn memory_without_a_head_is_refused() {
     let mut unfinished = Writer::new().unwrap();
     unfinished
-        .push(&SavedState { row: 1, serial: 2, request: &[3; 100_000], engine: None, outbox: &[] })
+        .push(&SavedState {
+            row: 1,
+            serial: 2,
+            request: &[3; 100_000],
+            engine: None,
+            outbox: &[],
+            message_since_ms: 0,
+        })
         .unwrap();
     let mut memory = save(&[]);
     memory.seek(SeekFrom::Start(0)).unwrap();
