@@ -89,6 +89,7 @@ listen = "127.0.0.1:$port"
 workers = $1
 run_dir = "$run_dir"
 admin.listen = ""
+degraded.notify_clients = false
 limits.max_connections = $((idle + 2 * echo))
 limits.max_connections_per_address = 0
 timeouts.idle = "0s"

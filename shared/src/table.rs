@@ -28,7 +28,7 @@ pub use phase::Phase;
 pub use scan::scan;
 
 /// The tables of this program. A field is appended in the reserve behind its group, so that zeros mean "none".
-pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 3, reads_since: 3 };
+pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 4, reads_since: 3 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
 const HEADER_SIZE: usize = 4096;
@@ -111,9 +111,11 @@ pub struct Record {
     pub accept_key: [u8; 20],
     /// Where the application's session lies in the slot's memory of sessions; 0 is none.
     pub session: u32,
+    /// Output that waits for the client to read it, in bytes.
+    pub queued: u32,
     /// Room for what later programs add. Zeros in a new record, and in one that comes from another slot: what is
     /// there may mean something in that slot alone.
-    reserved: [u8; 8],
+    reserved: [u8; 4],
 }
 
 impl Record {
@@ -178,7 +180,7 @@ impl Record {
             timer: [0; 2],
             timer_place: 0,
             session: 0,
-            reserved: [0; 8],
+            reserved: [0; 4],
             ..*from
         };
         self.flags.set(Flags::TAKEN, true);

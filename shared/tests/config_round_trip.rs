@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::config::{
-    Admin, Balance, Config, Drain, ECHO, Effective, FlagValue, ForwardingHeader, Inputs, Limits, MaxBuffered,
-    MaxConnections, Portion, Proxy, Security, Timeouts, Value, Workers, changes, load, load_text, reload,
+    Admin, Balance, Config, Degraded, Drain, ECHO, Effective, FlagValue, ForwardingHeader, Inputs, Limits,
+    MaxBuffered, MaxConnections, Portion, Proxy, Security, Shed, Timeouts, Value, Workers, changes, load,
+    load_text, reload,
 };
 use holdfast_shared::path::normalise;
 use holdfast_shared::route::Route;
@@ -48,6 +49,7 @@ prop_compose! {
         max_queued_output in 1024..=1usize << 30,
         buffered in option::of(1usize << 20..=1 << 50),
         retry_after in duration(1000),
+        (shed, shed_rate) in (select(vec![Shed::None, Shed::Idlest]), 1..=100_000_000u32),
     ) -> Limits {
         let max = cap.unwrap_or(100_000);
         let mut percents = [levels.0, levels.1, levels.2];
@@ -69,6 +71,8 @@ prop_compose! {
             max_queued_output,
             max_buffered_total: buffered.map_or(MaxBuffered::Auto, MaxBuffered::Bytes),
             retry_after,
+            shed,
+            shed_rate,
         }
     }
 }
@@ -96,6 +100,17 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn degraded()(
+        ping_interval in duration(100), allow_broadcast in any::<bool>(), max_message_size in 1..=1usize << 30,
+        notify_clients in any::<bool>(), memory in 0..=100u8, memory_stalls in 0..=100u8, descriptors in 0..=100u8,
+    ) -> Degraded {
+        Degraded {
+            ping_interval, allow_broadcast, max_message_size, notify_clients, memory, memory_stalls, descriptors,
+        }
+    }
+}
+
+prop_compose! {
     fn config()(
         listen in addresses(1..30_000),
         admin in option::of(addresses(30_000..60_000)),
@@ -110,6 +125,7 @@ prop_compose! {
         trusted in networks(), header in select(vec![ForwardingHeader::XForwardedFor, ForwardingHeader::Forwarded]),
         proxy_protocol in any::<bool>(),
         drain in duration(0),
+        degraded in degraded(),
         routes in routes(),
     ) -> Config {
         Config {
@@ -124,6 +140,7 @@ prop_compose! {
             security: Security { allowed_origins, path },
             proxy: Proxy { trusted, header, proxy_protocol },
             admin: Admin { listen: admin.and_then(|addresses| addresses.first().copied()) },
+            degraded,
             drain: Drain { duration: drain },
         }
     }

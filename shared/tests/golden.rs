@@ -12,12 +12,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_shared::counters::Counters;
-use holdfast_shared::id::{Incarnation, SlotId, Ticket};
+use holdfast_shared::id::{ConnectionId, Incarnation, SlotId, Ticket};
 use holdfast_shared::ipc::codec::{Message, decode, encode};
 use holdfast_shared::ipc::message::{
-    DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, Verdict, WorkerMessage,
+    CloseTarget, DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, Verdict, WorkerMessage,
 };
 use holdfast_shared::ipc::moving::{ToGiver, ToTaker};
+use holdfast_shared::level::Level;
 use holdfast_shared::reason::{CloseReason, Rejection};
 use holdfast_shared::sys::mapping;
 use holdfast_shared::table::{self, Flags, Phase, Table, TableError};
@@ -97,6 +98,7 @@ fn messages_to_the_supervisor() {
     let stopped = Some("no room".to_owned());
     check_worker("worker_give_ended", WorkerMessage::GiveEnded { transfer, moved: 2, stopped });
     check_worker("worker_take_ended", WorkerMessage::TakeEnded { transfer });
+    check_worker("worker_told", WorkerMessage::Told { order: 3, named: 2, told: 1 });
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn messages_to_a_worker() {
         vec![(Ticket(1), Verdict::Granted), (Ticket(2), Verdict::Refused(Rejection::MaxConnections))];
     check("to_worker_verdicts", ToWorker::Verdicts { verdicts });
     check("to_worker_report_now", ToWorker::ReportNow { request: 9 });
-    check("to_worker_state", ToWorker::State { full: true });
+    check("to_worker_state", ToWorker::State { full: true, level: Level::Degraded });
     check("to_worker_leave", ToWorker::Leave);
     check("to_worker_hold_drain", ToWorker::HoldDrain);
     check("to_worker_restart", ToWorker::Restart);
@@ -115,6 +117,17 @@ fn messages_to_a_worker() {
     check("to_worker_give", ToWorker::Give { transfer, to: SlotId(2), count: 100 });
     check("to_worker_take", ToWorker::Take { transfer, from: SlotId(1) });
     check("to_worker_counted", ToWorker::Counted { transfer });
+    let target = CloseTarget { row: 9, id: ConnectionId(77), idle_since_ms: 1000 };
+    check(
+        "to_worker_close",
+        ToWorker::Close {
+            order: 3,
+            targets: vec![target],
+            code: 1013,
+            text: "later".to_owned(),
+            reason: CloseReason::Shed,
+        },
+    );
 }
 
 #[test]

@@ -120,7 +120,8 @@ impl Supervisor {
         let (control, requests) = Control::start(sockets, Arc::clone(&waker), program.version)?;
         let registry = poll.registry().try_clone().map_err(kernel("copy an event loop's handle"))?;
         let place = Place { program, launch, waker };
-        let operations = Operations::new(handoff.map(|handoff| Upgrade::inherited(handoff, &place)));
+        let upgrade = handoff.map(|handoff| Upgrade::inherited(handoff, &place));
+        let operations = Operations::new(upgrade, Arc::clone(&place.waker));
         let (cluster, figures) = (Cluster::new(foundation, registry)?, Figures::new(program.version));
         Ok(Self {
             place,
@@ -236,7 +237,10 @@ impl Supervisor {
             match command {
                 Command::Totals | Command::Workers | Command::Metrics => figures.ask(cluster, command, reply),
                 Command::Config => reply.send(Ok(Answer::Config(cluster.config_entries()))),
-                Command::Limits => reply.send(Ok(Answer::Limits(cluster.limits_view()))),
+                Command::Connections(query) => operations.list(cluster, query, reply),
+                Command::Close(order) => operations.close(cluster, &order, reply),
+                Command::Limits(order) if order.is_change() => operations.set_limits(cluster, &order, reply),
+                Command::Limits(_) => reply.send(Ok(Answer::Limits(cluster.limits_view()))),
                 Command::Health => reply.send(Ok(Answer::Health(cluster.health()))),
                 Command::Reload => self.reload(Some(reply)),
                 Command::Restart { slot } => operations.restart(cluster, slot, Some(reply)),

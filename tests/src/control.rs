@@ -68,6 +68,18 @@ impl Control {
         read_response(&mut stream)
     }
 
+    /// Asks with `method` and a JSON body.
+    ///
+    /// # Panics
+    /// When the supervisor does not answer.
+    #[must_use]
+    pub fn request_with(&self, method: &str, target: &str, body: &Value) -> Response {
+        let (mut stream, body) = (self.connect(), body.to_string());
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).expect("send a control request");
+        read_response(&mut stream)
+    }
+
     /// Asks with `method`, without a body; `None` when nobody answers, or not to the end: the supervisor may
     /// be dying.
     #[must_use]

@@ -29,6 +29,9 @@ const POLL_PAUSE: Duration = Duration::from_millis(10);
 /// close.
 const QUICK_END: [(&str, &str); 2] = [("drain.duration", "100ms"), ("timeouts.close", "500ms")];
 
+/// A test that fills the server expects nothing but echoes, unless its config file says otherwise.
+const NOTICES: &str = "degraded.notify_clients";
+
 /// Environment variables that configure Holdfast and may be set where the tests run.
 const CONFIGURING: [&str; 6] =
     ["PORT", "WORKERS", "BACKLOG", "MAX_CONNECTIONS", "MAX_PER_IP", "NOTIFY_SOCKET"];
@@ -131,6 +134,10 @@ impl Starting {
         }
         for (key, value) in QUICK_END.iter().filter(|(key, _)| !options.config.contains(key)) {
             command.arg("--set").arg(format!("{key}={value}"));
+        }
+        // A program of the test's own may be older than the key.
+        if options.program.is_none() && !options.config.contains(NOTICES) {
+            command.arg("--set").arg(format!("{NOTICES}=false"));
         }
         command
             .args(&options.arguments)

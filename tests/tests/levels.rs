@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::RawClient;
-use holdfast_tests::holdfast::Holdfast;
+use holdfast_tests::holdfast::{Holdfast, Options, Starting};
 
 /// The status of GET /health on the public port, on the admin address and on the control socket.
 fn health(server: &Holdfast) -> [u16; 3] {
@@ -51,5 +51,38 @@ fn levels_follow_the_count_with_hysteresis_and_full_is_unhealthy() {
         let lines = server.process().lines();
         assert!(lines.iter().any(|line| line.contains(level)), "the log does not mention {level}");
     }
+    server.stop();
+}
+
+#[test]
+fn a_shortage_of_memory_degrades_and_is_named() {
+    // Any machine has more than one in a hundred of its memory in use.
+    let config = |degraded: &str| format!("workers = 1\n[degraded]\n{degraded}\n");
+    let server = Holdfast::with(&config("memory = \"0%\""));
+    assert_eq!(server.reload(&config("memory = \"1%\"")).status, 200);
+    let totals = server.wait_until("degraded", |totals| totals.text("level") == "degraded");
+    assert_eq!(totals.text("level_cause"), "memory");
+    let lines = server.process().lines();
+    assert!(lines.iter().any(|line| line.contains("degraded.memory = 1 %")), "{lines:?}");
+    assert_eq!(server.reload(&config("memory = \"0%\"")).status, 200);
+    server.wait_until("normal", |totals| totals.text("level") == "normal");
+    server.stop();
+}
+
+#[test]
+fn a_shortage_of_descriptors_degrades_and_is_named() {
+    let config = "workers = 1
+        [limits]
+        max_connections = 150
+        max_connections_per_address = 0
+        max_pending_handshakes = 100
+        [degraded]
+        descriptors = \"20%\"";
+    let server = Starting::new(&Options::config(config).descriptor_limit(500)).ready();
+    let clients: Vec<RawClient> = (0..100).map(|_| RawClient::open(server.address())).collect();
+    let totals = server.wait_until("degraded", |totals| totals.text("level") == "degraded");
+    assert_eq!(totals.text("level_cause"), "descriptors");
+    drop(clients);
+    server.wait_until("normal", |totals| totals.text("level") == "normal");
     server.stop();
 }

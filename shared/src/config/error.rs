@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 /// Where a value came from. Displays, and serialises, as a person would say it: `default`,
-/// `holdfast.toml:12`, `environment MAX_CONNECTIONS`, `flag --workers`.
+/// `holdfast.toml:12`, `environment MAX_CONNECTIONS`, `flag --workers`, `operator`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Nobody said anything.
@@ -24,6 +24,8 @@ pub enum Source {
     Environment(&'static str),
     /// A flag, by its name.
     Flag(String),
+    /// An operator, while the service runs.
+    Operator,
 }
 
 impl Source {
@@ -39,6 +41,7 @@ impl fmt::Display for Source {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment(variable) => write!(f, "environment {variable}"),
             Self::Flag(flag) => write!(f, "flag {flag}"),
+            Self::Operator => f.write_str("operator"),
         }
     }
 }

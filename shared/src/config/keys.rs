@@ -152,6 +152,18 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_duration(c.limits.retry_after),
     ),
     key(
+        "limits.shed",
+        Live,
+        |c, v| put(&mut c.limits.shed, parse::shed(v)),
+        |c| parse::show_shed(c.limits.shed),
+    ),
+    key(
+        "limits.shed_rate",
+        Live,
+        |c, v| put(&mut c.limits.shed_rate, parse::count(v, 1..=MOST_CONNECTIONS)),
+        |c| Value::Integer(c.limits.shed_rate.into()),
+    ),
+    key(
         "timeouts.handshake",
         Live,
         |c, v| put(&mut c.timeouts.handshake, parse::duration(v, TIMEOUT_MIN..=TIMEOUT_MAX)),
@@ -192,6 +204,48 @@ pub(super) const KEYS: &[Key] = &[
         Live,
         |c, v| put(&mut c.timeouts.stalled, parse::duration_or_never(v, INTERVAL_MIN..=TIMEOUT_MAX)),
         |c| parse::show_duration(c.timeouts.stalled.unwrap_or_default()),
+    ),
+    key(
+        "degraded.ping_interval",
+        Live,
+        |c, v| put(&mut c.degraded.ping_interval, parse::duration(v, INTERVAL_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.degraded.ping_interval),
+    ),
+    key(
+        "degraded.allow_broadcast",
+        Live,
+        |c, v| put(&mut c.degraded.allow_broadcast, parse::boolean(v)),
+        |c| Value::Boolean(c.degraded.allow_broadcast),
+    ),
+    key(
+        "degraded.max_message_size",
+        Live,
+        |c, v| put(&mut c.degraded.max_message_size, parse::size(v, 1..=LARGEST_SIZE)),
+        |c| parse::show_size(c.degraded.max_message_size),
+    ),
+    key(
+        "degraded.notify_clients",
+        Live,
+        |c, v| put(&mut c.degraded.notify_clients, parse::boolean(v)),
+        |c| Value::Boolean(c.degraded.notify_clients),
+    ),
+    key(
+        "degraded.memory",
+        Live,
+        |c, v| put(&mut c.degraded.memory, parse::percent(v)),
+        |c| parse::show_percent(c.degraded.memory),
+    ),
+    key(
+        "degraded.memory_stalls",
+        Live,
+        |c, v| put(&mut c.degraded.memory_stalls, parse::percent(v)),
+        |c| parse::show_percent(c.degraded.memory_stalls),
+    ),
+    key(
+        "degraded.descriptors",
+        Live,
+        |c, v| put(&mut c.degraded.descriptors, parse::percent(v)),
+        |c| parse::show_percent(c.degraded.descriptors),
     ),
     key(
         "security.allowed_origins",

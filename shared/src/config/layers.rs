@@ -45,6 +45,40 @@ pub fn load_text(text: &str, inputs: &Inputs) -> Result<Effective, ConfigErrors>
     layers.finish(inputs)
 }
 
+/// `running` with other values for some limits: keys of `[limits]` and `[degraded]`, those of `[limits]` with or without
+/// their section.
+///
+/// # Errors
+/// Everything wrong with the values, and every key that is no limit.
+pub fn set_limits<'a>(
+    running: &Effective,
+    limits: impl IntoIterator<Item = &'a (String, Value)>,
+) -> Result<Effective, ConfigErrors> {
+    let mut layers =
+        Layers { config: running.config.clone(), sources: running.sources.clone(), ..Layers::default() };
+    for (name, value) in limits {
+        let name = if name.contains('.') { name.clone() } else { format!("{LIMITS}{name}") };
+        if name.starts_with(LIMITS) || name.starts_with(DEGRADED) {
+            layers.set(&name, value, Source::Operator, &[]);
+        } else {
+            layers.errors.push(no_limit(name));
+        }
+    }
+    layers.check()
+}
+
+const LIMITS: &str = "limits.";
+const DEGRADED: &str = "degraded.";
+
+fn no_limit(key: String) -> ConfigError {
+    ConfigError::Value {
+        place: Source::Operator,
+        key,
+        problem: "not a limit".to_owned(),
+        allowed: "keys of [limits] and [degraded]; change others in the file, and reload".to_owned(),
+    }
+}
+
 /// The configuration as far as it has been put together.
 #[derive(Default)]
 struct Layers {
@@ -73,6 +107,10 @@ impl Layers {
         for flag in &inputs.flags {
             self.set(&flag.key, &flag.value, Source::Flag(flag.flag.clone()), &[]);
         }
+        self.check()
+    }
+
+    fn check(mut self) -> Result<Effective, ConfigErrors> {
         let effective = Effective { config: self.config, sources: self.sources };
         if !self.unread {
             self.errors.extend(check::whole(&effective, &self.failed));

@@ -20,10 +20,10 @@ use serde::Serialize;
 
 pub use change::{Change, Effect, changes, reload};
 pub use error::{ConfigError, ConfigErrors, Source};
-pub use layers::{ENVIRONMENT, load, load_text};
+pub use layers::{ENVIRONMENT, load, load_text, set_limits};
 pub use types::{
-    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Drain, ECHO, ForwardingHeader, Limits, MaxBuffered,
-    MaxConnections, Portion, Proxy, ResolvedLimits, Security, Timeouts, Workers,
+    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Degraded, Drain, ECHO, ForwardingHeader, Limits,
+    MaxBuffered, MaxConnections, Portion, Proxy, ResolvedLimits, Security, Shed, Timeouts, Workers,
 };
 pub use value::Value;
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// The read-only address for metrics and health.
     pub admin: Admin,
+    /// What changes for clients when the server is degraded, and when it is.
+    pub degraded: Degraded,
     /// How a stop treats open connections.
     pub drain: Drain,
 }
@@ -93,6 +95,19 @@ pub struct Limits {
     pub max_buffered_total: MaxBuffered,
     /// What a refused client is told to wait, before jitter.
     pub retry_after: Duration,
+    /// Who is closed when the cap is lowered below the count.
+    pub shed: Shed,
+    /// How many connections are closed in a second, when many are to be: those shed, or those an operator names.
+    pub shed_rate: u32,
+}
+
+/// Who is closed when the cap is lowered below the count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shed {
+    /// Nobody: newcomers are refused until enough have left.
+    None,
+    /// Those who have sent no message for longest.
+    Idlest,
 }
 
 /// The cluster-wide cap as configured.
@@ -229,6 +244,25 @@ pub struct Admin {
     pub listen: Option<SocketAddr>,
 }
 
+/// What changes for clients when the server is degraded, and what makes it so besides the number of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// Between pings, if that is longer than usual.
+    pub ping_interval: Duration,
+    /// Whether applications may send one message to many.
+    pub allow_broadcast: bool,
+    /// Longest message, if that is shorter than usual.
+    pub max_message_size: usize,
+    /// New clients are told.
+    pub notify_clients: bool,
+    /// Degraded when this many hundredths of the memory are in use; 0 is never.
+    pub memory: u8,
+    /// Degraded when processes wait for memory for this many hundredths of the time; 0 is never.
+    pub memory_stalls: u8,
+    /// Degraded when a worker uses this many hundredths of its descriptors; 0 is never.
+    pub descriptors: u8,
+}
+
 /// How a stop treats open connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
@@ -250,6 +284,7 @@ impl Default for Config {
             security: Security::default(),
             proxy: Proxy::default(),
             admin: Admin::default(),
+            degraded: Degraded::default(),
             drain: Drain::default(),
         }
     }
@@ -270,6 +305,8 @@ impl Default for Limits {
             max_queued_output: 1024 * 1024,
             max_buffered_total: MaxBuffered::Auto,
             retry_after: Duration::from_secs(30),
+            shed: Shed::None,
+            shed_rate: 100,
         }
     }
 }
@@ -297,6 +334,20 @@ impl Default for Security {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8404)) }
+    }
+}
+
+impl Default for Degraded {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_mins(1),
+            allow_broadcast: false,
+            max_message_size: 64 * 1024,
+            notify_clients: true,
+            memory: 95,
+            memory_stalls: 0,
+            descriptors: 95,
+        }
     }
 }
 

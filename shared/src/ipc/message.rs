@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::Counters;
-use crate::id::{Incarnation, SlotId, Ticket};
+use crate::id::{ConnectionId, Incarnation, SlotId, Ticket};
 use crate::ipc::codec::{self, Kind, Message};
+use crate::level::Level;
 use crate::reason::{CloseReason, Rejection};
 
 /// Most tickets, verdicts, releases or holdings in one message; more are split over several.
@@ -186,6 +187,16 @@ pub enum WorkerMessage {
         /// As in `Take`.
         transfer: u64,
     },
+    /// Connections were named to be closed, and so many of them told; the others had gone, or are not as they were said
+    /// to be. Answers `Close`.
+    Told {
+        /// As in `Close`.
+        order: u64,
+        /// How many were named.
+        named: u32,
+        /// How many were told.
+        told: u32,
+    },
 }
 
 /// From the supervisor to a slot's worker.
@@ -212,6 +223,8 @@ pub enum ToWorker {
     State {
         /// The cap is reached.
         full: bool,
+        /// What the server is like for its clients.
+        level: Level,
     },
     /// Let nobody in any more and tell all clients to go, spread over `duration`; said again, it holds for
     /// those who are left. `Leave` follows when all have gone. Answered by `Draining`, with every report.
@@ -251,6 +264,30 @@ pub enum ToWorker {
         /// As in `Give`.
         transfer: u64,
     },
+    /// Tell these connections to go, at most [`MAX_BATCH`]. Answered by `Told`.
+    Close {
+        /// Any number.
+        order: u64,
+        /// Which.
+        targets: Vec<CloseTarget>,
+        /// The close code they get.
+        code: u16,
+        /// The text they get with it.
+        text: String,
+        /// What to count them as.
+        reason: CloseReason,
+    },
+}
+
+/// A connection that is to be closed, if it is still the one that was found in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseTarget {
+    /// Its row.
+    pub row: u32,
+    /// Its name.
+    pub id: ConnectionId,
+    /// Only if its client has sent nothing since this moment; 0 if that does not matter.
+    pub idle_since_ms: u64,
 }
 
 impl Message for ToSupervisor {

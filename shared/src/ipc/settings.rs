@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::level::Level;
 use crate::route::Route;
 
 /// All of it. Replaced as a whole.
@@ -52,4 +53,38 @@ pub struct Settings {
     pub stalled_timeout: Duration,
     /// From the first byte of a message to its last; zero is for ever.
     pub message_timeout: Duration,
+    /// What holds instead when the server is degraded; `None` changes nothing.
+    pub degraded: Option<Degraded>,
+    /// Applications may not send one message to many.
+    pub broadcasts_are_off: bool,
+}
+
+/// What holds for clients of a degraded server, as far as it is stricter.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Degraded {
+    /// Between two pings.
+    pub ping_interval: Duration,
+    /// Applications may send one message to many.
+    pub allow_broadcast: bool,
+    /// Longest message taken from a client, in bytes.
+    pub max_message_size: u64,
+    /// New clients are told.
+    pub notify_clients: bool,
+}
+
+impl Settings {
+    /// What holds at this level.
+    #[must_use]
+    pub fn at(&self, level: Level) -> Self {
+        let mut settings = self.clone();
+        if let Some(degraded) = self.degraded.as_ref().filter(|_| level >= Level::Degraded) {
+            if !settings.ping_interval.is_zero() {
+                settings.ping_interval = settings.ping_interval.max(degraded.ping_interval);
+            }
+            settings.max_message_size = settings.max_message_size.min(degraded.max_message_size);
+            settings.broadcasts_are_off = !degraded.allow_broadcast;
+        }
+        settings
+    }
 }

@@ -1,4 +1,4 @@
-//! Reading the records of a table that nobody writes any more, without mapping it: a page that was given back, or never
+//! Reading the records of a table without mapping it, whether or not it is being written: a page that was given back, or never
 //! written, costs nothing to pass over, where looking at it in a mapping would make it memory.
 
 use std::io;
@@ -14,12 +14,12 @@ use super::{Header, RECORD_SIZE, Record, size};
 /// Records read at a time.
 const CHUNK: usize = 512;
 
-/// Shows `each` record up to the last that was ever used, in order, but for those in pages that are not there, which are
-/// all free.
+/// Shows `each` record, with its row, up to the last that was ever used, in order, but for those in pages that are not
+/// there, which are all free. One that is being written may be seen half as it was and half as it will be.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn scan(memory: BorrowedFd<'_>, header: &Header, mut each: impl FnMut(&Record)) -> io::Result<()> {
+pub fn scan(memory: BorrowedFd<'_>, header: &Header, mut each: impl FnMut(u32, &Record)) -> io::Result<()> {
     let (begin, end) = (size(0), size(header.rows_used.min(header.rows)));
     let mut chunk = vec![Record::zeroed(); CHUNK];
     let mut at = begin;
@@ -38,7 +38,8 @@ pub fn scan(memory: BorrowedFd<'_>, header: &Header, mut each: impl FnMut(&Recor
         if pread(memory, bytes, i64::try_from(at).map_err(io::Error::other)?)? != wanted {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        records.iter().for_each(&mut each);
+        let first = u32::try_from((at - begin) / RECORD_SIZE).map_err(io::Error::other)?;
+        (first..).zip(&*records).for_each(|(row, record)| each(row, record));
         at += wanted;
     }
     Ok(())
@@ -71,14 +72,17 @@ mod tests {
         drop(table);
         let blocks = || fstat(memory.as_fd()).unwrap().st_blocks;
         let before = blocks();
-        let (mut found, mut seen) = (0, 0);
+        let (mut found, mut seen) = (Vec::new(), 0);
         let header = Header::read(memory.as_fd()).unwrap();
-        scan(memory.as_fd(), &header, |record| {
+        scan(memory.as_fd(), &header, |row, record| {
             seen += 1;
-            found += usize::from(record.phase() != Phase::Free);
+            if record.phase() != Phase::Free {
+                assert_eq!(record.id, u64::from(row));
+                found.push(row);
+            }
         })
         .unwrap();
-        assert_eq!(found, used.len() - 1, "the last row is said to be unused");
+        assert_eq!(found, used[..used.len() - 1], "the last row is said to be unused");
         assert!(seen < used.len() * 2 * CHUNK, "{seen} records were looked at");
         assert_eq!(blocks(), before);
         assert!(before < 1_000, "{before} blocks of 512 bytes for a few records");

@@ -6,8 +6,10 @@
 //! version understand each other.
 
 mod config;
+mod connections;
 mod drain;
 pub mod histogram;
+mod limits;
 mod query;
 mod rebalance;
 pub mod request;
@@ -21,7 +23,9 @@ use holdfast_shared::reason::{CloseReason, Rejection};
 use serde::{Deserialize, Serialize};
 
 pub use config::{Change, ConfigEntry, ReloadReport};
+pub use connections::{CloseOrder, CloseReport, ConnectionRow, ConnectionsQuery, Sort, Whom};
 pub use drain::{DrainOrder, Step};
+pub use limits::{LimitsOrder, LimitsReport, ShedPlan};
 pub use query::Query;
 pub use rebalance::{RebalanceReport, RebalancedSlot};
 pub use request::{Command, Reply, Request};
@@ -57,8 +61,14 @@ pub enum Answer {
     Workers(Vec<WorkerRow>),
     /// To `Config`: every key, in the order of the documentation.
     Config(Vec<ConfigEntry>),
-    /// To `Limits`.
+    /// To `Limits`, when they are asked for.
     Limits(LimitsView),
+    /// To `Limits`, when they have changed.
+    LimitsChanged(LimitsReport),
+    /// To `Connections`.
+    Connections(Vec<ConnectionRow>),
+    /// To `Close`, when the first have been told.
+    Closing(CloseReport),
     /// To `Health`.
     Health(Health),
     /// To `Metrics`; boxed for the same reason.
@@ -129,6 +139,10 @@ pub struct Totals {
     pub utilization: f64,
     /// How full the server is.
     pub level: Level,
+    /// What makes it so: connections, memory, memory_stalls, descriptors or simulation.
+    pub level_cause: String,
+    /// How often each level was entered.
+    pub level_entries_total: BTreeMap<String, u64>,
     /// What the service is doing.
     pub state: ServiceState,
     /// How far the drain has come; absent when there is none.
@@ -244,6 +258,10 @@ pub struct LimitsView {
     pub max_queued_output: u64,
     /// Queued output and half messages of one worker, in bytes.
     pub max_buffered_total: u64,
+    /// Who is closed when the cap is lowered below the count: none or idlest.
+    pub shed: String,
+    /// Closes in a second, of those shed and of those an operator names.
+    pub shed_rate: u64,
     /// How full the server is.
     pub level: Level,
     /// Most descriptors one worker may open.

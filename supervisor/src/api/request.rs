@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::connections::{CloseOrder, ConnectionsQuery};
 use super::drain::{DrainOrder, Step};
+use super::limits::LimitsOrder;
 use super::{Answer, Failure, Query};
 
 /// What an operator or a monitoring system can ask. The sentences are also the help of `holdfast ctl`.
@@ -18,8 +20,16 @@ pub enum Command {
     Workers,
     /// Show the configuration in effect and where each value came from
     Config,
-    /// Show the limits in effect
-    Limits,
+    /// List connections of all workers
+    Connections(ConnectionsQuery),
+    /// Close one connection, or all of an address or network
+    Close(CloseOrder),
+    /// Show the limits in effect, or change some while the service runs
+    ///
+    /// A change holds for all workers when the answer comes, until the next reload. When the cap is lowered below the
+    /// number of connections, new clients are refused; with limits.shed = "idlest" the idlest are closed as well,
+    /// limits.shed_rate a second.
+    Limits(LimitsOrder),
     /// Show whether the server takes connections
     Health,
     /// Show the metrics as Prometheus reads them
@@ -58,7 +68,11 @@ impl Command {
         Self::Totals,
         Self::Workers,
         Self::Config,
-        Self::Limits,
+        Self::Connections(ConnectionsQuery::ALL),
+        Self::Close(CloseOrder::ONE),
+        Self::Close(CloseOrder::MANY),
+        Self::Limits(LimitsOrder::SHOW),
+        Self::Limits(LimitsOrder::CHANGE),
         Self::Health,
         Self::Metrics,
         Self::Reload,
@@ -79,7 +93,9 @@ impl Command {
             Self::Totals => "/totals",
             Self::Workers => "/workers",
             Self::Config => "/config",
-            Self::Limits => "/limits",
+            Self::Connections(_) => "/connections",
+            Self::Close(order) => order.path(),
+            Self::Limits(_) => "/limits",
             Self::Health => "/health",
             Self::Metrics => "/metrics",
             Self::Reload => "/reload",
@@ -97,7 +113,21 @@ impl Command {
         match self {
             Self::Restart { slot: Some(slot) } => format!("{}?slot={slot}", self.path()),
             Self::Drain(order) => order.target(),
+            Self::Connections(query) => query.target(),
+            Self::Close(order) => order.target(),
+            Self::Limits(order) => order.target(),
             _ => self.path().to_owned(),
+        }
+    }
+
+    /// The command with the name that a request's path ends in.
+    ///
+    /// # Errors
+    /// 400 when that is not understood.
+    pub fn with_name(self, name: &str) -> Result<Self, Failure> {
+        match self {
+            Self::Close(order) => order.with_name(name).map(Self::Close),
+            other => Ok(other),
         }
     }
 
@@ -110,6 +140,9 @@ impl Command {
         let command = match self {
             Self::Restart { .. } => Self::Restart { slot: query.take_as("slot", "the number of a slot")? },
             Self::Drain(order) => Self::Drain(order.with_query(&mut query)?),
+            Self::Connections(asked) => Self::Connections(asked.with_query(&mut query)?),
+            Self::Close(order) => Self::Close(order.with_query(&mut query)?),
+            Self::Limits(order) => Self::Limits(order.with_query(&mut query)?),
             // Load balancers and scrapers bring queries of their own.
             Self::Health | Self::Metrics => return Ok(self),
             other => other,
@@ -124,6 +157,7 @@ impl Command {
     /// 400 when that is not understood.
     pub fn with_body(self, body: &[u8]) -> Result<Self, Failure> {
         match self {
+            Self::Limits(order) if order.is_change() => order.with_body(body).map(Self::Limits),
             _ if body.is_empty() => Ok(self),
             _ => {
                 let (path, length) = (self.path(), body.len());
@@ -135,26 +169,42 @@ impl Command {
     /// What a request for it has as its body.
     #[must_use]
     pub fn body(&self) -> String {
-        String::new()
-    }
-
-    /// Whether it changes something: such commands are POST, logged with who asked, and never on the admin
-    /// address.
-    #[must_use]
-    pub fn is_change(&self) -> bool {
         match self {
-            Self::Totals | Self::Workers | Self::Config | Self::Limits | Self::Health | Self::Metrics => {
-                false
-            }
-            Self::Upgrade { status } => !status,
-            Self::Reload | Self::Restart { .. } | Self::Rebalance | Self::Drain(_) | Self::Stop => true,
+            Self::Limits(order) if order.is_change() => order.body(),
+            _ => String::new(),
         }
     }
 
-    /// `GET` or `POST`.
+    /// Whether it changes something: such commands are logged with who asked, and never on the admin address.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Totals
+            | Self::Workers
+            | Self::Config
+            | Self::Connections(_)
+            | Self::Health
+            | Self::Metrics => false,
+            Self::Limits(order) => order.is_change(),
+            Self::Upgrade { status } => !status,
+            Self::Close(_)
+            | Self::Reload
+            | Self::Restart { .. }
+            | Self::Rebalance
+            | Self::Drain(_)
+            | Self::Stop => true,
+        }
+    }
+
+    /// The method of its request.
     #[must_use]
     pub fn method(&self) -> &'static str {
-        if self.is_change() { "POST" } else { "GET" }
+        match self {
+            Self::Close(_) => "DELETE",
+            Self::Limits(_) if self.is_change() => "PATCH",
+            _ if self.is_change() => "POST",
+            _ => "GET",
+        }
     }
 
     /// How long the loop may take to answer before the client hears 504.

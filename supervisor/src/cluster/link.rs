@@ -12,7 +12,6 @@ use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::{
     DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, Verdict, WorkerMessage,
 };
-use holdfast_shared::level::Level;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -232,6 +231,7 @@ impl Cluster {
                 self.on_give_ended(transfer, moved, stopped);
             }
             WorkerMessage::TakeEnded { transfer } => self.on_take_ended(transfer),
+            WorkerMessage::Told { order, named, told } => self.news.push(News::Told { order, named, told }),
             WorkerMessage::Applied { generation } => self.slots[slot].applied_generation = generation,
         }
     }
@@ -264,7 +264,7 @@ impl Cluster {
         }
         self.ledger.resync_begin(slot, worker.incarnation);
         self.tell_settings(slot);
-        self.tell(slot, &ToWorker::State { full: self.level == Level::Full });
+        self.tell(slot, &self.level_message());
         if self.phase.is_ending() {
             // Before it serves anybody: /health has to say so from the first moment.
             self.tell(slot, &ToWorker::HoldDrain);

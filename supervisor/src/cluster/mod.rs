@@ -5,9 +5,11 @@
 mod admission_hold;
 mod adopted;
 mod book;
+mod connections;
 mod heartbeat;
 mod ledger;
 mod level;
+mod levels;
 pub(crate) mod lifecycle;
 mod link;
 pub mod listeners;
@@ -34,7 +36,6 @@ use holdfast_shared::config::{Config, Effective};
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::message::ToWorker;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
-use holdfast_shared::level::Level;
 use holdfast_shared::metric::RESUME_BUCKETS;
 use mio::{Registry, Token};
 use nix::unistd::Pid;
@@ -46,8 +47,9 @@ use crate::host::run_dir::RunDir;
 use crate::host::settings::for_worker;
 use admission_hold::AdmissionHold;
 use adopted::AdoptedProcesses;
+pub(crate) use connections::{Found, Goodbye, Tables};
 use ledger::Ledger;
-use level::LevelEdges;
+use levels::Levels;
 use lifecycle::{Cause, Event, State as SlotState};
 use listeners::Listeners;
 pub(crate) use phase::{DrainTime, Phase};
@@ -77,6 +79,8 @@ pub(crate) enum News {
     Ready { incarnation: Incarnation, result: RestartedSlot },
     /// A transfer is over.
     Moved { from: SlotId, to: SlotId, moved: u32, stopped: Option<String> },
+    /// Of connections that were `named` to be closed, so many were told.
+    Told { order: u64, named: u32, told: u32 },
     /// A child that is no slot's has ended.
     ChildEnded { pid: Pid, cause: Cause },
     /// A slot cannot be made to serve, and never has.
@@ -111,8 +115,7 @@ pub(crate) struct Cluster {
     listeners: Listeners,
     steering: Steering,
     ledger: Ledger,
-    edges: LevelEdges,
-    level: Level,
+    levels: Levels,
     slots: Slots,
     /// Slots that were closed, the lowest last: what they have counted stays in the totals.
     retired: Vec<Slot>,
@@ -149,8 +152,10 @@ impl Cluster {
         let mut cluster = Self {
             registry,
             ledger: Ledger::new(settings::for_ledger(&effective.config, &capacity)),
-            edges: settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
-            level: state.level(),
+            levels: Levels::new(
+                settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
+                state.level(),
+            ),
             wanted: crate::host::capacity::workers(effective.config.workers),
             effective,
             descriptors,
@@ -280,7 +285,8 @@ impl Cluster {
             return Some(self.now);
         }
         let slots = self.slots().filter_map(|slot| slot.life.wakeup());
-        slots.chain(self.steering.wakeup()).chain(self.transfers.wakeup(self.now)).min()
+        let others = [Some(self.level_deadline()), self.steering.wakeup(), self.transfers.wakeup(self.now)];
+        slots.chain(others.into_iter().flatten()).min()
     }
 
     /// Does nothing run any more, and will nothing?
@@ -351,7 +357,7 @@ impl Cluster {
         self.capacity = capacity;
         let config = &self.effective.config;
         self.ledger.set_limits(settings::for_ledger(config, &capacity));
-        self.edges = settings::for_levels(&config.limits.resolve(capacity.max_connections));
+        self.levels.edges = settings::for_levels(&config.limits.resolve(capacity.max_connections));
         self.steering.reconsider();
         self.generation += 1;
         self.state.set_generation(self.generation);
@@ -364,28 +370,6 @@ impl Cluster {
     /// All slots there have been.
     fn all_slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots().chain(&self.retired)
-    }
-
-    fn watch_level(&mut self) {
-        // Until the adopted slots have reported, the count is below the truth, and the last level holds.
-        if !self.is_counted() {
-            return;
-        }
-        let connections = self.ledger.connections();
-        let level = self.edges.next(self.level, connections);
-        if level == self.level {
-            return;
-        }
-        let max = self.capacity.max_connections;
-        log::log!(
-            if level > self.level { log::Level::Warn } else { log::Level::Info },
-            "level {} -> {}: {connections} of {max} connections",
-            self.level.name(),
-            level.name()
-        );
-        self.level = level;
-        self.state.set_level(level);
-        self.tell_all(&ToWorker::State { full: level == Level::Full });
     }
 }
 

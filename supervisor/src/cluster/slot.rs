@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_shared::counters::Counters;
@@ -75,7 +76,7 @@ pub(crate) struct Slot {
     pub(super) is_given_up: bool,
     /// It is on its way out, and gets no new clients.
     pub(super) retires: bool,
-    table: Option<OwnedFd>,
+    table: Option<Arc<OwnedFd>>,
 }
 
 impl Slot {
@@ -163,7 +164,7 @@ impl Slot {
     pub(super) fn occupy(&mut self, spawned: Spawned) {
         self.is_adopted = false;
         self.link = Some(spawned.link);
-        self.table = Some(spawned.table);
+        self.table = Some(Arc::new(spawned.table));
     }
 
     /// It lives on, with this worker. Workers that ended while there was no supervisor are counted now.
@@ -174,7 +175,12 @@ impl Slot {
         }
         self.worker = worker;
         self.link = Some(link);
-        self.table = Some(table);
+        self.table = Some(Arc::new(table));
+    }
+
+    /// The memory of its table, if it has one.
+    pub(super) fn table(&self) -> Option<Arc<OwnedFd>> {
+        self.table.clone()
     }
 
     /// Connections of the slot at this moment, those on their way in among them; `None` without a table.
@@ -259,7 +265,7 @@ fn ends_with(memory: &OwnedFd) -> Result<(Counters, Ends, u64), TableError> {
     header.check()?;
     // What was between two slots is the other one's, or is missed when the transfer is over.
     let between = Flags::GIVEN.union(Flags::TAKEN);
-    let count = |record: &Record| {
+    let count = |_, record: &Record| {
         if !record.flags.contains(Flags::ADMITTED) || record.flags.intersects(between) {
             return;
         }

@@ -2,6 +2,7 @@
 //! file. It is written as things happen, so there is no moment of saving; the next supervisor reads it if it
 //! adopts, and begins an empty one if there is nobody to adopt.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -28,7 +29,7 @@ const NAME: &str = "state";
 const MAGIC: u64 = u64::from_le_bytes(*b"hf-state");
 /// The file of this program. Fields are appended in the reserves, so that zeros mean "none". Another one costs the
 /// totals, not connections.
-const FORMAT: Format = Format { name: "state", version: 3, reads_since: 3 };
+const FORMAT: Format = Format { name: "state", version: 4, reads_since: 3 };
 /// What a slot takes: its own fields, and counters with room for as many again.
 const SLOT_SIZE: usize = 4096;
 const COUNTERS_SIZE: usize = 1400;
@@ -61,6 +62,8 @@ struct Head {
     reserved: u32,
     /// The slot of each place in the groups of listeners.
     slot_of_place: [u16; MAX_SLOTS],
+    /// How often each level was entered.
+    level_entries: [u64; Level::ALL.len()],
 }
 
 /// What belongs to a slot.
@@ -147,6 +150,17 @@ impl State {
     /// How full the cluster is.
     pub(crate) fn set_level(&mut self, level: Level) {
         self.memory.head_mut().level = level as u32;
+    }
+
+    /// A level was entered.
+    pub(crate) fn count_level(&mut self, level: Level) {
+        self.memory.head_mut().level_entries[level as usize] += 1;
+    }
+
+    /// How often each level was entered, by its name.
+    pub(crate) fn levels_counted(&self) -> BTreeMap<String, u64> {
+        let counts = self.memory.head().level_entries;
+        Level::ALL.iter().zip(counts).map(|(level, count)| (level.name().to_owned(), count)).collect()
     }
 
     /// The generation of settings that was last pushed; 0 for none.

@@ -1,6 +1,7 @@
 //! What operators and monitoring see of the cluster, all of one instant. Changes nothing, but for asking the workers to
 //! report first.
 
+use holdfast_shared::config::Shed;
 use holdfast_shared::counters::Counters;
 use holdfast_shared::ipc::message::ToWorker;
 use holdfast_shared::level::Level;
@@ -19,8 +20,7 @@ use crate::host::kernel;
 impl Cluster {
     /// Asks every worker that can answer to report. Returns the number of this request.
     pub(crate) fn ask_for_reports(&mut self) -> u64 {
-        self.last_request += 1;
-        let request = self.last_request;
+        let request = self.next_request();
         for id in self.slots.ids() {
             let slot = &mut self.slots[id];
             if slot.answers() && slot.link.is_some() {
@@ -29,6 +29,12 @@ impl Cluster {
             }
         }
         request
+    }
+
+    /// A number that nothing else was asked with.
+    pub(crate) fn next_request(&mut self) -> u64 {
+        self.last_request += 1;
+        self.last_request
     }
 
     /// Has every worker reported that was asked to?
@@ -58,7 +64,9 @@ impl Cluster {
             connections,
             max_connections: max.into(),
             utilization: fraction(connections, max.into()),
-            level: self.level,
+            level: self.level(),
+            level_cause: self.level_cause().name().to_owned(),
+            level_entries_total: self.state.levels_counted(),
             state: if self.phase.is_ending() { ServiceState::Draining } else { ServiceState::Running },
             drain,
             workers: self.wanted.into(),
@@ -146,15 +154,20 @@ impl Cluster {
     pub(crate) fn limits_view(&self) -> LimitsView {
         let limits = &self.effective.config.limits;
         LimitsView {
-            max_connections: self.edges.max,
-            soft_connections: self.edges.soft,
-            warning_connections: self.edges.warning,
+            max_connections: self.levels.edges.max,
+            soft_connections: self.levels.edges.soft,
+            warning_connections: self.levels.edges.warning,
             max_connections_per_address: self.ledger.limits().max_connections_per_address.into(),
             max_pending_handshakes: limits.max_pending_handshakes.into(),
             max_message_size: limits.max_message_size as u64,
             max_queued_output: limits.max_queued_output as u64,
             max_buffered_total: self.capacity.buffered_per_worker,
-            level: self.level,
+            shed: match limits.shed {
+                Shed::None => "none".to_owned(),
+                Shed::Idlest => "idlest".to_owned(),
+            },
+            shed_rate: limits.shed_rate.into(),
+            level: self.level(),
             descriptors_per_worker: self.descriptors.into(),
         }
     }
@@ -163,14 +176,14 @@ impl Cluster {
         Health {
             status: if self.phase.is_ending() {
                 HealthStatus::Draining
-            } else if self.level == Level::Full {
+            } else if self.level() == Level::Full {
                 HealthStatus::Full
             } else {
                 HealthStatus::Ok
             },
             connections: self.ledger.connections(),
             max_connections: self.capacity.max_connections.into(),
-            level: self.level,
+            level: self.level(),
             workers: self.wanted.into(),
             workers_ready: self.serving(),
         }

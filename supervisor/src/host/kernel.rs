@@ -22,22 +22,27 @@ pub fn raise_descriptor_limit() -> nix::Result<u64> {
 /// narrowest of its cgroups that has a limit. 0 if nobody says.
 #[must_use]
 pub fn memory_limit() -> u64 {
-    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limits = cgroups(&own).filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
-    total.into_iter().chain(limits).min().unwrap_or(0)
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo(&text, "MemTotal:"));
+    let limit =
+        |group: PathBuf| fs::read_to_string(group.join("memory.max")).ok()?.trim().parse::<u64>().ok();
+    total.into_iter().chain(cgroups().filter_map(limit)).min().unwrap_or(0)
 }
 
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// A figure of /proc/meminfo, in bytes.
+pub(super) fn meminfo(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// The files that have the limits of the cgroup in a `/proc/self/cgroup` of version 2, and of those around it.
-fn cgroups(own: &str) -> impl Iterator<Item = PathBuf> {
+/// The folders of this process's cgroup of version 2, and of those around it.
+pub(super) fn cgroups() -> impl Iterator<Item = PathBuf> + use<> {
+    groups_of(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
+}
+
+fn groups_of(own: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let groups: Vec<PathBuf> = Path::new(path).ancestors().map(Path::to_owned).collect();
-    groups.into_iter().map(|group| Path::new("/sys/fs/cgroup").join(group).join("memory.max"))
+    groups.into_iter().map(|group| Path::new("/sys/fs/cgroup").join(group))
 }
 
 /// Resident memory of a process, in bytes.
@@ -86,12 +91,12 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_there_is_and_the_files_that_limit_it_are_known() {
-        assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:   2048 kB\n"), Some(2 << 20));
+    fn the_memory_there_is_and_the_groups_that_limit_it_are_known() {
+        assert_eq!(meminfo("MemFree: 1 kB\nMemTotal:   2048 kB\n", "MemTotal:"), Some(2 << 20));
         assert!(memory_limit() > 1 << 20);
-        let files: Vec<PathBuf> = cgroups("1:x:/y\n0::/a/b\n").collect();
-        let file = |group: &str| PathBuf::from(format!("/sys/fs/cgroup{group}/memory.max"));
-        assert_eq!(files, [file("/a/b"), file("/a"), file("")]);
+        let groups: Vec<PathBuf> = groups_of("1:x:/y\n0::/a/b\n").collect();
+        let group = |name: &str| PathBuf::from(format!("/sys/fs/cgroup/{name}"));
+        assert_eq!(groups, [group("a/b"), group("a"), group("")]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub(crate) mod capacity;
 pub(crate) mod kernel;
 pub(crate) mod launch;
 pub(crate) mod notify;
+pub(crate) mod pressure;
 pub(crate) mod probe;
 pub(crate) mod run_dir;
 pub(crate) mod settings;

@@ -1,7 +1,7 @@
 //! From the configuration to what a worker is told to enforce. Pure.
 
 use holdfast_shared::config::{Config, ForwardingHeader};
-use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::ipc::settings::{Degraded, Settings};
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 
 use super::capacity::Capacity;
@@ -29,6 +29,13 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         max_buffered_total: capacity.buffered_per_worker,
         stalled_timeout: config.timeouts.stalled.unwrap_or_default(),
         message_timeout: config.timeouts.message.unwrap_or_default(),
+        degraded: Some(Degraded {
+            ping_interval: config.degraded.ping_interval,
+            allow_broadcast: config.degraded.allow_broadcast,
+            max_message_size: config.degraded.max_message_size as u64,
+            notify_clients: config.degraded.notify_clients,
+        }),
+        broadcasts_are_off: false,
     }
 }
 

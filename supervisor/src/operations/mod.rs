@@ -3,30 +3,43 @@
 //! `kind` and nowhere else.
 
 pub(crate) mod adoption;
+mod close;
 mod drain;
 pub(crate) mod figures;
 mod kind;
+mod limits;
 mod rebalance;
 mod reload;
 mod resize;
 mod restart;
+mod search;
+mod shed;
 mod stop;
 pub(crate) mod upgrade;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_shared::config::Inputs;
+use mio::Waker;
 
-use crate::api::{Answer, DrainOrder, DrainProgress, Failure, Reply, UpgradeReport};
+use crate::api::{
+    Answer, CloseOrder, ConnectionsQuery, DrainOrder, DrainProgress, Failure, LimitsOrder, Reply,
+    UpgradeReport,
+};
 use crate::cluster::{Cluster, News, Phase};
+use close::Close;
 use drain::Drain;
 pub(crate) use kind::Kind;
 use kind::Running;
+use limits::SetLimits;
 use rebalance::Rebalance;
 use reload::Reload;
 use resize::Resize;
 use restart::Restart;
+use search::List;
+use shed::Shed;
 use stop::Stop;
 use upgrade::{Departure, Place, Upgrade};
 
@@ -52,6 +65,7 @@ struct Turn<'a> {
 /// All that is under way.
 pub(crate) struct Operations {
     reloads: Vec<Reload>,
+    limits: Vec<SetLimits>,
     restart: Option<Restart>,
     /// The upgrade under way, or the last one.
     upgrade: Option<Upgrade>,
@@ -59,13 +73,29 @@ pub(crate) struct Operations {
     rebalance: Option<Rebalance>,
     drain: Option<Drain>,
     stop: Option<Stop>,
+    lists: Vec<List>,
+    closes: Vec<Close>,
+    shed: Option<Shed>,
+    waker: Arc<Waker>,
 }
 
 impl Operations {
-    /// `upgrade` is the one that has brought this program here.
-    pub(crate) fn new(upgrade: Option<Upgrade>) -> Self {
-        let (reloads, resize) = (Vec::new(), Resize::default());
-        Self { reloads, restart: None, upgrade, resize, rebalance: None, drain: None, stop: None }
+    /// `upgrade` is the one that has brought this program here; `waker` wakes the loop from other threads.
+    pub(crate) fn new(upgrade: Option<Upgrade>, waker: Arc<Waker>) -> Self {
+        Self {
+            reloads: Vec::new(),
+            limits: Vec::new(),
+            restart: None,
+            upgrade,
+            resize: Resize::default(),
+            rebalance: None,
+            drain: None,
+            stop: None,
+            lists: Vec::new(),
+            closes: Vec::new(),
+            shed: None,
+            waker,
+        }
     }
 
     /// When there is something to do even if nothing happens.
@@ -90,6 +120,13 @@ impl Operations {
         let turn = Turn { news, running: self.running(cluster) };
         advance(&mut self.rebalance, cluster, turn);
         self.reloads.retain_mut(|reload| !reload.turn(cluster, turn));
+        self.limits.retain_mut(|limits| !limits.turn(cluster, turn));
+        self.lists.retain_mut(|list| !list.turn(cluster, turn));
+        self.closes.retain_mut(|close| !close.turn(cluster, turn));
+        if self.shed.is_none() && shed::excess(cluster) > 0 && !turn.running.is_ending() {
+            self.shed = Some(Shed::begin(cluster, &self.waker));
+        }
+        advance(&mut self.shed, cluster, turn);
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.turn(cluster, turn);
         }
@@ -98,7 +135,7 @@ impl Operations {
     /// What the loop has to do for an upgrade. `is_quiet` if nobody waits for figures, `has_left` if the control thread
     /// has ended.
     pub(crate) fn departure(&mut self, cluster: &Cluster, is_quiet: bool, has_left: bool) -> Departure {
-        let is_quiet = is_quiet && self.reloads.is_empty();
+        let is_quiet = is_quiet && self.reloads.is_empty() && self.limits.is_empty() && self.lists.is_empty();
         let upgrade = self.upgrade.as_mut();
         upgrade.map_or(Departure::Stay, |upgrade| upgrade.departure(cluster.now(), is_quiet, has_left))
     }
@@ -116,6 +153,31 @@ impl Operations {
             && let Some(reload) = Reload::begin(cluster, &mut self.resize, inputs, rebind, reply)
         {
             self.reloads.push(reload);
+        }
+    }
+
+    /// Changes limits, or says what a change would do. Whoever asked is answered when all workers apply it.
+    pub(crate) fn set_limits(&mut self, cluster: &mut Cluster, order: &LimitsOrder, reply: Reply) {
+        if let Some(Some(reply)) = self.admit(Kind::Reload, cluster, Some(reply)) {
+            self.limits.extend(SetLimits::begin(cluster, &mut self.resize, order, &self.waker, reply));
+        }
+    }
+
+    /// Lists connections.
+    pub(crate) fn list(&mut self, cluster: &Cluster, query: ConnectionsQuery, reply: Reply) {
+        if self.lists.len() < List::MOST {
+            self.lists.extend(List::begin(cluster, &self.waker, query, reply));
+        } else {
+            reply.send(Err(Failure::new(503, "other lists of connections are being made; try again")));
+        }
+    }
+
+    /// Closes connections on an operator's word.
+    pub(crate) fn close(&mut self, cluster: &mut Cluster, order: &CloseOrder, reply: Reply) {
+        if self.closes.len() < Close::MOST {
+            self.closes.extend(Close::begin(cluster, &self.waker, order, reply));
+        } else {
+            reply.send(Err(Failure::new(503, "other connections are being closed; try again")));
         }
     }
 
@@ -193,17 +255,37 @@ impl Operations {
 
     /// Those who wait for an answer, and get none from this program.
     pub(crate) fn take_waiting(&mut self) -> impl Iterator<Item = Reply> {
-        self.reloads.drain(..).filter_map(Reload::into_reply)
+        let reloads = self.reloads.drain(..).filter_map(Reload::into_reply);
+        let limits = self.limits.drain(..).filter_map(SetLimits::into_reply);
+        let lists = self.lists.drain(..).filter_map(List::into_reply);
+        reloads.chain(limits).chain(lists).chain(self.closes.drain(..).filter_map(Close::into_reply))
     }
 
     fn all(&self) -> impl Iterator<Item = &dyn Operation> {
         fn one<O: Operation>(operation: &Option<O>) -> Option<&dyn Operation> {
             operation.as_ref().map(|operation| operation as _)
         }
-        let Self { reloads, restart, upgrade, resize, rebalance, drain, stop } = self;
+        let Self {
+            reloads,
+            limits,
+            restart,
+            upgrade,
+            resize,
+            rebalance,
+            drain,
+            stop,
+            lists,
+            closes,
+            shed,
+            ..
+        } = self;
         let reloads = reloads.iter().map(|reload| reload as &dyn Operation);
-        let others = [one(restart), one(upgrade), Some(resize), one(rebalance), one(drain), one(stop)];
-        reloads.chain(others.into_iter().flatten())
+        let limits = limits.iter().map(|limits| limits as &dyn Operation);
+        let lists = lists.iter().map(|list| list as &dyn Operation);
+        let closes = closes.iter().map(|close| close as &dyn Operation);
+        let others =
+            [one(restart), one(upgrade), Some(resize as _), one(rebalance), one(drain), one(stop), one(shed)];
+        reloads.chain(limits).chain(lists).chain(closes).chain(others.into_iter().flatten())
     }
 
     fn running(&self, cluster: &Cluster) -> Running {

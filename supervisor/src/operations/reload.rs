@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use holdfast_shared::config::{self, ConfigErrors, Inputs};
+use holdfast_shared::config::{self, ConfigErrors, Effective, Inputs};
 use holdfast_shared::ipc::settings_memory::SettingsMemoryError;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ use crate::host::notify;
 const MOST_ITEMS: usize = 16;
 
 /// How long workers may take to say that they apply new settings.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A reload that workers have yet to confirm.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Reload {
 
 /// Why a configuration was not taken.
 #[derive(Debug, thiserror::Error)]
-enum ReloadError {
+pub(super) enum ReloadError {
     #[error("{0}")]
     Invalid(#[from] ConfigErrors),
     #[error(transparent)]
@@ -92,24 +92,11 @@ impl Operation for Reload {
     }
 
     fn turn(&mut self, cluster: &mut Cluster, _: Turn<'_>) -> bool {
-        let behind = cluster.slots().filter(|slot| slot.is_behind(self.generation));
-        let behind: Vec<String> = behind.map(|slot| slot.id().to_string()).collect();
-        if !behind.is_empty() && cluster.now() < self.deadline {
-            return false;
-        }
-        let answer = if behind.is_empty() {
+        let Some(confirmed) = confirmed(cluster, self.generation, self.deadline) else { return false };
+        if confirmed.is_ok() {
             log::info!("reload done: {}", describe(&self.report));
-            Ok(Answer::Reload(std::mem::take(&mut self.report)))
-        } else {
-            let late = behind.join(", ");
-            log::error!(
-                "reload: workers of slots {late} have not confirmed the new settings in {PATIENCE:?}"
-            );
-            let error = format!(
-                "the configuration is in force, but the workers of slots {late} have not confirmed it"
-            );
-            Err(Failure::new(504, error))
-        };
+        }
+        let answer = confirmed.map(|()| Answer::Reload(std::mem::take(&mut self.report)));
         if let Some(reply) = self.reply.take() {
             reply.send(answer);
         }
@@ -132,6 +119,37 @@ fn try_reload(
     rebind: impl FnOnce(Option<SocketAddr>) -> Result<(), String>,
 ) -> Result<ReloadReport, ReloadError> {
     let (next, changes) = config::reload(cluster.effective(), config::load(inputs)?);
+    apply(cluster, resize, next, rebind)?;
+    Ok(changes.into_iter().collect())
+}
+
+/// Do all workers apply the settings of `generation`? `None` while that is not known, and it is not yet too late.
+pub(super) fn confirmed(
+    cluster: &Cluster,
+    generation: u64,
+    deadline: Duration,
+) -> Option<Result<(), Failure>> {
+    let behind = cluster.slots().filter(|slot| slot.is_behind(generation));
+    let behind: Vec<String> = behind.map(|slot| slot.id().to_string()).collect();
+    if behind.is_empty() {
+        return Some(Ok(()));
+    }
+    (cluster.now() >= deadline).then(|| {
+        let late = behind.join(", ");
+        log::error!("workers of slots {late} have not confirmed the new settings in {PATIENCE:?}");
+        let error =
+            format!("the configuration is in force, but the workers of slots {late} have not confirmed it");
+        Err(Failure::new(504, error))
+    })
+}
+
+/// Puts `next` in force, or changes nothing. `rebind` moves the admin address.
+pub(super) fn apply(
+    cluster: &mut Cluster,
+    resize: &mut Resize,
+    next: Effective,
+    rebind: impl FnOnce(Option<SocketAddr>) -> Result<(), String>,
+) -> Result<(), ReloadError> {
     let workers = capacity::workers(next.config.workers);
     let capacity = capacity::plan(Demand::of(&next.config, workers, cluster.descriptors()))?;
     // What can fail comes first, so that a failure leaves everything as it was.
@@ -148,17 +166,19 @@ fn try_reload(
     }
     cluster.apply(next, capacity, memory);
     resize.begin(cluster, workers);
-    Ok(changes.into_iter().collect())
+    Ok(())
 }
 
 fn describe(report: &ReloadReport) -> String {
-    if report.changes.is_empty() {
-        return "nothing has changed".to_owned();
-    }
+    if report.changes.is_empty() { "nothing has changed".to_owned() } else { list(&report.changes) }
+}
+
+/// Changes as a log line has room for them.
+pub(super) fn list(changes: &[Change]) -> String {
     let one = |change: &Change| {
         format!("{} {} -> {} ({})", change.key, brief(&change.old), brief(&change.new), change.effect)
     };
-    report.changes.iter().map(one).collect::<Vec<_>>().join(", ")
+    changes.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// A value as a log line has room for it.

@@ -179,7 +179,7 @@ mod tests {
     use holdfast_shared::config::{MaxConnections, Workers, load};
 
     use super::*;
-    use crate::api::{DrainOrder, Step};
+    use crate::api::{DrainOrder, LimitsOrder, Step};
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
         parse_from("1.2.3", std::iter::once("holdfast").chain(line.split_whitespace()))
@@ -231,7 +231,7 @@ mod tests {
             ("totals", CtlRequest::Totals),
             ("workers", CtlRequest::Workers),
             ("config", CtlRequest::Config),
-            ("limits", CtlRequest::Limits),
+            ("limits", CtlRequest::Limits(LimitsOrder::SHOW)),
             ("health", CtlRequest::Health),
             ("metrics", CtlRequest::Metrics),
             ("reload", CtlRequest::Reload),

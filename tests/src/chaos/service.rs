@@ -260,6 +260,7 @@ fn config(slots: u16, cap: usize, balance: &str, queued: &str) -> String {
     format!(
         "workers = {slots}
         balance = \"{balance}\"
+        degraded.notify_clients = false
         limits.max_connections = {cap}
         limits.max_connections_per_address = 0
         limits.max_queued_output = \"{queued}\"

@@ -31,6 +31,7 @@ pub(crate) trait Host {
     fn session(&self) -> &[u8];
     fn set_session(&mut self, session: &[u8]) -> Result<(), SessionError>;
     fn find(&mut self, id: ConnectionId) -> Option<Key>;
+    fn may_broadcast(&self) -> bool;
     /// Writes a message to any client. Says whether it is open.
     fn send_to(&mut self, client: Key, kind: MessageKind, payload: &[u8]) -> bool;
     /// Closes any client. Says whether it was open.
@@ -122,6 +123,13 @@ impl<'a> Context<'a> {
     /// then on there is an index.
     pub fn find(&mut self, id: ConnectionId) -> Option<Key> {
         self.host.find(id)
+    }
+
+    /// Whether one message may be sent to many clients: not while the server is degraded, unless
+    /// `degraded.allow_broadcast` says so. Up to the application.
+    #[must_use]
+    pub fn may_broadcast(&self) -> bool {
+        self.host.may_broadcast()
     }
 
     /// Sends one message to any client of this worker, at once. Says whether it is open.

@@ -37,6 +37,12 @@ pub trait App {
     /// The client is let in. What is sent here is the first that it gets.
     fn opened(&mut self, _context: &mut Context<'_>) {}
 
+    /// The client came while the server is degraded: `notice` says so in JSON, and what is limited. Sent as a text message,
+    /// unless the protocol has another way, or none.
+    fn degraded(&mut self, notice: &str, context: &mut Context<'_>) {
+        context.send(MessageKind::Text, notice.as_bytes());
+    }
+
     /// The client sent `message`; text is valid UTF-8.
     fn message(&mut self, message: Message<'_>, context: &mut Context<'_>);
 

@@ -90,6 +90,10 @@ impl Host for Client<'_> {
         self.connections.find(id)
     }
 
+    fn may_broadcast(&self) -> bool {
+        !self.connections.settings.broadcasts_are_off
+    }
+
     fn send_to(&mut self, client: Key, kind: MessageKind, payload: &[u8]) -> bool {
         self.with_open(client, |connections| {
             let mut message = Vec::new();

@@ -1,7 +1,9 @@
 //! All clients of a worker: its connections, the applications that serve them, and the buffers they share. What
 //! becomes of readiness, of time and of verdicts is decided here; the loop brings them.
 
+use holdfast_shared::ipc::message::CloseTarget;
 use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::level::Level;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase, Record};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -24,6 +26,9 @@ const EXPIRIES_PER_TURN: usize = 1024;
 /// All clients, and what serving them takes.
 pub(crate) struct Clients {
     pub(crate) connections: Connections,
+    /// What the supervisor has said that holds, and at which level of the server.
+    configured: Settings,
+    level: Level,
     /// Whether newcomers are welcome.
     pub(crate) availability: Availability,
     pub(super) apps: Apps,
@@ -42,6 +47,8 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn new(connections: Connections, program: Program) -> Self {
         Self {
+            configured: connections.settings.clone(),
+            level: Level::Normal,
             availability: Availability::Ok,
             apps: Apps::new(program),
             policy: policy(&connections.settings),
@@ -56,10 +63,39 @@ impl Clients {
 
     /// Other settings hold from now on.
     pub(crate) fn configure(&mut self, settings: Settings) {
-        self.policy = policy(&settings);
-        self.assembly.max_message_size = max_message_size(&settings);
-        self.connections.settings = settings;
-        self.connections.rearm_all();
+        self.configured = settings;
+        self.policy = policy(&self.configured);
+        self.put_in_force();
+    }
+
+    /// The server is fuller, or less full, than it was.
+    pub(crate) fn set_level(&mut self, level: Level) {
+        if std::mem::replace(&mut self.level, level) != level {
+            self.put_in_force();
+        }
+    }
+
+    fn put_in_force(&mut self) {
+        let settings = self.configured.at(self.level);
+        if settings != self.connections.settings {
+            self.assembly.max_message_size = max_message_size(&settings);
+            self.connections.settings = settings;
+            self.connections.rearm_all();
+        }
+    }
+
+    /// What new clients are told of the level, if they are.
+    pub(super) fn notice(&self) -> Option<String> {
+        let degraded = self.configured.degraded.as_ref().filter(|degraded| degraded.notify_clients)?;
+        (self.level >= Level::Degraded).then(|| {
+            let Settings { max_message_size, ping_interval, .. } = &self.connections.settings;
+            format!(
+                r#"{{"type":"system","level":"{}","message":"The server is near its limits","limitations":{{"max_message_size":{max_message_size},"ping_interval_seconds":{},"broadcast":{}}}}}"#,
+                self.level,
+                ping_interval.as_secs_f64(),
+                degraded.allow_broadcast
+            )
+        })
     }
 
     /// The socket of `key` has bytes, takes bytes, or ended.
@@ -98,6 +134,25 @@ impl Clients {
         self.connections.set_busy(key);
         self.connections.begin_close(key, CloseCode::Away, "Server is shutting down", CloseReason::Drain);
         self.connections.settle(key);
+    }
+
+    /// An operator, or a lowered cap, ends this connection, if it is still the one that was found. Says whether it does.
+    pub(crate) fn close(&mut self, target: &CloseTarget, code: u16, text: &str, reason: CloseReason) -> bool {
+        let found =
+            self.connections.key_at(target.row).and_then(|key| Some((key, *self.connections.get(key)?)));
+        let Some((key, record)) = found else { return false };
+        let is_as_found = target.idle_since_ms == 0 || record.active_ms == target.idle_since_ms;
+        if record.id != target.id.0
+            || record.phase() != Phase::Open
+            || !is_as_found
+            || self.connections.is_given(key)
+        {
+            return false;
+        }
+        self.connections.set_busy(key);
+        self.connections.begin_close(key, CloseCode::from(code), text, reason);
+        self.connections.settle(key);
+        true
     }
 
     /// Handles the timers that are due.

@@ -202,7 +202,7 @@ impl Connections {
     /// fate is carried out: this worker may die before that.
     pub(crate) fn take_over(&mut self, row: u32) -> Key {
         let record = &mut self.table.records_mut()[index(row)];
-        record.heap_state = 0;
+        (record.heap_state, record.queued) = (0, 0);
         record.flags.set(Flags::READ_QUEUED, false);
         (record.timer, record.timer_place) = ([0; 2], 0);
         let key = Key { row, serial: record.serial };
@@ -389,7 +389,9 @@ impl Connections {
             self.drop_heap_state(key);
         }
         self.note_heap_state(key);
+        let queued = self.heap_state(key).map_or(0, |heap| heap.outbox.len());
         if let Some(record) = self.get_mut(key) {
+            record.queued = u32::try_from(queued).unwrap_or(u32::MAX);
             record.flags.set(Flags::UNSAVED, record.heap_state != 0);
             record.flags.set(Flags::BUSY, false);
         }

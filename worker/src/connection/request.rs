@@ -134,6 +134,9 @@ impl Clients {
             record.flags.set(Flags::OPENED, true);
         }
         self.tell_app(key, |app, context| app.opened(context));
+        if let Some(notice) = self.notice() {
+            self.tell_app(key, |app, context| app.degraded(&notice, context));
+        }
         let glued = self.connections.heap_state(key).map(|heap| std::mem::take(&mut heap.request));
         if let Some(mut glued) = glued.filter(|glued| !glued.is_empty()) {
             self.take_frames(key, &mut glued);

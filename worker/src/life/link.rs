@@ -51,7 +51,10 @@ impl Worker {
                 }
             }
             ToWorker::ReportNow { request } => self.send_report(Some(request)),
-            ToWorker::State { full } => self.cluster_full = full,
+            ToWorker::State { full, level } => {
+                self.cluster_full = full;
+                self.server.clients.set_level(level);
+            }
             ToWorker::Drain { duration } => self.server.begin_drain(duration),
             ToWorker::HoldDrain => self.server.hold_drain(),
             ToWorker::Leave => self.server.leave(),
@@ -67,6 +70,12 @@ impl Worker {
                 }
             }
             ToWorker::Counted { transfer } => self.on_counted(transfer),
+            ToWorker::Close { order, targets, code, text, reason } => {
+                let clients = &mut self.server.clients;
+                let told = targets.iter().filter(|target| clients.close(target, code, &text, reason)).count();
+                let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+                self.tell(WorkerMessage::Told { order, named: count(targets.len()), told: count(told) });
+            }
         }
     }
 

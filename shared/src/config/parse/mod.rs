@@ -8,12 +8,13 @@ mod routes;
 use super::Value;
 
 pub(super) use name::{
-    balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, run_dir,
-    show_balance, show_forwarding_header, show_run_dir,
+    balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, run_dir, shed,
+    show_balance, show_forwarding_header, show_run_dir, show_shed,
 };
 pub(super) use quantity::{
-    count, duration, duration_or_never, limit, max_buffered, max_connections, portion, show_duration,
-    show_max_buffered, show_max_connections, show_portion, show_size, show_workers, size, workers,
+    count, duration, duration_or_never, limit, max_buffered, max_connections, percent, portion,
+    show_duration, show_max_buffered, show_max_connections, show_percent, show_portion, show_size,
+    show_workers, size, workers,
 };
 pub(super) use routes::{routes, show_routes, unknown_protocols};
 

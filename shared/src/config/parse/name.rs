@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Problem, Problems, list};
-use crate::config::{Balance, ForwardingHeader, Value};
+use crate::config::{Balance, ForwardingHeader, Shed, Value};
 use crate::ipc::reconnect::MAX_RUN_DIR_BYTES;
 use crate::path::normalise;
 
@@ -168,6 +168,19 @@ pub(in crate::config) fn balance(value: &Value) -> Result<Balance, Problem> {
             format!("{value} is not a way to balance"),
             "\"kernel\", \"least-connections\" or \"source-address\"",
         )
+    })
+}
+
+pub(in crate::config) fn shed(value: &Value) -> Result<Shed, Problem> {
+    [Shed::None, Shed::Idlest].into_iter().find(|&shed| show_shed(shed) == *value).ok_or_else(|| {
+        Problem::new(format!("{value} is not a way to shed connections"), "\"none\" or \"idlest\"")
+    })
+}
+
+pub(in crate::config) fn show_shed(shed: Shed) -> Value {
+    Value::text(match shed {
+        Shed::None => "none",
+        Shed::Idlest => "idlest",
     })
 }
 

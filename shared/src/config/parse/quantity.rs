@@ -95,6 +95,21 @@ pub(in crate::config) fn portion(value: &Value, range: RangeInclusive<u32>) -> R
     count(value, range).map(Portion::Count).map_err(more)
 }
 
+/// A percentage, 0 included.
+pub(in crate::config) fn percent(value: &Value) -> Result<u8, Problem> {
+    let number = match value {
+        Value::Text(text) => text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok()),
+        _ => None,
+    };
+    number.filter(|percent| *percent <= 100).ok_or_else(|| {
+        Problem::new(format!("{value} is not a whole percentage"), "\"1%\" to \"100%\", or \"0%\" for never")
+    })
+}
+
+pub(in crate::config) fn show_percent(percent: u8) -> Value {
+    Value::text(format!("{percent}%"))
+}
+
 pub(in crate::config) fn show_portion(portion: Portion) -> Value {
     match portion {
         Portion::Count(count) => Value::Integer(count.into()),

@@ -86,7 +86,9 @@ fn event(news: &News) -> Option<Event> {
         News::Stays { slot, incarnation, reason } => Event::Refused { slot, incarnation, reason },
         News::KeptProgram { slot, reason } => Event::KeptProgram { slot, reason },
         News::Ready { incarnation, result } => Event::Ready { incarnation, result },
-        News::Moved { .. } | News::ChildEnded { .. } | News::StartFailed { .. } => return None,
+        News::Moved { .. } | News::ChildEnded { .. } | News::Told { .. } | News::StartFailed { .. } => {
+            return None;
+        }
     })
 }
 

@@ -96,10 +96,12 @@ impl Routes {
             return text("text/plain; charset=utf-8", greeting.clone());
         }
         let query = uri.query().unwrap_or_default();
+        let (path, name) = split(path);
         match self.commands.iter().find(|command| command.path() == path && command.method() == asked) {
-            Some(command) => {
-                self.carry_out(command.clone(), query, body, access).await.unwrap_or_else(Response::from)
-            }
+            Some(command) => self
+                .carry_out(command.clone(), name, query, body, access)
+                .await
+                .unwrap_or_else(Response::from),
             None => self.refuse(method, path),
         }
     }
@@ -126,11 +128,12 @@ impl Routes {
     async fn carry_out(
         &self,
         command: Command,
+        name: &str,
         query: &str,
         body: &[u8],
         access: Access,
     ) -> Result<Response, Failure> {
-        let command = command.with_query(query)?.with_body(body)?;
+        let command = command.with_name(name)?.with_query(query)?.with_body(body)?;
         if !command.is_change() {
             return self.supervisor.ask(command).await.map(respond);
         }
@@ -145,12 +148,21 @@ impl Routes {
     }
 }
 
+/// What is behind the second slash is a name; the path of its command ends there.
+fn split(path: &str) -> (&str, &str) {
+    const NAMED: &str = "/connections/";
+    if path.starts_with(NAMED) { path.split_at(NAMED.len()) } else { (path, "") }
+}
+
 fn respond(answer: Answer) -> Response {
     match answer {
         Answer::Totals(totals) => json(StatusCode::OK, &totals),
         Answer::Workers(rows) => json(StatusCode::OK, &rows),
         Answer::Config(entries) => json(StatusCode::OK, &entries),
         Answer::Limits(limits) => json(StatusCode::OK, &limits),
+        Answer::LimitsChanged(report) => json(StatusCode::OK, &report),
+        Answer::Connections(rows) => json(StatusCode::OK, &rows),
+        Answer::Closing(report) => json(StatusCode::OK, &report),
         Answer::Health(health) => json(status_of(&health), &health),
         Answer::Metrics(snapshot) => text(metrics::CONTENT_TYPE, metrics::render(&snapshot)),
         Answer::Reload(report) => json(StatusCode::OK, &report),

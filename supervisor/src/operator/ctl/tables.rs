@@ -1,14 +1,17 @@
 //! Answers of the control socket as text for people. The words may change; programs use `--json`.
 
+mod connections;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
 
 use super::{CtlCommand, human};
 use crate::api::{
-    ByReason, ConfigEntry, DrainProgress, Health, LimitsView, RebalanceReport, ReloadReport, Report,
+    ByReason, Change, ConfigEntry, DrainProgress, Health, LimitsView, RebalanceReport, ReloadReport, Report,
     RestartReport, Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
+use connections::{closing, connections, limits_changed};
 
 /// The body of the answer to `command` as text.
 ///
@@ -19,7 +22,10 @@ pub fn render(command: &CtlCommand, body: &str) -> serde_json::Result<String> {
         CtlCommand::Totals => totals(&serde_json::from_str(body)?),
         CtlCommand::Workers => workers(&serde_json::from_str::<Vec<_>>(body)?),
         CtlCommand::Config => config(&serde_json::from_str::<Vec<_>>(body)?),
-        CtlCommand::Limits => limits(&serde_json::from_str(body)?),
+        CtlCommand::Connections(_) => connections(&serde_json::from_str::<Vec<_>>(body)?),
+        CtlCommand::Close(_) => closing(&serde_json::from_str(body)?),
+        CtlCommand::Limits(order) if order.is_change() => limits_changed(&serde_json::from_str(body)?),
+        CtlCommand::Limits(_) => limits(&serde_json::from_str(body)?),
         CtlCommand::Health => health(&serde_json::from_str(body)?),
         CtlCommand::Metrics => body.to_owned(),
         CtlCommand::Reload => reload(&serde_json::from_str(body)?),
@@ -50,11 +56,15 @@ fn totals(totals: &Totals) -> String {
         (
             "connections",
             format!(
-                "{} of {} ({}), level {}",
+                "{} of {} ({}), level {}{}",
                 human::count(totals.connections),
                 human::count(totals.max_connections),
                 human::percent(totals.utilization),
-                totals.level.name()
+                totals.level.name(),
+                match totals.level_cause.as_str() {
+                    "" | "connections" => String::new(),
+                    cause => format!(" for {cause}"),
+                }
             ),
         ),
         ("pending handshakes", human::count(totals.pending_handshakes)),
@@ -149,6 +159,7 @@ fn limits(limits: &LimitsView) -> String {
         ("max_message_size", human::bytes(limits.max_message_size)),
         ("max_queued_output", human::bytes(limits.max_queued_output)),
         ("max_buffered_total per worker", human::bytes(limits.max_buffered_total)),
+        ("shed", format!("{}, {} a second", limits.shed, human::count(limits.shed_rate))),
         ("descriptors per worker", human::count(limits.descriptors_per_worker)),
     ])
 }
@@ -169,11 +180,13 @@ fn reload(report: &ReloadReport) -> String {
     if report.changes.is_empty() {
         return "reloaded; nothing has changed".to_owned();
     }
-    let rows = report
-        .changes
-        .iter()
-        .map(|change| [change.key.clone(), plain(&change.old), plain(&change.new), change.effect.clone()]);
-    table(["KEY", "OLD", "NEW", "EFFECT"], rows).trim_fmt()
+    changes(&report.changes)
+}
+
+fn changes(changes: &[Change]) -> String {
+    let row =
+        |change: &Change| [change.key.clone(), plain(&change.old), plain(&change.new), change.effect.clone()];
+    table(["KEY", "OLD", "NEW", "EFFECT"], changes.iter().map(row)).trim_fmt()
 }
 
 fn restart(report: &RestartReport) -> String {

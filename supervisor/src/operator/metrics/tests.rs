@@ -51,6 +51,7 @@ fn snapshot() -> Snapshot {
             messages_sent_total: 999,
             bytes_received_total: 64_000,
             bytes_sent_total: 63_000,
+            level_entries_total: BTreeMap::from([("warning".to_owned(), 3), ("full".to_owned(), 1)]),
             resumed_total: 20,
             lost_total: 1,
             version: "1.2.3".to_owned(),

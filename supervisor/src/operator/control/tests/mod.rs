@@ -19,8 +19,9 @@ use super::bind::bind_control;
 use super::*;
 use crate::api::Command;
 use crate::api::{
-    Answer, ConfigEntry, Failure, Health, HealthStatus, LimitsView, RebalanceReport, RebalancedSlot, Report,
-    RestartReport, RestartedSlot, Totals, UpgradeReport, UpgradeState, WorkerRow,
+    Answer, CloseReport, ConfigEntry, ConnectionRow, Failure, Health, HealthStatus, LimitsReport, LimitsView,
+    RebalanceReport, RebalancedSlot, Report, RestartReport, RestartedSlot, Totals, UpgradeReport,
+    UpgradeState, WorkerRow,
 };
 use crate::host::launch::InheritedSockets;
 
@@ -197,7 +198,16 @@ fn canned(command: Command) -> Result<Answer, Failure> {
         Command::Config => {
             Answer::Config(vec![ConfigEntry { key: "workers".to_owned(), ..ConfigEntry::default() }])
         }
-        Command::Limits => Answer::Limits(LimitsView { max_connections: 500, ..LimitsView::default() }),
+        Command::Connections(_) => Answer::Connections(vec![ConnectionRow {
+            id: "7".to_owned(),
+            address: "192.0.2.7".to_owned(),
+            ..ConnectionRow::default()
+        }]),
+        Command::Close(_) => {
+            Answer::Closing(CloseReport { found: 2, told: 1, remaining: 1, seconds_left: 0.5 })
+        }
+        Command::Limits(order) if order.is_change() => Answer::LimitsChanged(LimitsReport::default()),
+        Command::Limits(_) => Answer::Limits(LimitsView { max_connections: 500, ..LimitsView::default() }),
         Command::Health => Answer::Health(Health { status: HealthStatus::Full, ..Health::default() }),
         Command::Metrics => Answer::Metrics(Box::default()),
         Command::Reload => return Err(Failure::new(422, "holdfast.toml:3: one\nholdfast.toml:4: two")),
