@@ -16,6 +16,10 @@ pub const DURATION_EDGES_SECONDS: [u64; 10] = [1, 5, 15, 30, 60, 120, 300, 600, 
 pub const ADMISSION_EDGES_MICROSECONDS: [u64; 10] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000];
 
+/// Upper edges of the ping round-trip time histogram, in microseconds.
+pub const PING_EDGES_MICROSECONDS: [u64; 10] =
+    [1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000];
+
 /// How many observations fell at or below each edge and above the one before; the last bucket has no edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
 #[repr(C)]
@@ -73,6 +77,8 @@ pub struct Counters {
     pub link_dropped: u64,
     /// Messages of the supervisor of a kind that the worker's program does not know.
     pub link_skipped: u64,
+    /// From a ping to its pong.
+    pub ping_rtt: Histogram,
 }
 
 const _: () = assert!(Rejection::COUNT <= 16 && CloseReason::COUNT <= 32);
@@ -95,6 +101,12 @@ impl Counters {
     pub fn admission(&mut self, waited: Duration) {
         let waited = microseconds(waited);
         self.admission_wait.observe(waited, &ADMISSION_EDGES_MICROSECONDS, waited);
+    }
+
+    /// Counts a pong that came `after` its ping.
+    pub fn pong(&mut self, after: Duration) {
+        let after = microseconds(after);
+        self.ping_rtt.observe(after, &PING_EDGES_MICROSECONDS, after);
     }
 
     /// Refusals, all reasons together.

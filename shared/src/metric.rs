@@ -82,6 +82,8 @@ metrics! {
         "Time from a worker's end until its successor serves its connections.";
     ADMISSION_WAIT: Histogram "holdfast_admission_wait_seconds" []
         "Time a valid upgrade request waited for the verdict on it.";
+    PING_RTT: Histogram "holdfast_ping_rtt_seconds" []
+        "Time from a ping to its pong.";
     EVENT_LOOP_LAG: Gauge "holdfast_event_loop_lag_seconds" ["worker"]
         "Longest recent turn of the worker's event loop.";
     ACCEPT_QUEUE: Gauge "holdfast_accept_queue" ["worker"]

@@ -28,7 +28,7 @@ pub use phase::Phase;
 pub use scan::scan;
 
 /// The tables of this program. A field is appended in the reserve behind its group, so that zeros mean "none".
-pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 4, reads_since: 3 };
+pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 5, reads_since: 3 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
 const HEADER_SIZE: usize = 4096;
@@ -107,7 +107,8 @@ pub struct Record {
     pub ping_due_ms: u64,
     /// Complete messages from the client.
     pub messages_received: u64,
-    /// In `AwaitingAdmission`: the bytes whose base64 form is Sec-WebSocket-Accept.
+    /// In `AwaitingAdmission`: the bytes whose base64 form is Sec-WebSocket-Accept. In `Open`, when nobody needs them any
+    /// more: see [`Record::rate_taken`], then zeros.
     pub accept_key: [u8; 20],
     /// Where the application's session lies in the slot's memory of sessions; 0 is none.
     pub session: u32,
@@ -135,6 +136,18 @@ impl Record {
     /// Moves it to another phase.
     pub fn set_phase(&mut self, phase: Phase) {
         self.phase = phase as u8;
+    }
+
+    /// In `Open`: thousandths of messages that were missing from what its rate allows, at `active_ms`.
+    #[must_use]
+    pub fn rate_taken(&self) -> i32 {
+        let [a, b, c, d, ..] = self.accept_key;
+        i32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Sets that.
+    pub fn set_rate_taken(&mut self, taken: i32) {
+        self.accept_key[..4].copy_from_slice(&taken.to_le_bytes());
     }
 
     /// The client's address: the peer's, or what a trusted proxy says.

@@ -46,6 +46,7 @@ prop_compose! {
         exempt_addresses in networks(),
         max_pending_handshakes in 1..=100_000_000u32,
         max_message_size in 1..=1usize << 30,
+        messages_per_second in 0..=1_000_000u32,
         max_queued_output in 1024..=1usize << 30,
         buffered in option::of(1usize << 20..=1 << 50),
         retry_after in duration(1000),
@@ -68,6 +69,7 @@ prop_compose! {
             exempt_addresses,
             max_pending_handshakes,
             max_message_size,
+            messages_per_second: NonZeroU32::new(messages_per_second),
             max_queued_output,
             max_buffered_total: buffered.map_or(MaxBuffered::Auto, MaxBuffered::Bytes),
             retry_after,
@@ -102,10 +104,11 @@ prop_compose! {
 prop_compose! {
     fn degraded()(
         ping_interval in duration(100), allow_broadcast in any::<bool>(), max_message_size in 1..=1usize << 30,
-        notify_clients in any::<bool>(), memory in 0..=100u8, memory_stalls in 0..=100u8, descriptors in 0..=100u8,
+        rate in 0..=1_000_000u32, notify_clients in any::<bool>(), memory in 0..=100u8, memory_stalls in 0..=100u8, descriptors in 0..=100u8,
     ) -> Degraded {
         Degraded {
-            ping_interval, allow_broadcast, max_message_size, notify_clients, memory, memory_stalls, descriptors,
+            ping_interval, allow_broadcast, max_message_size, messages_per_second: NonZeroU32::new(rate),
+            notify_clients, memory, memory_stalls, descriptors,
         }
     }
 }

@@ -52,6 +52,7 @@ fn counters() -> Counters {
     counters.reject(Rejection::Draining);
     counters.close(CloseReason::Error, Duration::from_secs(2));
     counters.admission(Duration::from_millis(1));
+    counters.pong(Duration::from_millis(30));
     counters
 }
 

@@ -30,8 +30,12 @@ const GAUGES: [&str; 10] = [
     "process_resident_memory_bytes",
     "holdfast_build_info",
 ];
-const HISTOGRAMS: [&str; 3] =
-    ["websocket_connection_duration_seconds", "holdfast_resume_seconds", "holdfast_admission_wait_seconds"];
+const HISTOGRAMS: [&str; 4] = [
+    "websocket_connection_duration_seconds",
+    "holdfast_resume_seconds",
+    "holdfast_admission_wait_seconds",
+    "holdfast_ping_rtt_seconds",
+];
 
 fn scrape(server: &Holdfast) -> Exposition {
     let mut client = RawClient::connect(server.admin());

@@ -87,6 +87,29 @@ fn a_client_that_gives_no_sign_of_life_is_closed() {
 }
 
 #[test]
+fn shortened_timeouts_hold_for_those_who_are_in() {
+    let config = |pong: &str, idle: &str| {
+        format!(
+            "workers = 1
+            timeouts.ping_interval = \"200ms\"
+            timeouts.pong = \"{pong}\"
+            timeouts.idle = \"{idle}\""
+        )
+    };
+    let server = Holdfast::with(&config("1h", "1h"));
+    let mut dead = RawClient::open(server.address());
+    assert_eq!(dead.frame().opcode(), PING);
+    // Its ping is out.
+    assert_eq!(server.reload(&config("300ms", "1h")).status, 200);
+    assert_eq!(dead.frame().close_code(), 1001);
+    let mut quiet = RawClient::open(server.address());
+    assert_eq!(quiet.frame().opcode(), PING);
+    assert_eq!(server.reload(&config("1h", "300ms")).status, 200);
+    assert_eq!(quiet.close_frame().0, 1000);
+    server.stop();
+}
+
+#[test]
 fn pings_keep_their_interval_however_long_a_pong_may_take() {
     let server = Holdfast::with(
         "workers = 1\ntimeouts.ping_interval = \"100ms\"\ntimeouts.pong = \"10m\"\ntimeouts.idle = \"0s\"",
@@ -106,6 +129,7 @@ fn a_message_has_a_deadline_however_it_drips() {
         format!(
             "workers = 1
             limits.max_message_size = \"1GiB\"
+            timeouts.ping_interval = \"24h\"
             timeouts.idle = \"0s\"
             timeouts.close = \"60s\"
             timeouts.message = \"{deadline}\""

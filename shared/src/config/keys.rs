@@ -38,6 +38,8 @@ const fn key(
 
 /// Far above what one machine carries; keeps arithmetic on connections away from the edge of `u32`.
 const MOST_CONNECTIONS: u32 = 100_000_000;
+/// A second's worth in thousandths fits into the 32 bits that a connection has for it.
+const MOST_MESSAGES: u32 = 1_000_000;
 /// RFC 6455 allows 2^63; nobody wants to hold that in memory.
 const LARGEST_SIZE: usize = 1024 * 1024 * 1024;
 /// More than any machine has.
@@ -132,6 +134,12 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_size(c.limits.max_message_size),
     ),
     key(
+        "limits.messages_per_second",
+        Live,
+        |c, v| put(&mut c.limits.messages_per_second, parse::limit(v, MOST_MESSAGES)),
+        |c| Value::Integer(c.limits.messages_per_second.map_or(0, |limit| limit.get().into())),
+    ),
+    key(
         "limits.max_queued_output",
         Live,
         // Room for control frames, of which the largest is 131 bytes (RFC 6455, section 5.5), must always be
@@ -222,6 +230,12 @@ pub(super) const KEYS: &[Key] = &[
         Live,
         |c, v| put(&mut c.degraded.max_message_size, parse::size(v, 1..=LARGEST_SIZE)),
         |c| parse::show_size(c.degraded.max_message_size),
+    ),
+    key(
+        "degraded.messages_per_second",
+        Live,
+        |c, v| put(&mut c.degraded.messages_per_second, parse::limit(v, MOST_MESSAGES)),
+        |c| Value::Integer(c.degraded.messages_per_second.map_or(0, |limit| limit.get().into())),
     ),
     key(
         "degraded.notify_clients",

@@ -89,6 +89,8 @@ pub struct Limits {
     pub max_pending_handshakes: u32,
     /// Longest message taken from a client, in bytes.
     pub max_message_size: usize,
+    /// Of one connection; `None` means no limit.
+    pub messages_per_second: Option<NonZeroU32>,
     /// Most output queued for one connection, in bytes.
     pub max_queued_output: usize,
     /// Most queued output and half messages of one worker.
@@ -253,6 +255,8 @@ pub struct Degraded {
     pub allow_broadcast: bool,
     /// Longest message, if that is shorter than usual.
     pub max_message_size: usize,
+    /// Of one connection, if that is fewer than usual; `None` changes nothing.
+    pub messages_per_second: Option<NonZeroU32>,
     /// New clients are told.
     pub notify_clients: bool,
     /// Degraded when this many hundredths of the memory are in use; 0 is never.
@@ -302,6 +306,7 @@ impl Default for Limits {
             exempt_addresses: Vec::new(),
             max_pending_handshakes: 10_000,
             max_message_size: 1024 * 1024,
+            messages_per_second: None,
             max_queued_output: 1024 * 1024,
             max_buffered_total: MaxBuffered::Auto,
             retry_after: Duration::from_secs(30),
@@ -343,6 +348,7 @@ impl Default for Degraded {
             ping_interval: Duration::from_mins(1),
             allow_broadcast: false,
             max_message_size: 64 * 1024,
+            messages_per_second: NonZeroU32::new(10),
             notify_clients: true,
             memory: 95,
             memory_stalls: 0,

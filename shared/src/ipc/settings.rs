@@ -53,6 +53,8 @@ pub struct Settings {
     pub stalled_timeout: Duration,
     /// From the first byte of a message to its last; zero is for ever.
     pub message_timeout: Duration,
+    /// Most messages of one connection in a second; 0 is no limit.
+    pub messages_per_second: u32,
     /// What holds instead when the server is degraded; `None` changes nothing.
     pub degraded: Option<Degraded>,
     /// Applications may not send one message to many.
@@ -71,6 +73,8 @@ pub struct Degraded {
     pub max_message_size: u64,
     /// New clients are told.
     pub notify_clients: bool,
+    /// Most messages of one connection in a second; 0 changes nothing.
+    pub messages_per_second: u32,
 }
 
 impl Settings {
@@ -83,6 +87,11 @@ impl Settings {
                 settings.ping_interval = settings.ping_interval.max(degraded.ping_interval);
             }
             settings.max_message_size = settings.max_message_size.min(degraded.max_message_size);
+            settings.messages_per_second = match (settings.messages_per_second, degraded.messages_per_second)
+            {
+                (0, most) | (most, 0) => most,
+                (usual, degraded) => usual.min(degraded),
+            };
             settings.broadcasts_are_off = !degraded.allow_broadcast;
         }
         settings

@@ -40,6 +40,8 @@ impl Flags {
     pub const TAKEN: Self = Self(1 << 11);
     /// Its application knows it: was told that it opened, and not yet that it closed.
     pub const OPENED: Self = Self(1 << 12);
+    /// The pong of the last ping has not come, whatever else has.
+    pub const PONG_DUE: Self = Self(1 << 13);
 
     /// Are all of `flags` set?
     #[must_use]

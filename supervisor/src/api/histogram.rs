@@ -1,7 +1,9 @@
 //! A histogram as plain data: counts per bucket, and the sum.
 //! Knows nothing of Prometheus; `metrics` makes the cumulative text of it.
 
-use holdfast_shared::counters::{self, ADMISSION_EDGES_MICROSECONDS, DURATION_EDGES_SECONDS};
+use holdfast_shared::counters::{
+    self, ADMISSION_EDGES_MICROSECONDS, DURATION_EDGES_SECONDS, PING_EDGES_MICROSECONDS,
+};
 
 /// In a second.
 const MICROSECONDS: f64 = 1e6;
@@ -32,6 +34,12 @@ impl Histogram {
     #[must_use]
     pub fn admission_waits(counted: &counters::Histogram) -> Self {
         Self::counted(counted, &ADMISSION_EDGES_MICROSECONDS, MICROSECONDS)
+    }
+
+    /// How long pongs took, in seconds, as the workers counted it.
+    #[must_use]
+    pub fn ping_rtts(counted: &counters::Histogram) -> Self {
+        Self::counted(counted, &PING_EDGES_MICROSECONDS, MICROSECONDS)
     }
 
     fn counted(counted: &counters::Histogram, edges: &[u64; 10], edges_per_second: f64) -> Self {

@@ -254,6 +254,8 @@ pub struct LimitsView {
     pub max_pending_handshakes: u64,
     /// Longest message, in bytes.
     pub max_message_size: u64,
+    /// Messages of one connection in a second; 0 = no limit.
+    pub messages_per_second: u64,
     /// Unread output per connection, in bytes.
     pub max_queued_output: u64,
     /// Queued output and half messages of one worker, in bytes.
@@ -356,6 +358,8 @@ pub struct Snapshot {
     pub resume: Histogram,
     /// Time upgrade requests waited for a verdict, in seconds.
     pub admission_wait: Histogram,
+    /// Time from a ping to its pong, in seconds.
+    pub ping_rtt: Histogram,
     /// TcpExt ListenDrops of /proc/net/netstat, if it could be read.
     pub listen_drops: Option<u64>,
 }

@@ -143,6 +143,7 @@ impl Cluster {
             connection_duration: Histogram::durations(&counters.duration),
             resume: self.resume_seconds.clone(),
             admission_wait: Histogram::admission_waits(&counters.admission_wait),
+            ping_rtt: Histogram::ping_rtts(&counters.ping_rtt),
             listen_drops: kernel::listen_drops(),
         }
     }
@@ -160,6 +161,7 @@ impl Cluster {
             max_connections_per_address: self.ledger.limits().max_connections_per_address.into(),
             max_pending_handshakes: limits.max_pending_handshakes.into(),
             max_message_size: limits.max_message_size as u64,
+            messages_per_second: limits.messages_per_second.map_or(0, |limit| limit.get().into()),
             max_queued_output: limits.max_queued_output as u64,
             max_buffered_total: self.capacity.buffered_per_worker,
             shed: match limits.shed {

@@ -29,11 +29,13 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         max_buffered_total: capacity.buffered_per_worker,
         stalled_timeout: config.timeouts.stalled.unwrap_or_default(),
         message_timeout: config.timeouts.message.unwrap_or_default(),
+        messages_per_second: config.limits.messages_per_second.map_or(0, Into::into),
         degraded: Some(Degraded {
             ping_interval: config.degraded.ping_interval,
             allow_broadcast: config.degraded.allow_broadcast,
             max_message_size: config.degraded.max_message_size as u64,
             notify_clients: config.degraded.notify_clients,
+            messages_per_second: config.degraded.messages_per_second.map_or(0, Into::into),
         }),
         broadcasts_are_off: false,
     }

@@ -7,7 +7,7 @@
 
 use holdfast_shared::table::Phase;
 
-use super::{Connections, Key};
+use super::{Connections, Key, message_rate};
 
 impl Connections {
     /// Is this open connection not to be read now? More than half of `max_queued_output` waits for the client, or a quarter
@@ -45,6 +45,7 @@ impl Connections {
     /// Reads a client again that was not read. It could not be heard meanwhile, so its times stood still.
     pub(super) fn read_on(&mut self, key: Key) {
         let now_ms = self.now_ms;
+        let per_second = self.settings.messages_per_second;
         let Some(heap) = self.heap_state(key) else { return };
         let Some(since_ms) = heap.unread_since_ms.take() else { return };
         let unread_ms = now_ms.saturating_sub(since_ms);
@@ -53,6 +54,8 @@ impl Connections {
         }
         if let Some(record) = self.get_mut(key) {
             record.active_ms += unread_ms;
+            let taken = message_rate::after_pause(record.rate_taken(), unread_ms, per_second);
+            record.set_rate_taken(taken);
         }
         self.queue_read(key);
     }

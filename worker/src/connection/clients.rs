@@ -79,8 +79,8 @@ impl Clients {
         let settings = self.configured.at(self.level);
         if settings != self.connections.settings {
             self.assembly.max_message_size = max_message_size(&settings);
-            self.connections.settings = settings;
-            self.connections.rearm_all();
+            let before = std::mem::replace(&mut self.connections.settings, settings);
+            self.connections.rearm_all(&before);
         }
     }
 
@@ -88,9 +88,10 @@ impl Clients {
     pub(super) fn notice(&self) -> Option<String> {
         let degraded = self.configured.degraded.as_ref().filter(|degraded| degraded.notify_clients)?;
         (self.level >= Level::Degraded).then(|| {
-            let Settings { max_message_size, ping_interval, .. } = &self.connections.settings;
+            let Settings { max_message_size, messages_per_second, ping_interval, .. } =
+                &self.connections.settings;
             format!(
-                r#"{{"type":"system","level":"{}","message":"The server is near its limits","limitations":{{"max_message_size":{max_message_size},"ping_interval_seconds":{},"broadcast":{}}}}}"#,
+                r#"{{"type":"system","level":"{}","message":"The server is near its limits","limitations":{{"max_message_size":{max_message_size},"messages_per_second":{messages_per_second},"ping_interval_seconds":{},"broadcast":{}}}}}"#,
                 self.level,
                 ping_interval.as_secs_f64(),
                 degraded.allow_broadcast

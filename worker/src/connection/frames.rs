@@ -4,12 +4,13 @@
 use std::ops::ControlFlow;
 
 use holdfast_shared::reason::CloseReason;
-use holdfast_shared::table::Phase;
+use holdfast_shared::table::{Phase, Record};
 use tungstenite::protocol::frame::coding::{CloseCode, Control};
 
 use super::client::Client;
 use super::input::Read;
-use super::{Clients, Key};
+use super::message_rate::MessageRate;
+use super::{Clients, Connections, Key};
 use crate::app::{App, Context};
 use crate::websocket::Message;
 use crate::websocket::engine::{Engine, Event, Sink};
@@ -30,6 +31,11 @@ struct Answering<'a> {
     context: Context<'a>,
     closing: bool,
     received: u64,
+    /// `None` without a limit.
+    rate: Option<MessageRate>,
+    is_too_fast: bool,
+    /// What the last pong brought, if it may be of a ping of ours.
+    pong: Option<[u8; 4]>,
     /// The client closes, with the code it gave.
     close: Option<Option<CloseCode>>,
 }
@@ -39,7 +45,8 @@ impl Sink for Answering<'_> {
         match event {
             Event::Message(message) => return self.message(message),
             Event::Ping(payload) if !self.closing => self.context.control(Control::Pong, payload),
-            Event::Ping(_) | Event::Pong(_) => {}
+            Event::Ping(_) => {}
+            Event::Pong(payload) => self.pong = payload.try_into().ok(),
             Event::Close(frame) => self.close = Some(frame.map(|(code, _)| code)),
         }
         ControlFlow::Continue(())
@@ -48,6 +55,12 @@ impl Sink for Answering<'_> {
     #[inline]
     fn message(&mut self, message: Message<'_>) -> ControlFlow<()> {
         if !self.closing && !self.context.is_closed() {
+            if let Some(rate) = &mut self.rate
+                && !rate.take()
+            {
+                self.is_too_fast = true;
+                return ControlFlow::Break(());
+            }
             self.received += 1;
             self.app.message(message, &mut self.context);
         }
@@ -90,23 +103,32 @@ impl Clients {
 
     fn process(&mut self, key: Key, mut kept: Option<Box<Engine>>, input: Input<'_>) {
         self.connections.heard_from(key);
-        let protocol = self.connections.get(key).map_or(0, |record| record.protocol);
-        let Some(app) = self.apps.get(protocol) else { return };
+        let Some(record) = self.connections.get(key) else { return };
+        let rate = self.connections.message_rate(record);
+        let Some(app) = self.apps.get(record.protocol) else { return };
         let mut fresh = Engine::default();
         let engine = kept.as_deref_mut().unwrap_or(&mut fresh);
         let closing = self.connections.is_in(key, Phase::Closing);
         let mut client = Client::answered(&mut self.connections, key);
         let context = Context::new(&mut client, &mut self.out);
-        let mut answering = Answering { app, context, closing, received: 0, close: None };
+        let (received, is_too_fast, pong, close) = (0, false, None, None);
+        let mut answering = Answering { app, context, closing, received, rate, is_too_fast, pong, close };
         let result = match input {
             Input::Passing(bytes) => engine.feed(bytes, &mut self.assembly, &mut answering),
             Input::InPlace(count) => engine.filled(count, &mut self.assembly, &mut answering),
         };
-        let Answering { context, received, close, .. } = answering;
+        let Answering { context, received, rate, is_too_fast, pong, close, .. } = answering;
         let sent = context.finish();
         let (is_idle, progressed) = (engine.is_idle(), engine.take_progress());
-        self.count_messages(key, received, sent, progressed);
+        self.count_messages(key, received, sent, progressed, rate);
+        if let Some(sent_at) = pong {
+            self.connections.note_pong(key, u32::from_be_bytes(sent_at));
+        }
         match (result, close) {
+            _ if is_too_fast => {
+                let (code, reason) = (CloseCode::Policy, CloseReason::MessageRate);
+                self.connections.finish_close(key, Some(code), "Too many messages", reason);
+            }
             (Ok(()), None) if is_idle => self.note_engine(key, None, received > 0),
             (Ok(()), None) => {
                 let engine = kept.unwrap_or_else(|| Box::new(fresh));
@@ -150,7 +172,14 @@ impl Clients {
         self.connections.finish_close(key, Some(code), violation.text(), violation.reason());
     }
 
-    fn count_messages(&mut self, key: Key, received: u64, sent: u64, progressed: bool) {
+    fn count_messages(
+        &mut self,
+        key: Key,
+        received: u64,
+        sent: u64,
+        progressed: bool,
+        rate: Option<MessageRate>,
+    ) {
         let counters = self.connections.table.counters();
         counters.messages_received += received;
         counters.messages_sent += sent;
@@ -160,6 +189,15 @@ impl Clients {
         {
             record.messages_received += received;
             record.active_ms = now_ms;
+            record.set_rate_taken(rate.map_or(0, MessageRate::taken));
         }
+    }
+}
+
+impl Connections {
+    /// How many messages more the connection may send now.
+    fn message_rate(&self, record: &Record) -> Option<MessageRate> {
+        let elapsed_ms = self.now_ms.saturating_sub(record.active_ms);
+        MessageRate::new(record.rate_taken(), elapsed_ms, self.settings.messages_per_second)
     }
 }

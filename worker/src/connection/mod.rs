@@ -12,6 +12,7 @@ mod high_water;
 mod http_date;
 mod ignored_proxies;
 mod input;
+mod message_rate;
 mod moves;
 mod outbox;
 mod output;

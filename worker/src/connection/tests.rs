@@ -11,6 +11,7 @@ use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::sys::mapping;
 use holdfast_shared::table::{self, Phase, Table};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{Clients, Connections, Key};
 use crate::app::{
@@ -73,7 +74,10 @@ impl App for Teller {
 
 pub(super) fn clients() -> Clients {
     let memory = mapping::create("table", table::size(ROWS)).unwrap();
-    let table = Table::format(memory.as_fd(), SlotId(3), ROWS).unwrap();
+    serving(Table::format(memory.as_fd(), SlotId(3), ROWS).unwrap())
+}
+
+fn serving(table: Table) -> Clients {
     let settings = Settings {
         path: "/".to_owned(),
         max_message_size: 1000,
@@ -174,4 +178,118 @@ fn an_application_refuses_greets_answers_closes_and_reaches_others() {
     clients.resume(ann.key);
     assert!(ann.read().ends_with("again nann"));
     assert_eq!(clients.connections.admitted(), 1);
+}
+
+const TICK_MS: u64 = 64;
+
+/// Lets one ping interval pass, tick by tick. Returns the pings of each tick, as the other end of everybody's socket gets them.
+fn pings_by_tick(clients: &mut Clients, others_end: &mut UnixStream, interval_ms: u64) -> Vec<u64> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut tick = || {
+        clients.connections.now_ms += TICK_MS;
+        clients.expire_timers();
+        let length = others_end.read(&mut buffer).unwrap_or(0);
+        assert!(buffer[..length].chunks(6).all(|frame| frame[..2] == [0x89, 4]));
+        length as u64 / 6
+    };
+    (0..=interval_ms / TICK_MS).map(|_| tick()).collect()
+}
+
+/// Mistake 8: all pings in one tick.
+#[test]
+fn no_tick_has_more_than_a_fair_share_of_the_pings_after_a_burst_and_after_a_workers_death() {
+    const CLIENTS: u64 = 10_000;
+    const INTERVAL_MS: u64 = 30_000;
+    // Three times the mean, which chance does not reach.
+    const MOST: u64 = 3 * CLIENTS * TICK_MS / INTERVAL_MS;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+
+    let rows = u32::try_from(CLIENTS + 1000).unwrap();
+    let memory = mapping::create("table", table::size(rows)).unwrap();
+    let mut clients = serving(Table::format(memory.as_fd(), SlotId(3), rows).unwrap());
+    clients.connections.settings.ping_interval = Duration::from_millis(INTERVAL_MS);
+    clients.connections.settings.pong_timeout = Duration::from_hours(1);
+    let settings = clients.connections.settings.clone();
+    // One socket for everybody: it is the descriptors that are many.
+    let (ours, mut others_end) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    others_end.set_nonblocking(true).unwrap();
+    for _ in 0..CLIENTS {
+        let descriptor = ours.try_clone().unwrap().into();
+        let key = clients.connections.begin(descriptor, IpAddr::from([127, 0, 0, 1])).unwrap();
+        clients.connections.enter(key, Phase::AwaitingAdmission, u64::MAX);
+        clients.admit(key);
+        let _ = others_end.read(&mut [0; 4096]).unwrap();
+    }
+    // Twenty seconds later its worker is dead, and the next one goes on.
+    let now_ms = clients.connections.now_ms + 20_000;
+    drop(clients);
+    let mut clients = serving(Table::open(memory.as_fd()).unwrap());
+    (clients.connections.settings, clients.connections.now_ms) = (settings, now_ms);
+    for row in 0..rows {
+        if clients.connections.key_at(row).is_some() {
+            let key = clients.connections.take_over(row);
+            clients.connections.arm_resumed(key);
+        }
+    }
+    let pings = pings_by_tick(&mut clients, &mut others_end, INTERVAL_MS);
+    assert_eq!(pings.iter().sum::<u64>(), CLIENTS);
+    assert!(pings.iter().all(|&count| count <= MOST), "{:?} of {MOST}", pings.iter().max());
+
+    // All answer at once, and their next pings are as far apart as the ones before.
+    for row in 0..rows {
+        if let Some(key) = clients.connections.key_at(row) {
+            clients.connections.heard_from(key);
+        }
+    }
+    let pings = pings_by_tick(&mut clients, &mut others_end, INTERVAL_MS);
+    assert!(pings.iter().all(|&count| count <= MOST), "{:?} of {MOST}", pings.iter().max());
+    for row in 0..rows {
+        if let Some(key) = clients.connections.key_at(row) {
+            clients.connections.finish_end(key);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_sends_faster_than_its_rate_gets_what_that_allows_and_1008() {
+    for size in [1, 3, 7, 1000] {
+        let mut clients = clients();
+        clients.connections.settings.messages_per_second = 3;
+        let mut ann = Peer::open(&mut clients, "nann");
+        let messages = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'].repeat(5);
+        for piece in messages.chunks(size) {
+            ann.write(&mut clients, piece);
+        }
+        let answers = ann.read();
+        assert_eq!(answers.matches("hi").count(), 3, "in reads of {size}");
+        assert!(answers.ends_with("Too many messages"), "{answers}");
+        let record = clients.connections.get(ann.key).unwrap();
+        assert_eq!(usize::from(record.ending), CloseReason::MessageRate.index());
+    }
+}
+
+#[test]
+fn a_pong_says_how_long_it_took_once_and_data_in_between_does_not_matter() {
+    let mut clients = clients();
+    clients.connections.settings.ping_interval = Duration::from_secs(30);
+    clients.connections.settings.pong_timeout = Duration::from_secs(30);
+    let mut ann = Peer::open(&mut clients, "nann");
+    let pong = |payload: &[u8]| [&[0x8a, 0x80 | 4, 0, 0, 0, 0][..], payload].concat();
+    // Not asked for.
+    ann.write(&mut clients, &pong(&[0, 0, 0, 1]));
+    let mut ping = [0; 6];
+    while ann.socket.read(&mut ping).is_err() {
+        clients.connections.now_ms += TICK_MS;
+        clients.expire_timers();
+    }
+    clients.connections.now_ms += 40;
+    ann.write(&mut clients, &pong(&[0x80; 4]));
+    assert!(ann.say(&mut clients, "hi").ends_with("hi"));
+    for _ in 0..2 {
+        ann.write(&mut clients, &pong(&ping[2..]));
+    }
+    let counted = clients.connections.table.counters().ping_rtt;
+    assert_eq!((counted.count(), counted.sum_microseconds, counted.buckets[4]), (1, 40_000, 1));
 }

@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use holdfast_shared::clock::milliseconds;
+use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
 use holdfast_shared::table::{Flags, Phase, Record};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
-use super::{Connections, Key, TableLinks};
-use crate::websocket::frame::ServerHeader;
+use super::{Connections, Key, TableLinks, message_rate};
+use crate::websocket::frame;
 use crate::websocket::refusal::{Refusal, Status};
 
 /// The supervisor did not answer in time: it is not the client's fault, and may be over soon.
@@ -72,18 +73,36 @@ impl Connections {
         self.wheel.next_wakeup(self.now_ms)
     }
 
-    /// Settings changed: every timer is computed anew. Pings that would come later than the new interval are
-    /// spread over it.
-    pub(crate) fn rearm_all(&mut self) {
+    /// Settings changed: every timer is computed anew, those of pings that are out too. Pings that would come later than the
+    /// new interval are spread over it.
+    pub(crate) fn rearm_all(&mut self, before: &Settings) {
         let rows: Vec<u32> = self.occupied_rows(0).collect();
+        let (now_ms, interval_ms) = (self.now_ms, self.ping_interval_ms());
+        let (pong_before_ms, pong_ms) = (milliseconds(before.pong_timeout), self.pong_timeout_ms());
+        let rates = (before.messages_per_second, self.settings.messages_per_second);
         for row in rows {
             let Some(key) = self.key_at(row) else { continue };
-            let (now_ms, interval_ms, delay_ms) =
-                (self.now_ms, self.ping_interval_ms(), self.random_ping_delay_ms());
+            let delay_ms = self.random_ping_delay_ms();
             let Some(record) = self.get_mut(key) else { continue };
-            if record.phase() == Phase::Open && !record.flags.contains(Flags::AWAITING_PONG) {
+            if record.phase() == Phase::Open {
+                let taken = message_rate::after_change(record.rate_taken(), rates.0, rates.1);
+                record.set_rate_taken(taken);
+            }
+            if record.flags.contains(Flags::AWAITING_PONG) {
+                record.ping_due_ms = record.ping_due_ms.saturating_sub(pong_before_ms) + pong_ms;
+            } else if record.phase() == Phase::Open {
                 record.ping_due_ms = ping_due_within(interval_ms, record.ping_due_ms, now_ms, delay_ms);
             }
+            self.arm_open(key);
+        }
+    }
+
+    /// Arms the timer of a connection that nobody listened to for a while, as none of its worker's did: what came due meanwhile
+    /// must not all come at once now.
+    pub(crate) fn arm_resumed(&mut self, key: Key) {
+        if self.get(key).is_some_and(|record| record.ping_due_ms <= self.now_ms) {
+            self.ping_again(key);
+        } else {
             self.arm_open(key);
         }
     }
@@ -121,6 +140,17 @@ impl Connections {
             record.ping_due_ms = (record.ping_due_ms.saturating_sub(pong_ms) + ping_ms).max(now_ms + 1);
             // That may be before the deadline for the answer, which is what the wheel knows of.
             self.arm_open(key);
+        }
+    }
+
+    /// A pong came, of a ping that was sent at `sent`. What no ping of ours can have said, or comes again, is not counted.
+    pub(super) fn note_pong(&mut self, key: Key, sent: u32) {
+        let elapsed_ms = stamp(self.now_ms).wrapping_sub(sent).into();
+        let longest_ms = self.ping_interval_ms().saturating_add(self.pong_timeout_ms());
+        let Some(record) = self.get_mut(key) else { return };
+        if record.flags.contains(Flags::PONG_DUE) && elapsed_ms <= longest_ms {
+            record.flags.set(Flags::PONG_DUE, false);
+            self.table.counters().pong(Duration::from_millis(elapsed_ms));
         }
     }
 
@@ -223,13 +253,19 @@ impl Connections {
     fn ping(&mut self, key: Key) {
         let due_ms = self.now_ms + self.pong_timeout_ms();
         if let Some(record) = self.get_mut(key) {
-            record.flags.set(Flags::AWAITING_PONG, true);
+            record.flags.set(Flags::AWAITING_PONG.union(Flags::PONG_DUE), true);
             record.ping_due_ms = due_ms;
         }
         self.arm_open(key);
-        let ping = ServerHeader::new(OpCode::Control(Control::Ping), 0);
-        self.write(key, ping.as_bytes());
+        let mut ping = Vec::new();
+        frame::append_frame(&mut ping, OpCode::Control(Control::Ping), &stamp(self.now_ms).to_be_bytes());
+        self.write(key, &ping);
     }
+}
+
+/// The time as pings carry it, so that their pongs say when they were sent.
+fn stamp(now_ms: u64) -> u32 {
+    u32::try_from(now_ms & u64::from(u32::MAX)).unwrap_or_default()
 }
 
 fn or_never(duration: Duration) -> u64 {

@@ -233,7 +233,7 @@ impl Worker {
             return false;
         }
         match record.phase() {
-            Phase::Open => self.server.clients.connections.arm_open(key),
+            Phase::Open => self.server.clients.connections.arm_resumed(key),
             phase => self.server.clients.connections.enter(key, phase, record.deadline_ms),
         }
         if record.phase().is_pending() {

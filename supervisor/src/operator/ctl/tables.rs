@@ -157,6 +157,7 @@ fn limits(limits: &LimitsView) -> String {
         ("max_connections_per_address", unlimited(limits.max_connections_per_address)),
         ("max_pending_handshakes", human::count(limits.max_pending_handshakes)),
         ("max_message_size", human::bytes(limits.max_message_size)),
+        ("messages_per_second", unlimited(limits.messages_per_second)),
         ("max_queued_output", human::bytes(limits.max_queued_output)),
         ("max_buffered_total per worker", human::bytes(limits.max_buffered_total)),
         ("shed", format!("{}, {} a second", limits.shed, human::count(limits.shed_rate))),

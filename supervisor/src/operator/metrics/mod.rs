@@ -75,6 +75,7 @@ fn restarts(out: &mut Exposition, snapshot: &Snapshot) {
     out.family(&metric::CONNECTIONS_LOST).sample(&[], snapshot.totals.lost_total);
     out.family(&metric::RESUME).histogram(&snapshot.resume);
     out.family(&metric::ADMISSION_WAIT).histogram(&snapshot.admission_wait);
+    out.family(&metric::PING_RTT).histogram(&snapshot.ping_rtt);
 }
 
 fn health(out: &mut Exposition, snapshot: &Snapshot) {

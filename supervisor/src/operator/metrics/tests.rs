@@ -68,6 +68,7 @@ fn snapshot() -> Snapshot {
         connection_duration: Histogram::durations(&counters.duration),
         resume,
         admission_wait: Histogram::admission_waits(&counters.admission_wait),
+        ping_rtt: Histogram::ping_rtts(&counters.ping_rtt),
         listen_drops: Some(7),
     }
 }
