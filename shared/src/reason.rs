@@ -78,6 +78,8 @@ reasons! {
         HandshakeTimeout = "handshake_timeout",
         /// The server is shutting down.
         Draining = "draining",
+        /// An operator has banned the client's address.
+        Banned = "banned",
     }
 }
 

@@ -239,6 +239,16 @@ impl Supervisor {
                 Command::Config => reply.send(Ok(Answer::Config(cluster.config_entries()))),
                 Command::Connections(query) => operations.list(cluster, query, reply),
                 Command::Close(order) => operations.close(cluster, &order, reply),
+                Command::Explain(query) => reply.send(
+                    query.address().map(|address| Answer::Explanation(Box::new(cluster.explain(address)))),
+                ),
+                Command::Ban(order) => reply.send(
+                    order.network().and_then(|network| cluster.ban(network, order.time)).map(Answer::Bans),
+                ),
+                Command::Unban(order) => {
+                    reply.send(order.network().and_then(|network| cluster.unban(network)).map(Answer::Bans));
+                }
+                Command::Bans => reply.send(Ok(Answer::Bans(cluster.bans()))),
                 Command::Limits(order) if order.is_change() => operations.set_limits(cluster, &order, reply),
                 Command::Limits(_) => reply.send(Ok(Answer::Limits(cluster.limits_view()))),
                 Command::Health => reply.send(Ok(Answer::Health(cluster.health()))),

@@ -28,6 +28,7 @@ const CONFIG: &str = "
     limits.max_connections_per_address = 0
     timeouts.idle = \"0s\"
     timeouts.ping_interval = \"24h\"
+    degraded.notify_clients = false
 ";
 
 /// A file's bytes and its mode.

@@ -38,8 +38,8 @@ const fn key(
 
 /// Far above what one machine carries; keeps arithmetic on connections away from the edge of `u32`.
 const MOST_CONNECTIONS: u32 = 100_000_000;
-/// A second's worth in thousandths fits into the 32 bits that a connection has for it.
-const MOST_MESSAGES: u32 = 1_000_000;
+/// Of anything in a second. A connection has 32 bits for thousandths of its messages.
+const FASTEST: u32 = 1_000_000;
 /// RFC 6455 allows 2^63; nobody wants to hold that in memory.
 const LARGEST_SIZE: usize = 1024 * 1024 * 1024;
 /// More than any machine has.
@@ -122,6 +122,18 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_list(&c.limits.exempt_addresses),
     ),
     key(
+        "limits.connect_rate",
+        Live,
+        |c, v| put(&mut c.limits.connect_rate, parse::count(v, 0..=FASTEST)),
+        |c| Value::Integer(c.limits.connect_rate.into()),
+    ),
+    key(
+        "limits.connect_rate_per_address",
+        Live,
+        |c, v| put(&mut c.limits.connect_rate_per_address, parse::count(v, 0..=FASTEST)),
+        |c| Value::Integer(c.limits.connect_rate_per_address.into()),
+    ),
+    key(
         "limits.max_pending_handshakes",
         Live,
         |c, v| put(&mut c.limits.max_pending_handshakes, parse::count(v, 1..=MOST_CONNECTIONS)),
@@ -136,7 +148,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "limits.messages_per_second",
         Live,
-        |c, v| put(&mut c.limits.messages_per_second, parse::limit(v, MOST_MESSAGES)),
+        |c, v| put(&mut c.limits.messages_per_second, parse::limit(v, FASTEST)),
         |c| Value::Integer(c.limits.messages_per_second.map_or(0, |limit| limit.get().into())),
     ),
     key(
@@ -234,7 +246,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "degraded.messages_per_second",
         Live,
-        |c, v| put(&mut c.degraded.messages_per_second, parse::limit(v, MOST_MESSAGES)),
+        |c, v| put(&mut c.degraded.messages_per_second, parse::limit(v, FASTEST)),
         |c| Value::Integer(c.degraded.messages_per_second.map_or(0, |limit| limit.get().into())),
     ),
     key(

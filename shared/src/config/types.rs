@@ -83,8 +83,12 @@ pub struct Limits {
     pub max_connections_per_address: Option<NonZeroU32>,
     /// IPv6 clients are counted per prefix of this many bits, 1 to 128.
     pub ipv6_prefix: u8,
-    /// Networks without a per-address cap.
+    /// Networks without a cap or rate per address.
     pub exempt_addresses: Vec<IpNet>,
+    /// Connections let in a second, over all workers; 0 is no limit.
+    pub connect_rate: u32,
+    /// Connections of one address let in a second, over all workers; 0 is no limit.
+    pub connect_rate_per_address: u32,
     /// Unfinished handshakes over all workers.
     pub max_pending_handshakes: u32,
     /// Longest message taken from a client, in bytes.
@@ -304,6 +308,8 @@ impl Default for Limits {
             max_connections_per_address: NonZeroU32::new(100),
             ipv6_prefix: 64,
             exempt_addresses: Vec::new(),
+            connect_rate: 0,
+            connect_rate_per_address: 0,
             max_pending_handshakes: 10_000,
             max_message_size: 1024 * 1024,
             messages_per_second: None,

@@ -224,7 +224,7 @@ pub struct CloseReport {
     pub seconds_left: f64,
 }
 
-fn target<const N: usize>(path: &str, fields: [(&str, Option<String>); N]) -> String {
+pub(super) fn target<const N: usize>(path: &str, fields: [(&str, Option<String>); N]) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (name, value) in fields {
         if let Some(value) = value {
@@ -236,7 +236,7 @@ fn target<const N: usize>(path: &str, fields: [(&str, Option<String>); N]) -> St
 }
 
 /// A network, or an address for the network of that one; mapped IPv4 is IPv4.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = |text: &str| text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     text.parse::<IpNet>()
         .or_else(|_| address(text))

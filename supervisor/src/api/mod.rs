@@ -14,6 +14,7 @@ mod query;
 mod rebalance;
 pub mod request;
 mod restart;
+mod rules;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ pub use query::Query;
 pub use rebalance::{RebalanceReport, RebalancedSlot};
 pub use request::{Command, Reply, Request};
 pub use restart::{RestartReport, RestartedSlot};
+pub use rules::{BanRow, Explanation, RuleRow};
 pub use upgrade::{UpgradeReport, UpgradeState, UpgradedSlot};
 
 use histogram::Histogram;
@@ -67,6 +69,10 @@ pub enum Answer {
     LimitsChanged(LimitsReport),
     /// To `Connections`.
     Connections(Vec<ConnectionRow>),
+    /// To `Explain`.
+    Explanation(Box<Explanation>),
+    /// To `Bans`, `Ban` and `Unban`: all there are.
+    Bans(Vec<BanRow>),
     /// To `Close`, when the first have been told.
     Closing(CloseReport),
     /// To `Health`.

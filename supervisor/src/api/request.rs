@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::connections::{CloseOrder, ConnectionsQuery};
 use super::drain::{DrainOrder, Step};
 use super::limits::LimitsOrder;
+use super::rules::{BanOrder, ExplainQuery, UnbanOrder};
 use super::{Answer, Failure, Query};
 
 /// What an operator or a monitoring system can ask. The sentences are also the help of `holdfast ctl`.
@@ -24,6 +25,14 @@ pub enum Command {
     Connections(ConnectionsQuery),
     /// Close one connection, or all of an address or network
     Close(CloseOrder),
+    /// Say what each rule of admission says about an address, and whether it would be let in
+    Explain(ExplainQuery),
+    /// Let nobody in from an address or network; who is in stays
+    Ban(BanOrder),
+    /// Let a banned network in again
+    Unban(UnbanOrder),
+    /// Show which networks are banned
+    Bans,
     /// Show the limits in effect, or change some while the service runs
     ///
     /// A change holds for all workers when the answer comes, until the next reload. When the cap is lowered below the
@@ -71,6 +80,10 @@ impl Command {
         Self::Connections(ConnectionsQuery::ALL),
         Self::Close(CloseOrder::ONE),
         Self::Close(CloseOrder::MANY),
+        Self::Explain(ExplainQuery { address: None }),
+        Self::Ban(BanOrder::NONE),
+        Self::Unban(UnbanOrder::NONE),
+        Self::Bans,
         Self::Limits(LimitsOrder::SHOW),
         Self::Limits(LimitsOrder::CHANGE),
         Self::Health,
@@ -95,6 +108,10 @@ impl Command {
             Self::Config => "/config",
             Self::Connections(_) => "/connections",
             Self::Close(order) => order.path(),
+            Self::Explain(_) => "/explain",
+            Self::Ban(_) => "/ban",
+            Self::Unban(_) => "/unban",
+            Self::Bans => "/bans",
             Self::Limits(_) => "/limits",
             Self::Health => "/health",
             Self::Metrics => "/metrics",
@@ -115,6 +132,9 @@ impl Command {
             Self::Drain(order) => order.target(),
             Self::Connections(query) => query.target(),
             Self::Close(order) => order.target(),
+            Self::Explain(query) => query.target(),
+            Self::Ban(order) => order.target(),
+            Self::Unban(order) => order.target(),
             Self::Limits(order) => order.target(),
             _ => self.path().to_owned(),
         }
@@ -142,6 +162,9 @@ impl Command {
             Self::Drain(order) => Self::Drain(order.with_query(&mut query)?),
             Self::Connections(asked) => Self::Connections(asked.with_query(&mut query)?),
             Self::Close(order) => Self::Close(order.with_query(&mut query)?),
+            Self::Explain(asked) => Self::Explain(asked.with_query(&mut query)?),
+            Self::Ban(order) => Self::Ban(order.with_query(&mut query)?),
+            Self::Unban(order) => Self::Unban(order.with_query(&mut query)?),
             Self::Limits(order) => Self::Limits(order.with_query(&mut query)?),
             // Load balancers and scrapers bring queries of their own.
             Self::Health | Self::Metrics => return Ok(self),
@@ -183,11 +206,15 @@ impl Command {
             | Self::Workers
             | Self::Config
             | Self::Connections(_)
+            | Self::Explain(_)
+            | Self::Bans
             | Self::Health
             | Self::Metrics => false,
             Self::Limits(order) => order.is_change(),
             Self::Upgrade { status } => !status,
             Self::Close(_)
+            | Self::Ban(_)
+            | Self::Unban(_)
             | Self::Reload
             | Self::Restart { .. }
             | Self::Rebalance

@@ -4,6 +4,7 @@
 
 mod admission_hold;
 mod adopted;
+mod ban_file;
 mod book;
 mod connections;
 mod heartbeat;
@@ -15,6 +16,7 @@ mod link;
 pub mod listeners;
 mod phase;
 mod processes;
+mod rules;
 mod settings;
 mod size;
 mod slot;
@@ -47,6 +49,7 @@ use crate::host::run_dir::RunDir;
 use crate::host::settings::for_worker;
 use admission_hold::AdmissionHold;
 use adopted::AdoptedProcesses;
+use ban_file::BanFile;
 pub(crate) use connections::{Found, Goodbye, Tables};
 use ledger::Ledger;
 use levels::Levels;
@@ -115,6 +118,7 @@ pub(crate) struct Cluster {
     listeners: Listeners,
     steering: Steering,
     ledger: Ledger,
+    ban_file: BanFile,
     levels: Levels,
     slots: Slots,
     /// Slots that were closed, the lowest last: what they have counted stays in the totals.
@@ -149,9 +153,17 @@ impl Cluster {
         let generation = state.generation() + 1;
         state.set_generation(generation);
         let memory = settings_memory::create(generation, &for_worker(&effective.config, &capacity))?;
+        let mut ledger = Ledger::new(settings::for_ledger(&effective.config, &capacity));
+        ledger.set_now(now);
+        if !adopted.is_empty() {
+            ledger.exhaust_rates();
+        }
+        let (ban_file, bans) = BanFile::open(run_dir.path(), !adopted.is_empty(), now);
+        ledger.bans = bans;
         let mut cluster = Self {
             registry,
-            ledger: Ledger::new(settings::for_ledger(&effective.config, &capacity)),
+            ledger,
+            ban_file,
             levels: Levels::new(
                 settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
                 state.level(),
@@ -254,6 +266,7 @@ impl Cluster {
     /// The loop is awake.
     pub(crate) fn wake(&mut self) {
         self.now = clock::now();
+        self.ledger.set_now(self.now);
     }
 
     /// Takes in what has happened to slots: what they said, who has ended, who is silent, who is due.
@@ -295,7 +308,8 @@ impl Cluster {
     }
 
     /// The service has ended.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(mut self) {
+        self.ban_file.remove();
         self.state.remove();
     }
 

@@ -13,6 +13,8 @@ pub fn for_ledger(config: &Config, capacity: &Capacity) -> LedgerLimits {
         max_connections: capacity.max_connections.into(),
         max_connections_per_address: config.limits.max_connections_per_address.map_or(0, Into::into),
         ipv6_prefix: config.limits.ipv6_prefix,
+        connect_rate: config.limits.connect_rate,
+        connect_rate_per_address: config.limits.connect_rate_per_address,
         exempt: config.limits.exempt_addresses.clone(),
     }
 }

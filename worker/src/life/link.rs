@@ -102,8 +102,9 @@ impl Worker {
     }
 
     /// Reports the counts of this moment. What was counted is told first, so that a report and the ledger
-    /// agree.
+    /// agree; and who is over is counted before.
     pub(crate) fn send_report(&mut self, request: Option<u64>) {
+        self.server.finish_ended();
         self.send_releases();
         if let Some((told, untold)) = self.server.drain_progress() {
             self.tell(WorkerMessage::Draining { told, untold });

@@ -110,6 +110,7 @@ impl Refusal {
             Rejection::BadRequest => (Status::BadRequest, "Not a WebSocket handshake"),
             Rejection::HandshakeTimeout => (Status::RequestTimeout, "The handshake took too long"),
             Rejection::Draining => (Status::ServiceUnavailable, "The server is shutting down"),
+            Rejection::Banned => (Status::Forbidden, "Your address is banned"),
         };
         Self { status, rejection, detail, head_only: false }
     }
@@ -205,7 +206,7 @@ mod tests {
                 Rejection::MaxConnectionsPerAddress
                 | Rejection::ConnectRate
                 | Rejection::ConnectRatePerAddress => "429",
-                Rejection::Origin => "403",
+                Rejection::Origin | Rejection::Banned => "403",
                 Rejection::BadRequest => "400",
                 Rejection::HandshakeTimeout => "408",
             };

@@ -117,6 +117,8 @@ mod tests {
     impl World {
         fn new() -> Self {
             let limits = LedgerLimits {
+                connect_rate: 0,
+                connect_rate_per_address: 0,
                 max_connections: CAP,
                 max_connections_per_address: 0,
                 ipv6_prefix: 64,

@@ -5,23 +5,30 @@
 //! reported what it took over, or until the slot's descriptors are really closed: the count may be above the
 //! truth for that while, never below.
 //!
-//! Pure: knows no socket, no clock, no process. Cannot fail and never panics; messages that make no sense
+//! Pure: knows no socket, no clock (it is told the time), no process. Cannot fail and never panics; messages that make no sense
 //! change nothing and are counted as anomalies.
 
+mod bans;
 mod holdings;
 mod in_transit;
 mod packed_map;
+mod rates;
+mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::reason::Rejection;
 use ipnet::IpNet;
 
+pub(crate) use bans::{Bans, MOST as MOST_BANS, Until};
 use holdings::Holdings;
+use rates::Rates;
+pub(crate) use rules::Rule;
 
 /// What the ledger enforces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +39,11 @@ pub struct LedgerLimits {
     pub max_connections_per_address: u32,
     /// IPv6 addresses that share this many leading bits count as one address; above 128 means 128.
     pub ipv6_prefix: u8,
-    /// Addresses without a per-address limit. They count towards the cap like all others.
+    /// Connections let in a second over all slots; 0 means no limit.
+    pub connect_rate: u32,
+    /// Connections of one address let in a second over all slots; 0 means no limit.
+    pub connect_rate_per_address: u32,
+    /// Addresses without a per-address limit or rate. They count towards the cap like all others.
     pub exempt: Vec<IpNet>,
 }
 
@@ -54,6 +65,10 @@ pub enum Admission {
 pub struct Ledger {
     limits: LedgerLimits,
     draining: bool,
+    /// The time, as it was last told.
+    now: Duration,
+    rates: Rates,
+    pub(super) bans: Bans,
     held: Holdings,
     accounts: BTreeMap<SlotId, Account>,
     connections: u64,
@@ -86,8 +101,28 @@ impl Ledger {
     /// An empty ledger.
     #[must_use]
     pub fn new(limits: LedgerLimits) -> Self {
-        let (held, accounts) = (Holdings::default(), BTreeMap::new());
-        Self { limits, draining: false, held, accounts, connections: 0, in_transit: 0, anomalies: 0 }
+        Self {
+            rates: Rates::new(limits.connect_rate, limits.connect_rate_per_address),
+            limits,
+            draining: false,
+            now: Duration::ZERO,
+            bans: Bans::default(),
+            held: Holdings::default(),
+            accounts: BTreeMap::new(),
+            connections: 0,
+            in_transit: 0,
+            anomalies: 0,
+        }
+    }
+
+    /// It is `now`, for rates and bans.
+    pub fn set_now(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// How many were let in before now nobody knows: rates count as used up.
+    pub fn exhaust_rates(&mut self) {
+        self.rates.empty(self.now);
     }
 
     /// The limits in force.
@@ -100,6 +135,7 @@ impl Ledger {
     /// closes to get, until then newcomers are refused. A changed prefix length regroups what is held
     /// already.
     pub fn set_limits(&mut self, limits: LedgerLimits) {
+        self.rates.set(limits.connect_rate, limits.connect_rate_per_address);
         self.limits = limits;
     }
 
@@ -109,9 +145,6 @@ impl Ledger {
     }
 
     /// Counts one more connection of `address` in `slot`, if the limits allow it.
-    ///
-    /// The address is checked before the cap: a client at its own limit learns that waiting for others is no
-    /// use.
     ///
     /// A worker that has not finished its report may ask already; such a connection is counted on top of its
     /// predecessor's and must not appear in the report.
@@ -130,6 +163,8 @@ impl Ledger {
         account.held += 1;
         self.connections += 1;
         self.held.add(slot, address, 1);
+        let is_exempt = self.is_exempt(address);
+        self.rates.take(address, self.limits.ipv6_prefix, is_exempt, self.now);
         Admission::Granted
     }
 
@@ -263,25 +298,6 @@ impl Ledger {
     #[must_use]
     pub fn anomalies(&self) -> u64 {
         self.anomalies
-    }
-
-    /// Why one more connection of `address` may not be opened now.
-    #[must_use]
-    pub fn refusal(&self, address: IpAddr) -> Option<Rejection> {
-        let (max, per_address) = (self.limits.max_connections, self.limits.max_connections_per_address);
-        if self.draining {
-            Some(Rejection::Draining)
-        } else if per_address > 0 && !self.is_exempt(address) && self.is_at(address, per_address.into()) {
-            Some(Rejection::MaxConnectionsPerAddress)
-        } else if self.connections >= max {
-            Some(Rejection::MaxConnections)
-        } else {
-            None
-        }
-    }
-
-    fn is_at(&self, address: IpAddr, limit: u64) -> bool {
-        self.held.of_bucket(address, self.limits.ipv6_prefix, limit) >= limit
     }
 
     fn note_anomaly(&mut self) {

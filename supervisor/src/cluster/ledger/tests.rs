@@ -20,7 +20,14 @@ fn address(text: &str) -> IpAddr {
 
 fn limits(max_connections: u64, max_connections_per_address: u32) -> LedgerLimits {
     let exempt = vec!["10.0.0.0/8".parse().unwrap()];
-    LedgerLimits { max_connections, max_connections_per_address, ipv6_prefix: 64, exempt }
+    LedgerLimits {
+        max_connections,
+        max_connections_per_address,
+        ipv6_prefix: 64,
+        connect_rate: 0,
+        connect_rate_per_address: 0,
+        exempt,
+    }
 }
 
 fn report_nothing(ledger: &mut Ledger, slot: SlotId, incarnation: Incarnation) {

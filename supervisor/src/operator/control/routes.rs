@@ -162,6 +162,8 @@ fn respond(answer: Answer) -> Response {
         Answer::Limits(limits) => json(StatusCode::OK, &limits),
         Answer::LimitsChanged(report) => json(StatusCode::OK, &report),
         Answer::Connections(rows) => json(StatusCode::OK, &rows),
+        Answer::Explanation(explanation) => json(StatusCode::OK, &explanation),
+        Answer::Bans(bans) => json(StatusCode::OK, &bans),
         Answer::Closing(report) => json(StatusCode::OK, &report),
         Answer::Health(health) => json(status_of(&health), &health),
         Answer::Metrics(snapshot) => text(metrics::CONTENT_TYPE, metrics::render(&snapshot)),

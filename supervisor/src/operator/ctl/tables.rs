@@ -1,6 +1,7 @@
 //! Answers of the control socket as text for people. The words may change; programs use `--json`.
 
 mod connections;
+mod rules;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -12,6 +13,7 @@ use crate::api::{
     RestartReport, Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
 use connections::{closing, connections, limits_changed};
+use rules::{bans, explanation};
 
 /// The body of the answer to `command` as text.
 ///
@@ -23,6 +25,10 @@ pub fn render(command: &CtlCommand, body: &str) -> serde_json::Result<String> {
         CtlCommand::Workers => workers(&serde_json::from_str::<Vec<_>>(body)?),
         CtlCommand::Config => config(&serde_json::from_str::<Vec<_>>(body)?),
         CtlCommand::Connections(_) => connections(&serde_json::from_str::<Vec<_>>(body)?),
+        CtlCommand::Explain(_) => explanation(&serde_json::from_str(body)?),
+        CtlCommand::Ban(_) | CtlCommand::Unban(_) | CtlCommand::Bans => {
+            bans(&serde_json::from_str::<Vec<_>>(body)?)
+        }
         CtlCommand::Close(_) => closing(&serde_json::from_str(body)?),
         CtlCommand::Limits(order) if order.is_change() => limits_changed(&serde_json::from_str(body)?),
         CtlCommand::Limits(_) => limits(&serde_json::from_str(body)?),

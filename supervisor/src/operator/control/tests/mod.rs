@@ -206,6 +206,8 @@ fn canned(command: Command) -> Result<Answer, Failure> {
         Command::Close(_) => {
             Answer::Closing(CloseReport { found: 2, told: 1, remaining: 1, seconds_left: 0.5 })
         }
+        Command::Explain(_) => Answer::Explanation(Box::default()),
+        Command::Ban(_) | Command::Unban(_) | Command::Bans => Answer::Bans(Vec::new()),
         Command::Limits(order) if order.is_change() => Answer::LimitsChanged(LimitsReport::default()),
         Command::Limits(_) => Answer::Limits(LimitsView { max_connections: 500, ..LimitsView::default() }),
         Command::Health => Answer::Health(Health { status: HealthStatus::Full, ..Health::default() }),

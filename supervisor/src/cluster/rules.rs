@@ -1,0 +1,86 @@
+//! What an operator asks and says about who is let in: why an address would be refused, and which networks are banned.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::Cluster;
+use super::ledger::{MOST_BANS, Rule, Until};
+use crate::api::{BanRow, Explanation, Failure, RuleRow};
+
+impl Cluster {
+    /// What every rule of admission says about one more connection of `address`.
+    pub(crate) fn explain(&self, address: IpAddr) -> Explanation {
+        let address = address.to_canonical();
+        let rules: Vec<Rule> = self.ledger.rules(address).collect();
+        let refusal = rules.iter().find(|rule| rule.is_refused);
+        let ban = self.ledger.bans.of(address, self.now);
+        Explanation {
+            address: address.to_string(),
+            verdict: refusal.map_or("admitted", |rule| rule.reason.name()).to_owned(),
+            exempt: self.ledger.is_exempt(address),
+            trusted_proxy: self.config().proxy.trusted.iter().any(|network| network.contains(&address)),
+            ban: ban.map(|(network, until)| self.ban_row(network, until)),
+            rules: rules
+                .iter()
+                .map(|rule| RuleRow {
+                    rule: rule.reason.name().to_owned(),
+                    limit: rule.limit,
+                    value: rule.value,
+                    verdict: if rule.is_refused { "refused" } else { "passed" }.to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Lets nobody in from `network` any more, for this time or until it is unbanned. Those who are in stay.
+    pub(crate) fn ban(&mut self, network: IpNet, time: Option<Duration>) -> Result<Vec<BanRow>, Failure> {
+        let until = time.map(|time| self.now.saturating_add(time));
+        if !self.ledger.bans.ban(network, until, self.now) {
+            let error = format!("{MOST_BANS} networks are banned already; unban some, or name larger ones");
+            return Err(Failure::new(409, error));
+        }
+        let written = self.ban_file.ban(network, until);
+        if let Err(error) = written.and_then(|()| self.ban_file.shrink(&self.ledger.bans, self.now)) {
+            self.ledger.bans.unban(network);
+            return Err(Failure::new(
+                500,
+                format!("cannot write the bans down, nothing has changed: {error}"),
+            ));
+        }
+        log::warn!("banned {network}{}", time.map_or_else(String::new, |time| format!(" for {time:?}")));
+        Ok(self.bans())
+    }
+
+    /// Lets clients of exactly this network in again.
+    pub(crate) fn unban(&mut self, network: IpNet) -> Result<Vec<BanRow>, Failure> {
+        let before =
+            self.ledger.bans.all(self.now).into_iter().find(|(banned, _)| *banned == network.trunc());
+        let Some((_, until)) = before else {
+            let error = format!("{network} is not banned; `holdfast ctl bans` shows which networks are");
+            return Err(Failure::new(404, error));
+        };
+        self.ledger.bans.unban(network);
+        if let Err(error) = self.ban_file.unban(network) {
+            let _ = self.ledger.bans.ban(network, until, self.now);
+            return Err(Failure::new(
+                500,
+                format!("cannot write the bans down, nothing has changed: {error}"),
+            ));
+        }
+        log::warn!("unbanned {network}");
+        Ok(self.bans())
+    }
+
+    /// All networks that are banned.
+    pub(crate) fn bans(&self) -> Vec<BanRow> {
+        let all = self.ledger.bans.all(self.now);
+        all.into_iter().map(|(network, until)| self.ban_row(network, until)).collect()
+    }
+
+    fn ban_row(&self, network: IpNet, until: Until) -> BanRow {
+        let seconds_left = until.map(|until| until.saturating_sub(self.now).as_secs_f64());
+        BanRow { network: network.to_string(), seconds_left }
+    }
+}
