@@ -141,10 +141,11 @@ impl Cluster {
         self.levels.cause
     }
 
-    /// From now on it is as if this level were reached.
-    pub(crate) fn simulate(&mut self, level: Level) {
-        self.levels.simulated = level;
+    /// From now on it is as if this level were reached. Returns the one before.
+    pub(crate) fn simulate(&mut self, level: Level) -> Level {
+        let before = std::mem::replace(&mut self.levels.simulated, level);
         self.watch_level();
+        before
     }
 
     /// When memory and descriptors are looked at again.

@@ -113,9 +113,11 @@ fn change(
 ) -> Result<(Stage, LimitsReport), Failure> {
     let (next, mut report) = next(cluster, order)?;
     let simulated = order.simulated()?;
-    reload::apply(cluster, resize, next, |_| Ok(())).map_err(|error| Failure::new(422, error.to_string()))?;
-    if let Some(level) = simulated {
-        cluster.simulate(level);
+    // Before the settings: workers confirm those, and hear of the level first.
+    let before = simulated.map(|level| cluster.simulate(level));
+    if let Err(error) = reload::apply(cluster, resize, next, |_| Ok(())) {
+        before.map(|before| cluster.simulate(before));
+        return Err(Failure::new(422, error.to_string()));
     }
     if !report.changes.is_empty() {
         log::warn!("limits changed until the next reload: {}", reload::list(&report.changes));
