@@ -82,7 +82,8 @@ server_command() {
     holdfast)
         # As many connections as two workers carry in 20,000 descriptors each; no limit that the load is not about.
         echo "$bin/holdfast" --listen "127.0.0.1:$port" --workers "$workers" --admin= --run-dir "$run_dir" \
-            --max-connections $((14000 * workers)) --max-connections-per-address 0 --set timeouts.idle=0s --set degraded.notify_clients=false \
+            --max-connections $((14000 * workers)) --max-connections-per-address 0 --set timeouts.idle=0s \
+            --set degraded.notify_clients=false --set degraded.messages_per_second=0 \
             --set limits.max_message_size=2MiB --set limits.max_queued_output=4MiB
         ;;
     floor) echo "$bin/holdfast-floor" --listen "127.0.0.1:$port" --processes "$workers" ;;

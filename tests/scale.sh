@@ -63,7 +63,8 @@ await_total() {
 cpu_ticks() { python3 -c "f = open('/proc/$1/stat').read().rsplit(')', 1)[1].split(); print(int(f[11]) + int(f[12]))"; }
 
 "$bin/holdfast" --listen "127.0.0.1:$port" --workers "$workers" --admin= --run-dir "$run_dir" \
-    --max-connections "$clients" --max-connections-per-address 0 --set timeouts.idle=0s --set degraded.notify_clients=false >"$run_dir/log" 2>&1 &
+    --max-connections "$clients" --max-connections-per-address 0 --set timeouts.idle=0s \
+    --set degraded.notify_clients=false --set degraded.messages_per_second=0 >"$run_dir/log" 2>&1 &
 server_pid=$!
 for _ in $(seq 100); do
     [[ ! -S $run_dir/control.sock ]] || break

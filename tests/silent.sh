@@ -90,6 +90,7 @@ workers = $1
 run_dir = "$run_dir"
 admin.listen = ""
 degraded.notify_clients = false
+degraded.messages_per_second = 0
 limits.max_connections = $((idle + 2 * echo))
 limits.max_connections_per_address = 0
 timeouts.idle = "0s"

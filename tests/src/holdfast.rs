@@ -29,8 +29,9 @@ const POLL_PAUSE: Duration = Duration::from_millis(10);
 /// close.
 const QUICK_END: [(&str, &str); 2] = [("drain.duration", "100ms"), ("timeouts.close", "500ms")];
 
-/// A test that fills the server expects nothing but echoes, unless its config file says otherwise.
-const NOTICES: &str = "degraded.notify_clients";
+/// A test that fills the server expects echoes and nothing but them, unless its config file says otherwise.
+const NOT_DEGRADED: [(&str, &str); 2] =
+    [("degraded.notify_clients", "false"), ("degraded.messages_per_second", "0")];
 
 /// Environment variables that configure Holdfast and may be set where the tests run.
 const CONFIGURING: [&str; 6] =
@@ -132,12 +133,12 @@ impl Starting {
         if options.default_addresses {
             command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         }
-        for (key, value) in QUICK_END.iter().filter(|(key, _)| !options.config.contains(key)) {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
-        // A program of the test's own may be older than the key.
-        if options.program.is_none() && !options.config.contains(NOTICES) {
-            command.arg("--set").arg(format!("{NOTICES}=false"));
+        // A program of the test's own may be older than these keys.
+        let not_degraded = NOT_DEGRADED.iter().filter(|_| options.program.is_none());
+        for (key, value) in QUICK_END.iter().chain(not_degraded) {
+            if !options.config.contains(key) {
+                command.arg("--set").arg(format!("{key}={value}"));
+            }
         }
         command
             .args(&options.arguments)

@@ -43,3 +43,18 @@ fn who_sends_too_many_is_told_1008_and_nobody_else_notices_also_after_a_reload()
     );
     server.stop();
 }
+
+#[test]
+fn a_degraded_server_takes_fewer_messages_of_those_who_are_in() {
+    let server = Holdfast::with("workers = 1\ndegraded.messages_per_second = 100");
+    let mut hasty = RawClient::open(server.address());
+    let sender = hasty.keep_sending(masked(FIN | TEXT, b"message"));
+    assert_eq!(hasty.frame().opcode(), TEXT);
+    let simulate = serde_json::json!({"simulate": "degraded"});
+    let response = server.control().request_with("PATCH", "/limits", &simulate);
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(hasty.close_frame().0, 1008);
+    hasty.finish_sending();
+    sender.join().unwrap();
+    server.stop();
+}

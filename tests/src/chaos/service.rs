@@ -261,6 +261,7 @@ fn config(slots: u16, cap: usize, balance: &str, queued: &str) -> String {
         "workers = {slots}
         balance = \"{balance}\"
         degraded.notify_clients = false
+        degraded.messages_per_second = 0
         limits.max_connections = {cap}
         limits.max_connections_per_address = 0
         limits.max_queued_output = \"{queued}\"
