@@ -3,16 +3,46 @@
 use serde::{Deserialize, Serialize};
 
 /// One route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Route {
     /// Requests at this path and below it, by whole segments, belong to it. No slash at the end, except for `/`
     /// itself.
     pub path: String,
     /// The protocol that serves them.
     pub protocol: String,
+    /// The subprotocols that it speaks.
+    pub subprotocols: Subprotocols,
+    /// Whether a client must offer one of them.
+    pub subprotocol_required: bool,
+}
+
+/// Subprotocols of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Subprotocols {
+    /// These.
+    Listed(Vec<String>),
+    /// Whatever a client offers.
+    Any,
+}
+
+impl Default for Subprotocols {
+    fn default() -> Self {
+        Self::Listed(Vec::new())
+    }
 }
 
 impl Route {
+    /// The first of the offers that the route speaks.
+    #[must_use]
+    pub fn choose<'a>(&self, offered: &'a [String]) -> Option<&'a str> {
+        let chosen = match &self.subprotocols {
+            Subprotocols::Listed(listed) => offered.iter().find(|name| listed.contains(name)),
+            Subprotocols::Any => offered.first(),
+        };
+        chosen.map(String::as_str)
+    }
+
     fn covers(&self, path: &str) -> bool {
         self.path == "/"
             || path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -32,7 +62,11 @@ mod tests {
     use super::*;
 
     fn routes(paths: &[&str]) -> Vec<Route> {
-        let route = |path: &&str| Route { path: (*path).to_owned(), protocol: format!("of {path}") };
+        let route = |path: &&str| Route {
+            path: (*path).to_owned(),
+            protocol: format!("of {path}"),
+            ..Route::default()
+        };
         paths.iter().map(route).collect()
     }
 
@@ -53,6 +87,27 @@ mod tests {
             let found = |routes| find(routes, path).map(|route: &Route| route.path.as_str());
             assert_eq!((found(&all), found(&some)), (of_all, of_some), "{path}");
         }
+    }
+
+    #[test]
+    fn the_first_offer_that_is_spoken_is_chosen() {
+        let offered = ["b", "A", "a"].map(str::to_owned);
+        let choose =
+            |subprotocols| Route { subprotocols, ..Route::default() }.choose(&offered).map(str::to_owned);
+        let listed =
+            |names: &[&str]| Subprotocols::Listed(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(choose(Subprotocols::default()), None);
+        assert_eq!(choose(listed(&["a", "b"])).as_deref(), Some("b"));
+        assert_eq!(choose(listed(&["a", "c"])).as_deref(), Some("a"));
+        assert_eq!(choose(listed(&["B"])), None);
+        assert_eq!(choose(Subprotocols::Any).as_deref(), Some("b"));
+        assert_eq!(Route { subprotocols: Subprotocols::Any, ..Route::default() }.choose(&[]), None);
+    }
+
+    #[test]
+    fn a_route_of_an_earlier_program_speaks_no_subprotocol() {
+        let route: Route = serde_json::from_str(r#"{"path":"/","protocol":"echo"}"#).unwrap();
+        assert_eq!((route.choose(&["mqtt".to_owned()]), route.subprotocol_required), (None, false));
     }
 
     proptest! {

@@ -7,6 +7,7 @@ mod flags;
 mod key;
 mod phase;
 mod scan;
+mod subprotocol;
 #[cfg(test)]
 mod tests;
 

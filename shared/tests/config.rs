@@ -205,7 +205,7 @@ const BAD_FILES: &[(&str, &[&str])] = &[
             "h.toml:2: routes.path: \"chat\" is not a request path; allowed: a path that starts with \"/\", as it stands in the request: no spaces, no query",
             "h.toml:6: routes.protocol: 5 is not a protocol; allowed: its name",
             "h.toml:7: routes: path is missing; allowed: one or more [[routes]], each with a path and a protocol",
-            "h.toml:9: routes: colour is not a key of a route; allowed: path and protocol",
+            "h.toml:9: routes: colour is not a key of a route; allowed: path, protocol, subprotocols, subprotocol_required",
         ],
     ),
     (

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use holdfast_shared::config::{
     Admin, Balance, Config, Degraded, Drain, ECHO, Effective, FlagValue, ForwardingHeader, Inputs, Limits,
-    MaxBuffered, MaxConnections, Portion, Proxy, Security, Shed, Timeouts, Value, Workers, changes, load,
-    load_text, reload,
+    MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, Security, Shed, Timeouts, Value, Workers,
+    changes, load, load_text, reload,
 };
 use holdfast_shared::path::normalise;
-use holdfast_shared::route::Route;
+use holdfast_shared::route::{Route, Subprotocols};
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
@@ -50,6 +50,7 @@ prop_compose! {
         messages_per_second in 0..=1_000_000u32,
         max_queued_output in 1024..=1usize << 30,
         buffered in option::of(1usize << 20..=1 << 50),
+        refusal in select(vec![RefusalMode::Status, RefusalMode::Close]),
         retry_after in duration(1000),
         (shed, shed_rate) in (select(vec![Shed::None, Shed::Idlest]), 1..=100_000_000u32),
     ) -> Limits {
@@ -75,6 +76,7 @@ prop_compose! {
             messages_per_second: NonZeroU32::new(messages_per_second),
             max_queued_output,
             max_buffered_total: buffered.map_or(MaxBuffered::Auto, MaxBuffered::Bytes),
+            refusal,
             retry_after,
             shed,
             shed_rate,
@@ -91,8 +93,18 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 fn routes() -> impl Strategy<Value = Vec<Route>> {
-    let paths = proptest::collection::hash_set(path(), 1..5);
-    paths.prop_map(|paths| paths.into_iter().map(|path| Route { path, protocol: ECHO.to_owned() }).collect())
+    let subprotocols =
+        prop_oneof![Just(Subprotocols::Any), vec("[!#-&a-z]{1,4}", 0..3).prop_map(Subprotocols::Listed)];
+    let paths = proptest::collection::hash_map(path(), (subprotocols, any::<bool>()), 1..5);
+    paths.prop_map(|paths| {
+        let route = |(path, (subprotocols, subprotocol_required))| Route {
+            path,
+            protocol: ECHO.to_owned(),
+            subprotocols,
+            subprotocol_required,
+        };
+        paths.into_iter().map(route).collect()
+    })
 }
 
 prop_compose! {

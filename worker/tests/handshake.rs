@@ -87,10 +87,11 @@ fn the_example_of_the_rfc_is_accepted() {
         address: PEER,
         is_ignored_proxy: false,
         path: "/chat".to_owned(),
+        subprotocols: Vec::new(),
     };
     assert_eq!(upgrade, expected);
     let mut out = Vec::new();
-    write_switching(&mut out, "Sun, 06 Nov 1994 08:49:37 GMT", &upgrade.accept);
+    write_switching(&mut out, "Sun, 06 Nov 1994 08:49:37 GMT", &upgrade.accept, "");
     let expected = head(&[
         "HTTP/1.1 101 Switching Protocols",
         "Date: Sun, 06 Nov 1994 08:49:37 GMT",
@@ -99,6 +100,9 @@ fn the_example_of_the_rfc_is_accepted() {
         &format!("Sec-WebSocket-Accept: {ACCEPT}"),
     ]);
     assert_eq!(out, expected);
+    out.clear();
+    write_switching(&mut out, "now", ACCEPT, "mqtt");
+    assert!(out.ends_with(b"=\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"), "{}", out.escape_ascii());
 }
 
 #[test]
@@ -188,6 +192,7 @@ fn bad_handshakes_are_refused() {
         request_with("GET", "HEAD /chat HTTP/1.1"),
         request_and("host: other.example.com"),
         request_and("Origin: a\r\nOrigin: b"),
+        request_and("Sec-WebSocket-Protocol: a b"),
         request_and("Content-Length: 5"),
         request_and("Content-Length: 0, 5"),
         request_and("Content-Length: -"),

@@ -166,6 +166,12 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_max_buffered(c.limits.max_buffered_total),
     ),
     key(
+        "limits.refusal",
+        Live,
+        |c, v| put(&mut c.limits.refusal, parse::refusal_mode(v)),
+        |c| parse::show_refusal_mode(c.limits.refusal),
+    ),
+    key(
         "limits.retry_after",
         Live,
         |c, v| put(&mut c.limits.retry_after, parse::duration(v, SECOND..=TIMEOUT_MAX)),

@@ -23,7 +23,8 @@ pub use error::{ConfigError, ConfigErrors, Source};
 pub use layers::{ENVIRONMENT, load, load_text, set_limits};
 pub use types::{
     AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Degraded, Drain, ECHO, ForwardingHeader, Limits,
-    MaxBuffered, MaxConnections, Portion, Proxy, ResolvedLimits, Security, Shed, Timeouts, Workers,
+    MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, ResolvedLimits, Security, Shed, Timeouts,
+    Workers,
 };
 pub use value::Value;
 

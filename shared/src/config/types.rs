@@ -99,6 +99,8 @@ pub struct Limits {
     pub max_queued_output: usize,
     /// Most queued output and half messages of one worker.
     pub max_buffered_total: MaxBuffered,
+    /// How a client is turned away.
+    pub refusal: RefusalMode,
     /// What a refused client is told to wait, before jitter.
     pub retry_after: Duration,
     /// Who is closed when the cap is lowered below the count.
@@ -114,6 +116,16 @@ pub enum Shed {
     None,
     /// Those who have sent no message for longest.
     Idlest,
+}
+
+/// How a client with a good request is turned away by a limit or a drain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalMode {
+    /// With an HTTP status, which scripts in browsers do not see.
+    #[default]
+    Status,
+    /// With a finished handshake and a close frame.
+    Close,
 }
 
 /// The cluster-wide cap as configured.
@@ -286,7 +298,7 @@ impl Default for Config {
             backlog: 65_535,
             balance: Balance::Kernel,
             run_dir: None,
-            routes: vec![Route { path: "/".to_owned(), protocol: ECHO.to_owned() }],
+            routes: vec![Route { path: "/".to_owned(), protocol: ECHO.to_owned(), ..Route::default() }],
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             security: Security::default(),
@@ -315,6 +327,7 @@ impl Default for Limits {
             messages_per_second: None,
             max_queued_output: 1024 * 1024,
             max_buffered_total: MaxBuffered::Auto,
+            refusal: RefusalMode::default(),
             retry_after: Duration::from_secs(30),
             shed: Shed::None,
             shed_rate: 100,

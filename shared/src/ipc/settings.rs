@@ -41,6 +41,8 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Peers that are believed about where their clients are.
     pub trusted_proxies: Vec<IpNet>,
+    /// A good request that a limit or a drain turns away is answered with 101 and a close frame, and not in HTTP.
+    pub refuses_with_close: bool,
     /// They say it in `Forwarded`, and not in `X-Forwarded-For`.
     pub reads_forwarded: bool,
     /// They say it in a PROXY header.

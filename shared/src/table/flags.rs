@@ -42,6 +42,8 @@ impl Flags {
     pub const OPENED: Self = Self(1 << 12);
     /// The pong of the last ping has not come, whatever else has.
     pub const PONG_DUE: Self = Self(1 << 13);
+    /// AwaitingAdmission, and a subprotocol lies where its times are otherwise.
+    pub const SUBPROTOCOL: Self = Self(1 << 14);
 
     /// Are all of `flags` set?
     #[must_use]

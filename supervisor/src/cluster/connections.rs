@@ -108,7 +108,7 @@ impl Found {
             slot,
             row,
             id: ConnectionId(record.id),
-            active_ms: record.active_ms,
+            active_ms: record.last_active_ms(),
             is_open: record.phase() == Phase::Open,
             address: record.address(),
             opened_ms: record.opened_ms,

@@ -1,6 +1,6 @@
 //! From the configuration to what a worker is told to enforce. Pure.
 
-use holdfast_shared::config::{Config, ForwardingHeader};
+use holdfast_shared::config::{Config, ForwardingHeader, RefusalMode};
 use holdfast_shared::ipc::settings::{Degraded, Settings};
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 
@@ -25,6 +25,7 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         trusted_proxies: config.proxy.trusted.clone(),
         reads_forwarded: config.proxy.header == ForwardingHeader::Forwarded,
         has_proxy_header: config.proxy.proxy_protocol,
+        refuses_with_close: config.limits.refusal == RefusalMode::Close,
         routes: config.routes.clone(),
         max_buffered_total: capacity.buffered_per_worker,
         stalled_timeout: config.timeouts.stalled.unwrap_or_default(),

@@ -44,12 +44,13 @@ pub struct Context<'a> {
     gathered: &'a mut Vec<u8>,
     sent: u64,
     is_closed: bool,
+    subprotocol: Option<String>,
 }
 
 impl<'a> Context<'a> {
     /// `gathered` is empty, and will be again after [`Context::finish`].
     pub(crate) fn new(host: &'a mut dyn Host, gathered: &'a mut Vec<u8>) -> Self {
-        Self { host, gathered, sent: 0, is_closed: false }
+        Self { host, gathered, sent: 0, is_closed: false, subprotocol: None }
     }
 
     /// The client, for writing to it when another one is spoken of.
@@ -68,6 +69,16 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.host.address()
+    }
+
+    /// Answers a request with this subprotocol, whatever its route would choose. Only one that the client offers goes
+    /// into the answer.
+    pub fn choose_subprotocol(&mut self, name: &str) {
+        self.subprotocol = Some(name.to_owned());
+    }
+
+    pub(crate) fn take_subprotocol(&mut self) -> Option<String> {
+        self.subprotocol.take()
     }
 
     /// Sends one message. Text must be UTF-8, which the client checks.

@@ -26,7 +26,11 @@ pub(super) struct Budget {
 impl HeapState {
     fn size(&self) -> usize {
         let engine = self.engine.as_ref().map_or(0, |engine| engine.size());
-        size_of::<Self>() + self.request.capacity() + engine + self.outbox.capacity()
+        size_of::<Self>()
+            + self.request.capacity()
+            + self.subprotocol.capacity()
+            + engine
+            + self.outbox.capacity()
     }
 }
 

@@ -58,6 +58,7 @@ impl Connections {
             }
             _ => 0,
         };
+        state.subprotocol.clone_into(&mut heap.subprotocol);
         heap.engine = engine;
         heap.outbox = outbox;
         // How long it had been stalled is not saved.

@@ -1,6 +1,7 @@
 //! All connections of a worker: their records in the table, the heap state on the heap, their timers.
 //! The one place where a connection begins and ends, and so the one place that counts.
 
+mod answer;
 mod backpressure;
 mod budget;
 mod client;
@@ -71,6 +72,8 @@ pub(crate) fn descriptor_of(key: Key) -> RawFd {
 pub(crate) struct HeapState {
     /// The beginning of an upgrade request, or frames that came glued to it.
     pub(crate) request: Vec<u8>,
+    /// The subprotocol that the request is answered with, when its name is longer than a record has room for.
+    pub(crate) subprotocol: String,
     /// Half a frame or half a message.
     pub(crate) engine: Option<Box<Engine>>,
     /// When that message began; 0 is none.
@@ -89,7 +92,10 @@ pub(crate) struct HeapState {
 
 impl HeapState {
     fn is_empty(&self) -> bool {
-        self.request.is_empty() && self.engine.is_none() && self.outbox.is_empty()
+        self.request.is_empty()
+            && self.subprotocol.is_empty()
+            && self.engine.is_none()
+            && self.outbox.is_empty()
     }
 }
 

@@ -131,6 +131,7 @@ impl Connections {
             engine: state.engine.as_ref().map(|engine| engine.save()),
             outbox: state.outbox.front(),
             message_since_ms: state.message_since_ms,
+            subprotocol: &state.subprotocol,
         })?;
         Ok(true)
     }

@@ -1,8 +1,6 @@
 //! Bytes to clients: written at once when the kernel takes them, queued within bounds when not. Also the ways
 //! to say goodbye, for each leaves its last bytes here.
 
-use std::time::Duration;
-
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::table::{Flags, Phase};
 use nix::errno::Errno;
@@ -11,8 +9,6 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use super::{Connections, Key, descriptor_of};
 use crate::websocket::frame;
-use crate::websocket::handshake::asks_for_head;
-use crate::websocket::refusal::{Refusal, Status};
 
 /// So few bytes go into the socket's buffer whole or not at all, unless it is all but full: a worker that
 /// dies while it writes them leaves a stream that ends between frames, and its client can be told 1012.
@@ -121,34 +117,6 @@ impl Connections {
         self.shut_when_flushed(key);
     }
 
-    /// Turns a client away with a complete response, which it can read: the write half is shut behind it, the
-    /// read half drained, for closing a socket with unread bytes sends a reset that destroys what the
-    /// client has not read yet.
-    pub(crate) fn refuse(&mut self, key: Key, refusal: &Refusal) {
-        self.table.counters().reject(refusal.rejection);
-        let retry_after = match refusal.status {
-            Status::ServiceUnavailable | Status::TooManyRequests => Some(self.jittered_retry_after()),
-            _ => None,
-        };
-        // A HEAD request that was never whole, such as one that took too long, gets no body either.
-        let asked_for_head = self.heap_state(key).is_some_and(|heap| asks_for_head(&heap.request));
-        let refusal = Refusal { head_only: refusal.head_only || asked_for_head, ..*refusal };
-        let response = refusal.response(self.date(), retry_after);
-        self.respond(key, &response);
-    }
-
-    /// Sends a complete response and shuts the write half behind it.
-    pub(crate) fn respond(&mut self, key: Key, response: &[u8]) {
-        self.enter(key, Phase::Refusing, self.close_deadline_ms());
-        self.write(key, response);
-        self.shut_when_flushed(key);
-    }
-
-    /// Half less to half more than configured, so that a refused crowd does not come back in one second.
-    fn jittered_retry_after(&self) -> Duration {
-        self.settings.retry_after.mul_f64(0.5 + fastrand::f64())
-    }
-
     pub(super) fn write_close(&mut self, key: Key, code: CloseCode, text: &str) {
         let mut last_frame = Vec::new();
         frame::append_close(&mut last_frame, code, text);
@@ -242,7 +210,7 @@ impl Connections {
         self.shut_when_flushed(key);
     }
 
-    fn shut_when_flushed(&mut self, key: Key) {
+    pub(super) fn shut_when_flushed(&mut self, key: Key) {
         let flushed = !self.has_output(key);
         let Some(record) = self.get_mut(key) else { return };
         let last = matches!(record.phase(), Phase::Refusing | Phase::Lingering);

@@ -1,10 +1,9 @@
 //! From a request to an open connection, or a refusal: reading it is `websocket::handshake`'s business,
 //! deciding the application's and the supervisor's; here is what follows from either.
 
-use data_encoding::BASE64;
 use holdfast_shared::reason::Rejection;
 use holdfast_shared::route;
-use holdfast_shared::table::{Flags, Phase, Record};
+use holdfast_shared::table::{Flags, Phase};
 
 use super::client::Client;
 use super::input::Read;
@@ -54,8 +53,9 @@ impl Clients {
                 if upgrade.is_ignored_proxy {
                     self.ignored_proxies.note(upgrade.address);
                 }
-                match self.ask_app(key, &Request { head, path: &upgrade.path }, &upgrade) {
-                    Ok(()) => self.await_admission(key, &upgrade),
+                self.connections.keep_accept_key(key, &upgrade);
+                match self.ask_app(key, head, &upgrade) {
+                    Ok(()) => self.await_admission(key),
                     Err(refusal) => self.connections.refuse(key, &refusal),
                 }
             }
@@ -74,36 +74,67 @@ impl Clients {
     }
 
     /// The request is valid: is there a protocol for its path, and does its application let the client in?
-    fn ask_app(&mut self, key: Key, request: &Request<'_>, upgrade: &Upgrade) -> Result<(), Refusal> {
-        if self.availability == Availability::Draining {
-            return Err(Refusal::admission(Rejection::Draining));
-        }
-        let protocol = self.protocol_of(request.path())?;
+    fn ask_app(&mut self, key: Key, head: &[u8], upgrade: &Upgrade) -> Result<(), Refusal> {
+        let Upgrade { path, subprotocols: offered, .. } = upgrade;
+        let (protocol, by_route, is_required) = match &*self.connections.settings.routes {
+            // A supervisor that knows no routes.
+            [] => (0, None, false),
+            routes => {
+                let route = route::find(routes, path).ok_or(Refusal::NO_ROUTE)?;
+                (protocol_id(&route.protocol), route.choose(offered), route.subprotocol_required)
+            }
+        };
+        let by_route = by_route.map(str::to_owned);
         if let Some(record) = self.connections.get_mut(key) {
             record.set_address(upgrade.address);
             record.protocol = protocol;
         }
+        let (answer, by_app) = match self.turned_away() {
+            Some(reason) => (Err(Refusal::admission(reason)), None),
+            None => self.request_of_app(key, protocol, &Request { head, path, subprotocols: offered })?,
+        };
+        // A client fails a connection that names what it did not offer (RFC 6455, section 4.1).
+        let chosen = by_app.filter(|name| offered.contains(name)).or(by_route);
+        match chosen {
+            Some(name) => self.connections.keep_subprotocol(key, &name),
+            None if is_required && answer.is_ok() => return Err(Refusal::NO_SUBPROTOCOL),
+            None => {}
+        }
+        answer
+    }
+
+    /// Why nobody is asked about a request, if so.
+    fn turned_away(&self) -> Option<Rejection> {
+        let pending = self.connections.pending();
+        if self.availability == Availability::Draining {
+            Some(Rejection::Draining)
+        } else if pending > self.connections.settings.max_pending_handshakes {
+            // It has one of the places that are kept for health checks.
+            Some(Rejection::PendingHandshakes)
+        } else {
+            None
+        }
+    }
+
+    /// What the application says to a request, and the subprotocol that it chooses.
+    fn request_of_app(
+        &mut self,
+        key: Key,
+        protocol: u16,
+        request: &Request<'_>,
+    ) -> Result<(Result<(), Refusal>, Option<String>), Refusal> {
         let app = self.apps.get(protocol).ok_or(Refusal::NO_ROUTE)?;
         let mut client = Client::new(&mut self.connections, key);
         let mut context = Context::new(&mut client, &mut self.out);
         let answer = app.request(request, &mut context);
+        let chosen = context.take_subprotocol();
         // It is not open yet: nothing that was sent goes out.
         let _ = context.finish();
-        answer
-    }
-
-    /// The protocol of the route for `path`; a supervisor that knows no routes has none.
-    fn protocol_of(&self, path: &str) -> Result<u16, Refusal> {
-        match &*self.connections.settings.routes {
-            [] => Ok(0),
-            routes => Ok(protocol_id(&route::find(routes, path).ok_or(Refusal::NO_ROUTE)?.protocol)),
-        }
+        Ok((answer, chosen))
     }
 
     /// The application lets it in: asks the supervisor, and waits.
-    fn await_admission(&mut self, key: Key, upgrade: &Upgrade) {
-        let Some(record) = self.connections.get_mut(key) else { return };
-        record.accept_key = accept_key(upgrade);
+    fn await_admission(&mut self, key: Key) {
         let deadline_ms = self.connections.handshake_deadline_ms();
         self.connections.enter(key, Phase::AwaitingAdmission, deadline_ms);
         self.asking.push(key);
@@ -111,12 +142,11 @@ impl Clients {
 
     /// The supervisor lets this client in.
     pub(crate) fn admit(&mut self, key: Key) {
-        let Some(&Record { accept_key, .. }) = self.connections.get(key) else { return };
         self.connections.set_busy(key);
+        self.connections.take_switching(key, &mut self.out);
         let now_ms = self.connections.now_ms;
         let ping_due_ms = now_ms + self.connections.random_ping_delay_ms();
         if let Some(record) = self.connections.get_mut(key) {
-            record.accept_key = [0; 20];
             // It is read up to the end once more.
             record.flags.set(Flags::READ_ENDED, false);
             record.seen_ms = now_ms;
@@ -126,8 +156,6 @@ impl Clients {
         self.connections.mark_admitted(key);
         self.connections.enter(key, Phase::Open, u64::MAX);
         self.connections.arm_open(key);
-        let accept = BASE64.encode(&accept_key);
-        handshake::write_switching(&mut self.out, self.connections.date(), &accept);
         self.connections.write(key, &self.out);
         self.out.clear();
         if let Some(record) = self.connections.get_mut(key) {
@@ -170,10 +198,4 @@ impl Clients {
             self.read(key, true);
         }
     }
-}
-
-/// What Sec-WebSocket-Accept is the base64 form of.
-fn accept_key(upgrade: &Upgrade) -> [u8; 20] {
-    let bytes = BASE64.decode(upgrade.accept.as_bytes()).ok();
-    bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
 }

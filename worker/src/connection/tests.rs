@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use holdfast_shared::id::SlotId;
 use holdfast_shared::ipc::settings::Settings;
+use holdfast_shared::route::{Route, Subprotocols};
 use holdfast_shared::sys::mapping;
 use holdfast_shared::table::{self, Phase, Table};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,7 +20,10 @@ use crate::app::{
     Status,
 };
 
-const ROWS: u32 = 1024;
+mod subprotocols;
+
+/// More than the descriptors of all tests of this process together.
+const ROWS: u32 = 32 * 1024;
 static CLOSED: AtomicUsize = AtomicUsize::new(0);
 
 /// Says what it is told.
@@ -28,6 +32,10 @@ struct Teller;
 impl App for Teller {
     fn request(&mut self, request: &Request<'_>, context: &mut Context<'_>) -> Result<(), Refusal> {
         match request.query() {
+            Some("second") => {
+                context.choose_subprotocol(request.subprotocols().get(1).map_or("none", |name| name));
+                Ok(())
+            }
             Some("no") => Err(Refusal::of_request(Status::Unauthorized, "Not you")),
             name => context
                 .set_session(name.unwrap_or_default().as_bytes())
@@ -78,7 +86,15 @@ pub(super) fn clients() -> Clients {
 }
 
 fn serving(table: Table) -> Clients {
+    let route = Route {
+        path: "/".to_owned(),
+        protocol: "teller".to_owned(),
+        subprotocols: Subprotocols::Any,
+        ..Route::default()
+    };
     let settings = Settings {
+        routes: vec![route],
+        max_pending_handshakes: 100,
         path: "/".to_owned(),
         max_message_size: 1000,
         max_queued_output: 100_000,
@@ -99,6 +115,11 @@ pub(super) struct Peer {
 impl Peer {
     /// Connects and asks to be let in.
     fn ask(clients: &mut Clients, query: &str) -> Self {
+        Self::ask_with(clients, query, "")
+    }
+
+    /// With more header lines.
+    fn ask_with(clients: &mut Clients, query: &str, extra: &str) -> Self {
         let (ours, socket) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -106,7 +127,7 @@ impl Peer {
         let mut peer = Self { key, socket };
         let request = format!(
             "GET /?{query} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
         );
         peer.write(clients, request.as_bytes());
         peer

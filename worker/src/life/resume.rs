@@ -144,7 +144,9 @@ impl Worker {
                 Fate::Dropped => self.server.clients.connections.end(key),
                 Fate::Untold => self.server.clients.connections.ended.push(key),
                 Fate::Told => self.server.clients.connections.finish_end(key),
-                fate @ (Fate::Resumed | Fate::AskedAgain) => staying.push((key, fate, record.active_ms)),
+                fate @ (Fate::Resumed | Fate::AskedAgain) => {
+                    staying.push((key, fate, record.last_active_ms()));
+                }
                 Fate::Lost => {
                     lost += 1;
                     self.say_lost(key, &record, predecessor);

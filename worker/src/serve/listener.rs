@@ -20,6 +20,10 @@ const ACCEPTS_PER_TURN: usize = 128;
 /// How long accepting rests when descriptors ran out. A close within that time wakes it too.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Places beyond the bound for unfinished handshakes. Whoever gets one is answered: a health check with how the server is, anybody else with
+/// a refusal.
+const KEPT_FOR_HEALTH_CHECKS: u32 = 8;
+
 /// How many of the oldest are looked at for one to evict: many may be finished, or waiting for verdicts.
 const LOOK_AT: usize = 1024;
 
@@ -112,8 +116,10 @@ impl Server {
     }
 
     fn welcome(&mut self, key: Key) {
-        if self.clients.connections.pending() > self.clients.connections.settings.max_pending_handshakes
+        let most = self.clients.connections.settings.max_pending_handshakes;
+        if self.clients.connections.pending() > most
             && !self.evict_oldest_handshake()
+            && self.clients.connections.pending() > most.saturating_add(KEPT_FOR_HEALTH_CHECKS)
         {
             self.clients.connections.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
             return self.clients.connections.end(key);

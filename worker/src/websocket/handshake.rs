@@ -17,6 +17,7 @@ use super::client_address::ProxyPolicy;
 use super::headers::Headers;
 use super::proxy_header::{self, ProxyHeader};
 use super::refusal::{Refusal, Status};
+use super::subprotocol;
 use super::target::{is_host, path_of};
 
 /// The most bytes a head has, its last line feed included.
@@ -75,6 +76,8 @@ pub struct Upgrade {
     pub is_ignored_proxy: bool,
     /// What is asked for, normalised.
     pub path: String,
+    /// The subprotocols that the client offers, in its order.
+    pub subprotocols: Vec<String>,
 }
 
 /// A valid request, for whoever wants to know more of it.
@@ -82,6 +85,7 @@ pub struct Upgrade {
 pub struct Request<'a> {
     pub(crate) head: &'a [u8],
     pub(crate) path: &'a str,
+    pub(crate) subprotocols: &'a [String],
 }
 
 impl<'a> Request<'a> {
@@ -90,6 +94,12 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn path(&self) -> &'a str {
         self.path
+    }
+
+    /// The subprotocols that the client offers, in its order.
+    #[must_use]
+    pub fn subprotocols(&self) -> &'a [String] {
+        self.subprotocols
     }
 
     /// What stands behind the question mark, as it came.
@@ -217,13 +227,16 @@ fn not_http(bytes: &[u8], error: httparse::Error) -> Refusal {
     Refusal::of_request(Status::BadRequest, detail)
 }
 
-/// Appends the response that turns the connection into a WebSocket.
-pub fn write_switching(out: &mut Vec<u8>, date: &str, accept: &str) {
+/// Appends the response that turns the connection into a WebSocket; an empty `subprotocol` is none.
+pub fn write_switching(out: &mut Vec<u8>, date: &str, accept: &str, subprotocol: &str) {
+    let name = if subprotocol.is_empty() { "" } else { "\r\nSec-WebSocket-Protocol: " };
     for part in [
         "HTTP/1.1 101 Switching Protocols\r\nDate: ",
         date,
         "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
         accept,
+        name,
+        subprotocol,
         "\r\n\r\n",
     ] {
         out.extend_from_slice(part.as_bytes());
@@ -282,6 +295,7 @@ fn judge(
         address: policy.proxies.client_address(peer, &headers),
         is_ignored_proxy: policy.proxies.is_ignored(peer, &headers),
         path: path.into_owned(),
+        subprotocols: subprotocol::offered(&headers).map_err(bad)?,
     }))
 }
 

@@ -18,6 +18,7 @@ mod message;
 mod proxy_header;
 pub mod refusal;
 pub mod saved;
+mod subprotocol;
 mod target;
 mod utf8;
 pub mod violation;

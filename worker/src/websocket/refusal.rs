@@ -87,6 +87,10 @@ impl Refusal {
     /// Nothing is served at the path.
     pub(crate) const NO_ROUTE: Self = Self::of_request(Status::NotFound, "No WebSocket at this path");
 
+    /// The client offers none that is spoken at the path, and one is needed.
+    pub(crate) const NO_SUBPROTOCOL: Self =
+        Self::of_request(Status::BadRequest, "None of the subprotocols offered is spoken here");
+
     /// A request that is wrong in itself, or that an application does not want.
     #[must_use]
     pub const fn of_request(status: Status, detail: &'static str) -> Self {
@@ -121,6 +125,22 @@ impl Refusal {
         let body = format!(r#"{{"error":"{}","message":"{}"}}"#, self.rejection, self.detail);
         respond(self.status, date, retry_after, &body, self.head_only)
     }
+}
+
+impl Refusal {
+    /// The same in a close frame, for scripts that cannot see a response.
+    #[must_use]
+    pub fn close_reason(&self, retry_after: Option<Duration>) -> String {
+        match retry_after {
+            Some(delay) => format!("{}; retry after {} s", self.rejection, whole_seconds(delay)),
+            None => self.rejection.to_string(),
+        }
+    }
+}
+
+/// Rounded up, and at least one.
+fn whole_seconds(delay: Duration) -> u64 {
+    (delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).max(1)
 }
 
 /// How the server is, for load balancers that ask the public port.
@@ -158,9 +178,8 @@ fn respond(
 ) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 {}\r\nDate: {date}\r\n{}", status.line(), status.headers());
     if let Some(delay) = retry_after {
-        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
         // Writing to a String does not fail.
-        let _ = write!(out, "Retry-After: {}\r\n", seconds.max(1));
+        let _ = write!(out, "Retry-After: {}\r\n", whole_seconds(delay));
     }
     let _ = write!(
         out,
@@ -223,6 +242,17 @@ mod tests {
         let upgrade = response(Status::UpgradeRequired);
         for header in ["Upgrade: websocket", "Connection: Upgrade, close", "Sec-WebSocket-Version: 13"] {
             assert!(upgrade.contains(&format!("\r\n{header}\r\n")), "{upgrade}");
+        }
+    }
+
+    #[test]
+    fn close_reasons_fit_into_a_close_frame() {
+        for rejection in Rejection::ALL {
+            let refusal = Refusal::admission(*rejection);
+            let longest = refusal.close_reason(Some(Duration::from_secs(36 * 3600)));
+            assert!(longest.len() <= 123, "{longest}");
+            assert_eq!(longest, format!("{rejection}; retry after 129600 s"));
+            assert_eq!(refusal.close_reason(None), rejection.name());
         }
     }
 

@@ -8,8 +8,8 @@ mod routes;
 use super::Value;
 
 pub(super) use name::{
-    balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, run_dir, shed,
-    show_balance, show_forwarding_header, show_run_dir, show_shed,
+    balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, refusal_mode,
+    run_dir, shed, show_balance, show_forwarding_header, show_refusal_mode, show_run_dir, show_shed,
 };
 pub(super) use quantity::{
     count, duration, duration_or_never, limit, max_buffered, max_connections, percent, portion,

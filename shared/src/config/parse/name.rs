@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Problem, Problems, list};
-use crate::config::{Balance, ForwardingHeader, Shed, Value};
+use crate::config::{Balance, ForwardingHeader, RefusalMode, Shed, Value};
 use crate::ipc::reconnect::MAX_RUN_DIR_BYTES;
 use crate::path::normalise;
 
@@ -206,6 +206,21 @@ pub(in crate::config) fn show_forwarding_header(header: ForwardingHeader) -> Val
     Value::text(match header {
         ForwardingHeader::XForwardedFor => "x-forwarded-for",
         ForwardingHeader::Forwarded => "forwarded",
+    })
+}
+
+pub(in crate::config) fn refusal_mode(value: &Value) -> Result<RefusalMode, Problem> {
+    let choices = [RefusalMode::Status, RefusalMode::Close];
+    choices
+        .into_iter()
+        .find(|&mode| show_refusal_mode(mode) == *value)
+        .ok_or_else(|| Problem::new(format!("{value} is not a way to refuse"), "\"status\" or \"close\""))
+}
+
+pub(in crate::config) fn show_refusal_mode(mode: RefusalMode) -> Value {
+    Value::text(match mode {
+        RefusalMode::Status => "status",
+        RefusalMode::Close => "close",
     })
 }
 

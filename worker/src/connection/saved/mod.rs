@@ -28,7 +28,7 @@ pub use writer::{WriteError, Writer};
 use crate::websocket::saved::{SavedEngine, as_bytes};
 
 /// The saved states of this program.
-pub const SAVED_FORMAT: Format = Format { name: "saved connections", version: 3, reads_since: 2 };
+pub const SAVED_FORMAT: Format = Format { name: "saved connections", version: 4, reads_since: 2 };
 
 const MAGIC: [u8; 8] = *b"hfsaved\0";
 const HEAD_SIZE: usize = 24;
@@ -52,6 +52,8 @@ pub struct SavedState<'a> {
     pub outbox: &'a [u8],
     /// When the message began that is not complete, in milliseconds of the monotonic clock.
     pub message_since_ms: u64,
+    /// The subprotocol that the request is answered with, if its record had no room for it.
+    pub subprotocol: &'a str,
 }
 
 /// What is said about all states together.

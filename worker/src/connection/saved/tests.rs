@@ -16,7 +16,15 @@ fn save(states: &[Owned]) -> File {
     for (row, serial, request, has_engine, outbox) in states {
         let engine = has_engine.then(|| engine.save());
         writer
-            .push(&SavedState { row: *row, serial: *serial, request, engine, outbox, message_since_ms: 0 })
+            .push(&SavedState {
+                row: *row,
+                serial: *serial,
+                request,
+                engine,
+                outbox,
+                message_since_ms: 0,
+                subprotocol: "",
+            })
             .unwrap();
     }
     writer.finish(std::time::Duration::from_millis(77)).unwrap().into()
@@ -55,6 +63,7 @@ fn memory_without_a_head_is_refused() {
             engine: None,
             outbox: &[],
             message_since_ms: 0,
+            subprotocol: "",
         })
         .unwrap();
     let mut memory = save(&[]);
