@@ -15,14 +15,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::format::Format;
 use crate::sys::descriptor;
 use crate::sys::mapping::{self, Mapping};
 use spans::{Block, LARGEST, Spans, UNIT};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"hfsessn\0");
 
-/// Raised when this program's blocks cannot be read by one that knows an earlier format.
+/// What a block says of its format: it changes only when programs from before cannot read it.
 const BLOCK_FORMAT: u8 = 1;
+
+/// The sessions of this program.
+pub const SESSION_FORMAT: Format =
+    Format { name: "session memory", version: 1, reads_since: BLOCK_FORMAT as u32 };
 
 const HEADER_SIZE: usize = 4096;
 const BLOCK_HEAD: usize = size_of::<BlockHead>();

@@ -9,6 +9,7 @@ use holdfast_shared::config::{self, Inputs};
 use holdfast_shared::format::Format;
 use holdfast_shared::ipc::codec::LINK_FORMAT;
 use holdfast_shared::ipc::settings_memory::SETTINGS_FORMAT;
+use holdfast_shared::session::SESSION_FORMAT;
 use holdfast_shared::table::TABLE_FORMAT;
 use holdfast_worker::Program;
 use holdfast_worker::connection::saved::SAVED_FORMAT;
@@ -33,7 +34,8 @@ impl Identity {
     /// What `program` is.
     #[must_use]
     pub fn of(program: Program) -> Self {
-        let formats = [LINK_FORMAT, SETTINGS_FORMAT, TABLE_FORMAT, SAVED_FORMAT, KEEPER_FORMAT];
+        let formats =
+            [LINK_FORMAT, SETTINGS_FORMAT, TABLE_FORMAT, SAVED_FORMAT, KEEPER_FORMAT, SESSION_FORMAT];
         let owned = |Format { name, version, reads_since }: Format| Format {
             name: name.to_owned(),
             version,
@@ -104,6 +106,16 @@ mod tests {
         other.formats[2].reads_since = ours.formats[2].version + 1;
         assert_eq!(ours.differences(&other), [(other.formats[2].clone(), ours.formats[2].clone())]);
         assert_eq!(other.differences(&ours).len(), 1);
+    }
+
+    #[test]
+    fn sessions_that_another_program_cannot_read_are_a_difference() {
+        let ours = Identity::of(Program::echo("1.0.0"));
+        let mut other = ours.clone();
+        let sessions = other.formats.iter_mut().find(|format| format.name == SESSION_FORMAT.name).unwrap();
+        sessions.version = SESSION_FORMAT.version + 1;
+        sessions.reads_since = sessions.version;
+        assert_eq!(ours.differences(&other).len(), 1);
     }
 
     #[test]
