@@ -94,6 +94,12 @@ metrics! {
         "Times a worker paused accepting because it had run out of descriptors.";
     ANOMALIES: Counter "holdfast_anomalies_total" []
         "Messages from workers that contradicted the supervisor's count; any is a defect.";
+    LINK_DROPPED: Counter "holdfast_link_messages_dropped_total" []
+        "Reports of workers that were dropped since the supervisor did not read its links.";
+    LINK_SKIPPED: Counter "holdfast_link_messages_skipped_total" []
+        "Messages of the supervisor of a kind that a worker's program does not know.";
+    LOG_LINES_DROPPED: Counter "holdfast_log_lines_dropped_total" []
+        "Lines of the supervisor's log that nobody took.";
     QUEUED_BYTES: Gauge "holdfast_queued_bytes" ["worker"]
         "Output waiting for clients to read it.";
     OPEN_FDS: Gauge "process_open_fds" ["worker"]

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -19,6 +20,15 @@ use nix::unistd::{dup2_stderr, write};
 
 /// PIPE_BUF of pipe(7): so much of a line is written whole or not at all, whoever else writes.
 const ATOMIC: usize = 4096;
+
+/// Lines that standard error did not take.
+static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines of this process standard error did not take.
+#[must_use]
+pub fn lines_dropped() -> u64 {
+    LINES_DROPPED.load(Ordering::Relaxed)
+}
 
 /// Starts logging. `HOLDFAST_LOG` chooses more or less (`debug`, `holdfast_worker=trace`); the default is
 /// `info`.
@@ -70,6 +80,7 @@ impl Log for Logger {
         }
         if out.dropped > 0 || !out.put(line.as_bytes()) {
             out.dropped += 1;
+            LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
 

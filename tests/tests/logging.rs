@@ -39,6 +39,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
         },
         |lines| lines.iter().any(|line| line.contains("log lines are missing here")),
     );
+    server.wait_until("and shown", |totals| totals.number("log_lines_dropped_total") > 0);
     assert_eq!(clients.stats(echo).ended(), 0);
     server.stop();
 }

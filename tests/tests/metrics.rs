@@ -8,7 +8,7 @@ use holdfast_tests::holdfast::Holdfast;
 use nix::sys::signal::{Signal, kill};
 use tungstenite::Message;
 
-const COUNTERS: [&str; 8] = [
+const COUNTERS: [&str; 11] = [
     "websocket_connections_total",
     "websocket_connections_rejected_total",
     "websocket_connections_closed_total",
@@ -17,6 +17,9 @@ const COUNTERS: [&str; 8] = [
     "holdfast_connections_resumed_total",
     "holdfast_connections_lost_total",
     "holdfast_listen_drops_total",
+    "holdfast_link_messages_dropped_total",
+    "holdfast_link_messages_skipped_total",
+    "holdfast_log_lines_dropped_total",
 ];
 const GAUGES: [&str; 10] = [
     "websocket_connections_current",

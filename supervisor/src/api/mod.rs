@@ -176,6 +176,12 @@ pub struct Totals {
     pub anomalies_total: u64,
     /// Times a worker had to pause accepting because descriptors ran out.
     pub accept_pauses_total: u64,
+    /// Reports of workers that were dropped since the supervisor did not read.
+    pub link_messages_dropped_total: u64,
+    /// Messages of the supervisor of a kind that a worker does not know.
+    pub link_messages_skipped_total: u64,
+    /// Lines of the supervisor's log that nobody took.
+    pub log_lines_dropped_total: u64,
     /// Data messages from clients.
     pub messages_received_total: u64,
     /// Data messages to clients.

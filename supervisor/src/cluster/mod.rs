@@ -47,6 +47,7 @@ use crate::api::histogram::Histogram;
 use crate::host::capacity::Capacity;
 use crate::host::run_dir::RunDir;
 use crate::host::settings::for_worker;
+use crate::logging;
 use admission_hold::AdmissionHold;
 use adopted::AdoptedProcesses;
 use ban_file::BanFile;
@@ -290,6 +291,7 @@ impl Cluster {
     pub(crate) fn conclude(&mut self) {
         self.watch_level();
         self.steer();
+        self.state.note_log_lines_dropped(logging::lines_dropped());
     }
 
     /// When there is something to do even if nothing happens.

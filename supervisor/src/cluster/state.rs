@@ -64,6 +64,8 @@ struct Head {
     slot_of_place: [u16; MAX_SLOTS],
     /// How often each level was entered.
     level_entries: [u64; Level::ALL.len()],
+    /// Log lines that nobody took, of this supervisor and those before it.
+    log_lines_dropped: u64,
 }
 
 /// What belongs to a slot.
@@ -108,6 +110,8 @@ type Memory = Mapping<Head, SlotState, HEAD_SIZE>;
 pub(crate) struct State {
     memory: Memory,
     path: PathBuf,
+    /// What `log_lines_dropped` was before this process.
+    log_lines_dropped_before: u64,
 }
 
 impl State {
@@ -119,13 +123,14 @@ impl State {
         let path = run_dir.join(NAME);
         match map(&path, slots, adopting) {
             Ok(memory) => {
-                let mut state = Self { memory, path };
+                let mut state = Self { memory, path, log_lines_dropped_before: 0 };
                 if !state.is_ours() {
                     if adopting {
                         log::warn!("{}: of another layout; totals begin at zero", state.path.display());
                     }
                     state.begin(slots);
                 }
+                state.log_lines_dropped_before = state.log_lines_dropped();
                 Ok(state)
             }
             Err(source) => Err(StateError { path, source }),
@@ -161,6 +166,16 @@ impl State {
     pub(crate) fn levels_counted(&self) -> BTreeMap<String, u64> {
         let counts = self.memory.head().level_entries;
         Level::ALL.iter().zip(counts).map(|(level, count)| (level.name().to_owned(), count)).collect()
+    }
+
+    /// Log lines that nobody took, since the service was started.
+    pub(crate) fn log_lines_dropped(&self) -> u64 {
+        self.memory.head().log_lines_dropped
+    }
+
+    /// So many of this process's log lines were not taken.
+    pub(crate) fn note_log_lines_dropped(&mut self, lines: u64) {
+        self.memory.head_mut().log_lines_dropped = self.log_lines_dropped_before.saturating_add(lines);
     }
 
     /// The generation of settings that was last pushed; 0 for none.
@@ -333,10 +348,13 @@ mod tests {
             state.remember(&slot, 5);
             state.set_level(Level::Degraded);
             state.set_generation(4);
+            state.note_log_lines_dropped(6);
             state.set_places(Some(&[1, 0]));
             state.started(Duration::from_secs(100))
         };
         let mut state = State::open(place.path(), 3, true).unwrap();
+        state.note_log_lines_dropped(1);
+        assert_eq!(state.log_lines_dropped(), 7);
         let slot = state.slot(SlotId(1));
         assert_eq!((slot.accepted, slot.newest(), slot.expected, slot.base.lost), (7, Incarnation(3), 4, 5));
         assert!(slot.restarts().any(|(cause, count)| cause == "SIGKILL" && count == 2));

@@ -85,7 +85,14 @@ fn totals(totals: &Totals) -> String {
         ("connections lost", human::count(totals.lost_total)),
         ("accept pauses", human::count(totals.accept_pauses_total)),
         ("anomalies", human::count(totals.anomalies_total)),
+        ("link messages", dropped_messages(totals)),
+        ("log lines dropped", human::count(totals.log_lines_dropped_total)),
     ])
+}
+
+fn dropped_messages(totals: &Totals) -> String {
+    let (dropped, skipped) = (totals.link_messages_dropped_total, totals.link_messages_skipped_total);
+    format!("{} dropped, {} skipped", human::count(dropped), human::count(skipped))
 }
 
 fn workers(rows: &[WorkerRow]) -> String {

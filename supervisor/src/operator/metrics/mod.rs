@@ -86,6 +86,9 @@ fn health(out: &mut Exposition, snapshot: &Snapshot) {
     }
     out.family(&metric::ACCEPT_PAUSES).sample(&[], snapshot.totals.accept_pauses_total);
     out.family(&metric::ANOMALIES).sample(&[], snapshot.totals.anomalies_total);
+    out.family(&metric::LINK_DROPPED).sample(&[], snapshot.totals.link_messages_dropped_total);
+    out.family(&metric::LINK_SKIPPED).sample(&[], snapshot.totals.link_messages_skipped_total);
+    out.family(&metric::LOG_LINES_DROPPED).sample(&[], snapshot.totals.log_lines_dropped_total);
     per_worker(out, &metric::QUEUED_BYTES, snapshot, |row| row.queued_bytes);
 }
 

@@ -54,6 +54,9 @@ fn snapshot() -> Snapshot {
             level_entries_total: BTreeMap::from([("warning".to_owned(), 3), ("full".to_owned(), 1)]),
             resumed_total: 20,
             lost_total: 1,
+            link_messages_dropped_total: 2,
+            link_messages_skipped_total: 3,
+            log_lines_dropped_total: 4,
             version: "1.2.3".to_owned(),
             ..Totals::default()
         },
