@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Holds as many idle clients as one machine can, for a minute, kills a worker in the middle, and says what that cost: who
-# was lost, what the supervisor did meanwhile, how fast it answered, and where the memory is.
+# was lost, what the supervisor did meanwhile, how fast it answered, what its answers about single connections cost those
+# who echo, and where the memory is.
 #
 # A process has no more descriptors than its limit, so both sides are spread: many workers, many client processes, many
 # source addresses. Figures of the machine it runs on; not part of any other test.
@@ -21,7 +22,7 @@ TEXT
 
 cd "$(dirname "$0")/.."
 . tests/processes.sh
-clients=300000 workers=24 hold=60 build=yes port=$(free_port)
+clients=300000 workers=24 hold=60 echo=20 build=yes port=$(free_port)
 while (($#)); do
     case $1 in
     --clients) clients=$2 && shift 2 ;;
@@ -63,7 +64,7 @@ await_total() {
 cpu_ticks() { python3 -c "f = open('/proc/$1/stat').read().rsplit(')', 1)[1].split(); print(int(f[11]) + int(f[12]))"; }
 
 "$bin/holdfast" --listen "127.0.0.1:$port" --workers "$workers" --admin= --run-dir "$run_dir" \
-    --max-connections "$clients" --max-connections-per-address 0 --set timeouts.idle=0s \
+    --max-connections $((clients + echo)) --max-connections-per-address 0 --set timeouts.idle=0s \
     --set degraded.notify_clients=false --set degraded.messages_per_second=0 >"$run_dir/log" 2>&1 &
 server_pid=$!
 for _ in $(seq 100); do
@@ -90,30 +91,53 @@ kill -KILL "$victim"
 await_total restarts_total 1 10
 await_total workers_ready "$workers" 60
 
-python3 - "$bin/holdfast" "$run_dir" <<'PY' >"$run_dir/answer"
-import json, socket, statistics, sys, time
+# Asks for $1 twenty times, a tenth of a second apart; prints the median and the slowest in milliseconds.
+ask() {
+    python3 - "$run_dir/control.sock" "$1" <<'PY'
+import socket, statistics, sys, time
 times = []
 for _ in range(20):
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX) as control:
-        control.connect(sys.argv[2] + "/control.sock")
-        control.sendall(b"GET /totals HTTP/1.1\r\nHost: holdfast\r\nConnection: close\r\n\r\n")
-        while control.recv(65536):
-            pass
+        control.connect(sys.argv[1])
+        control.sendall(f"GET {sys.argv[2]} HTTP/1.1\r\nHost: holdfast\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while piece := control.recv(65536):
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
     times.append((time.monotonic() - began) * 1000)
+    time.sleep(0.1)
 print(f"{statistics.median(times):.1f} {max(times):.1f}")
 PY
-read -r median slowest <"$run_dir/answer"
+}
+
+# The latency of a few who echo beside the idle: p99 in microseconds.
+echo_p99() {
+    "$bin/holdfast-load" echo "127.0.0.1:$port" --json --clients "$echo" --rate 2000 --duration 4s |
+        python3 -c "import json, sys; print(round(json.load(sys.stdin)['latency_microseconds']['p99']))"
+}
+read -r median slowest < <(ask /totals)
+quiet=$(echo_p99)
+echo_p99 >"$run_dir/asked" &
+echo_pid=$!
+sleep 1
+read -r list_median list_slowest < <(ask "/connections?sort=idle&limit=20")
+read -r explain_median explain_slowest < <(ask "/explain?address=127.0.0.1")
+wait "$echo_pid"
+asked=$(cat "$run_dir/asked")
+await_total connections "$clients" 10
 # Asked while they are still there: the holding time has a second half.
 lost=$(total lost_total) connections=$(total connections)
 wait "$load_pid" || { cat "$run_dir/load.log" "$run_dir/load.json" >&2; exit 1; }
 load_pid=
 
-python3 - "$run_dir/load.json" "$clients" "$workers" "$hold" "$((after - before))" "$connections" "$lost" "$median" "$slowest" "$slot" <<'PY'
+python3 - "$run_dir/load.json" "$clients" "$workers" "$hold" "$((after - before))" "$connections" "$lost" "$median" "$slowest" "$slot" \
+    "$list_median" "$list_slowest" "$explain_median" "$explain_slowest" "$quiet" "$asked" <<'PY'
 import json, os, sys
 report = json.load(open(sys.argv[1]))
 clients, workers, hold, ticks, connections, lost = map(int, sys.argv[2:8])
 median, slowest, slot = sys.argv[8:11]
+list_median, list_slowest, explain_median, explain_slowest, quiet, asked = sys.argv[11:17]
 share = ticks / os.sysconf("SC_CLK_TCK") / (hold // 2)
 rows = [
     ("clients held, as they say", f"{report['open']:,} of {clients:,}"),
@@ -123,6 +147,9 @@ rows = [
     ("time until all were in", f"{report['connect_seconds']:.0f} s"),
     ("CPU of the supervisor meanwhile", f"{share:.2%} of a core"),
     ("GET /totals, median and slowest of 20", f"{median} ms, {slowest} ms"),
+    ("GET /connections?sort=idle&limit=20, likewise", f"{list_median} ms, {list_slowest} ms"),
+    ("GET /explain, likewise", f"{explain_median} ms, {explain_slowest} ms"),
+    ("p99 of 2,000 echoes a second, nobody asking, and while those two were asked", f"{quiet} us, {asked} us"),
     ("user memory of the server per connection (Pss)", f"{report['server']['pss_bytes_per_connection']:.0f} B"),
 ]
 kernel = report.get("kernel_bytes_per_connection")
