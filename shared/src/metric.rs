@@ -70,6 +70,8 @@ metrics! {
         "The connection limits in force; 0 is no limit.";
     LEVEL: Gauge "holdfast_level" []
         "How full the server is: 0 normal, 1 warning, 2 degraded, 3 full.";
+    WAITING_ROOM: Gauge "holdfast_waiting_room" []
+        "Clients that wait for a place, since the cap is reached.";
     LEVEL_ENTRIES: Counter "holdfast_level_entries_total" ["level"]
         "How often each level was entered.";
     WORKER_RESTARTS: Counter "holdfast_worker_restarts_total" ["worker", "cause"]

@@ -52,6 +52,7 @@ prop_compose! {
         buffered in option::of(1usize << 20..=1 << 50),
         refusal in select(vec![RefusalMode::Status, RefusalMode::Close]),
         retry_after in duration(1000),
+        room in (0..=1_000_000u32, duration(10)),
         (shed, shed_rate) in (select(vec![Shed::None, Shed::Idlest]), 1..=100_000_000u32),
     ) -> Limits {
         let max = cap.unwrap_or(100_000);
@@ -78,6 +79,8 @@ prop_compose! {
             max_buffered_total: buffered.map_or(MaxBuffered::Auto, MaxBuffered::Bytes),
             refusal,
             retry_after,
+            waiting_room: room.0,
+            waiting_room_timeout: room.1,
             shed,
             shed_rate,
         }

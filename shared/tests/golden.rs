@@ -99,6 +99,7 @@ fn messages_to_the_supervisor() {
     let stopped = Some("no room".to_owned());
     check_worker("worker_give_ended", WorkerMessage::GiveEnded { transfer, moved: 2, stopped });
     check_worker("worker_take_ended", WorkerMessage::TakeEnded { transfer });
+    check_worker("worker_withdraw", WorkerMessage::Withdraw { tickets: vec![Ticket(4), Ticket(9)] });
     check_worker("worker_told", WorkerMessage::Told { order: 3, named: 2, told: 1 });
 }
 

@@ -38,6 +38,8 @@ const fn key(
 
 /// Far above what one machine carries; keeps arithmetic on connections away from the edge of `u32`.
 const MOST_CONNECTIONS: u32 = 100_000_000;
+/// Each takes some hundred bytes of the supervisor.
+const MOST_WAITING: u32 = 1_000_000;
 /// Of anything in a second. A connection has 32 bits for thousandths of its messages.
 const FASTEST: u32 = 1_000_000;
 /// RFC 6455 allows 2^63; nobody wants to hold that in memory.
@@ -176,6 +178,18 @@ pub(super) const KEYS: &[Key] = &[
         Live,
         |c, v| put(&mut c.limits.retry_after, parse::duration(v, SECOND..=TIMEOUT_MAX)),
         |c| parse::show_duration(c.limits.retry_after),
+    ),
+    key(
+        "limits.waiting_room",
+        Live,
+        |c, v| put(&mut c.limits.waiting_room, parse::count(v, 0..=MOST_WAITING)),
+        |c| Value::Integer(c.limits.waiting_room.into()),
+    ),
+    key(
+        "limits.waiting_room_timeout",
+        Live,
+        |c, v| put(&mut c.limits.waiting_room_timeout, parse::duration(v, TIMEOUT_MIN..=TIMEOUT_MAX)),
+        |c| parse::show_duration(c.limits.waiting_room_timeout),
     ),
     key(
         "limits.shed",

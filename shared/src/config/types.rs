@@ -103,6 +103,10 @@ pub struct Limits {
     pub refusal: RefusalMode,
     /// What a refused client is told to wait, before jitter.
     pub retry_after: Duration,
+    /// Clients that may wait for a place when the cap is reached; 0 is none.
+    pub waiting_room: u32,
+    /// How long they may.
+    pub waiting_room_timeout: Duration,
     /// Who is closed when the cap is lowered below the count.
     pub shed: Shed,
     /// How many connections are closed in a second, when many are to be: those shed, or those an operator names.
@@ -329,6 +333,8 @@ impl Default for Limits {
             max_buffered_total: MaxBuffered::Auto,
             refusal: RefusalMode::default(),
             retry_after: Duration::from_secs(30),
+            waiting_room: 0,
+            waiting_room_timeout: Duration::from_secs(5),
             shed: Shed::None,
             shed_rate: 100,
         }

@@ -197,6 +197,11 @@ pub enum WorkerMessage {
         /// How many were told.
         told: u32,
     },
+    /// Clients that asked to be let in have left. Each ticket that has no verdict yet gets one all the same.
+    Withdraw {
+        /// Theirs, at most [`MAX_BATCH`].
+        tickets: Vec<Ticket>,
+    },
 }
 
 /// From the supervisor to a slot's worker.

@@ -57,6 +57,8 @@ pub struct Settings {
     pub message_timeout: Duration,
     /// Most messages of one connection in a second; 0 is no limit.
     pub messages_per_second: u32,
+    /// How long a client may wait for a place, on top of the handshake timeout; zero is not at all.
+    pub waiting_room_timeout: Duration,
     /// What holds instead when the server is degraded; `None` changes nothing.
     pub degraded: Option<Degraded>,
     /// Applications may not send one message to many.

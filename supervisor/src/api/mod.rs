@@ -192,6 +192,8 @@ pub struct Totals {
     pub bytes_sent_total: u64,
     /// Clients whose handshake is not finished.
     pub pending_handshakes: u64,
+    /// Those of them that wait for a place, since the cap is reached.
+    pub waiting: u64,
     /// Seconds since the supervisor started.
     pub uptime_seconds: f64,
     /// The supervisor's version.
@@ -272,6 +274,8 @@ pub struct LimitsView {
     pub max_queued_output: u64,
     /// Queued output and half messages of one worker, in bytes.
     pub max_buffered_total: u64,
+    /// Clients that may wait for a place when the cap is reached.
+    pub waiting_room: u64,
     /// Who is closed when the cap is lowered below the count: none or idlest.
     pub shed: String,
     /// Closes in a second, of those shed and of those an operator names.

@@ -130,7 +130,7 @@ fn time(text: &str) -> Result<Duration, String> {
 pub struct Explanation {
     /// The address.
     pub address: String,
-    /// `admitted`, or what it would be refused for.
+    /// `admitted`, `waits`, or what it would be refused for.
     pub verdict: String,
     /// It has no limit and no rate of its own.
     pub exempt: bool,
@@ -153,7 +153,7 @@ pub struct RuleRow {
     pub limit: Option<u64>,
     /// What counts against it now.
     pub value: u64,
-    /// `passed` or `refused`.
+    /// `passed`, `waits` or `refused`.
     pub verdict: String,
 }
 

@@ -1,21 +1,18 @@
-//! The supervisor's end of the links: one exhaustive match over what slots say. Admission happens here,
-//! message by message.
+//! The supervisor's end of the links: one exhaustive match over what slots say.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_shared::id::{Incarnation, SlotId, Ticket};
+use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::codec;
 use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::{
-    DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, Verdict, WorkerMessage,
+    DeathCause, Envelope, KeeperMessage, Report, ToSupervisor, ToWorker, WorkerMessage,
 };
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::ledger::Admission;
 use super::lifecycle::{Cause, Event, State, Worker};
 use super::slot::{HANDED_OVER, Slot};
 use super::{Cluster, News};
@@ -150,6 +147,7 @@ impl Cluster {
             KeeperMessage::Died { cause, lived, pause } => {
                 log::debug!("slot {slot}: worker {incarnation} lived {lived:?}");
                 if self.is_current(slot, incarnation) {
+                    self.waiting_room.leave_slot(slot, incarnation.next());
                     self.step(slot, Event::WorkerDied { cause: cause.into(), pause });
                 }
                 self.news.push(News::Died { slot, incarnation });
@@ -202,6 +200,7 @@ impl Cluster {
                 self.note_reported(slot);
             }
             WorkerMessage::Admit { tickets } => self.on_admit(slot, incarnation, tickets),
+            WorkerMessage::Withdraw { tickets } => self.on_withdraw(slot, incarnation, &tickets),
             WorkerMessage::Release { closed } => {
                 for (address, reason) in closed {
                     if self.ledger.release(slot, incarnation, address) {
@@ -263,6 +262,7 @@ impl Cluster {
             link.set_peer_knows(knows);
         }
         self.ledger.resync_begin(slot, worker.incarnation);
+        self.waiting_room.leave_slot(slot, worker.incarnation);
         self.tell_settings(slot);
         self.tell(slot, &self.level_message());
         if self.phase.is_ending() {
@@ -289,30 +289,6 @@ impl Cluster {
         }
         let worker = record.worker;
         self.step(slot, Event::Ready(worker));
-    }
-
-    pub(super) fn on_admit(
-        &mut self,
-        slot: SlotId,
-        incarnation: Incarnation,
-        tickets: Vec<(Ticket, IpAddr)>,
-    ) {
-        if !self.is_counted() {
-            return self.hold(slot, incarnation, tickets);
-        }
-        let verdict = |(ticket, address)| match self.ledger.admit(slot, incarnation, address) {
-            Admission::Granted => Some((ticket, Verdict::Granted)),
-            Admission::Refused(reason) => Some((ticket, Verdict::Refused(reason))),
-            Admission::Stale => None,
-        };
-        let verdicts: Vec<_> = tickets.into_iter().filter_map(verdict).collect();
-        let granted = verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Granted).count();
-        self.slots[slot].book.admit(granted as u64);
-        // Before anybody hears of it: whoever adopts must not count fewer than were let in.
-        self.remember(slot);
-        if !verdicts.is_empty() {
-            self.tell_worker(slot, incarnation, &ToWorker::Verdicts { verdicts }, &[]);
-        }
     }
 
     fn on_report(&mut self, slot: SlotId, request: Option<u64>, report: Report) {

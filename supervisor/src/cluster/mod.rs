@@ -2,6 +2,7 @@
 //! Its fields are its own; the loop and the operations ask it, and tell it what to do, by its methods. Knows no
 //! operator and no plan: what an operation may be waiting for is left as [`News`].
 
+mod admission;
 mod admission_hold;
 mod adopted;
 mod ban_file;
@@ -25,6 +26,7 @@ mod steering;
 mod take_over;
 mod transfer;
 mod view;
+mod waiting_room;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -63,6 +65,7 @@ use state::State;
 use steering::Steering;
 pub(crate) use take_over::Adopted;
 use transfer::Transfers;
+use waiting_room::WaitingRoom;
 
 /// When a process ends that is ours to look after and no child of ours.
 pub(crate) const ADOPTED_PROCESSES: Token = Token(usize::MAX - 2);
@@ -120,6 +123,7 @@ pub(crate) struct Cluster {
     steering: Steering,
     ledger: Ledger,
     ban_file: BanFile,
+    waiting_room: WaitingRoom,
     levels: Levels,
     slots: Slots,
     /// Slots that were closed, the lowest last: what they have counted stays in the totals.
@@ -165,6 +169,7 @@ impl Cluster {
             registry,
             ledger,
             ban_file,
+            waiting_room: WaitingRoom::default(),
             levels: Levels::new(
                 settings::for_levels(&effective.config.limits.resolve(capacity.max_connections)),
                 state.level(),
@@ -195,6 +200,7 @@ impl Cluster {
             listened_until: now,
         };
         cluster.take_over_slots(adopted);
+        cluster.reconsider_waiting();
         Ok(cluster)
     }
 
@@ -287,8 +293,9 @@ impl Cluster {
         }
     }
 
-    /// Looks at what has changed for newcomers: how full it is, and where they are sent.
+    /// Looks at what has changed for newcomers: who of those who wait comes in, how full it is, and where they are sent.
     pub(crate) fn conclude(&mut self) {
+        self.admit_waiting();
         self.watch_level();
         self.steer();
         self.state.note_log_lines_dropped(logging::lines_dropped());
@@ -300,7 +307,12 @@ impl Cluster {
             return Some(self.now);
         }
         let slots = self.slots().filter_map(|slot| slot.life.wakeup());
-        let others = [Some(self.level_deadline()), self.steering.wakeup(), self.transfers.wakeup(self.now)];
+        let others = [
+            Some(self.level_deadline()),
+            self.steering.wakeup(),
+            self.transfers.wakeup(self.now),
+            self.waiting_deadline(),
+        ];
         slots.chain(others.into_iter().flatten()).min()
     }
 
@@ -381,6 +393,7 @@ impl Cluster {
         for slot in self.slots.ids() {
             self.tell_settings(slot);
         }
+        self.reconsider_waiting();
     }
 
     /// All slots there have been.

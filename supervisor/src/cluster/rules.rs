@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use holdfast_shared::reason::Rejection;
 use ipnet::IpNet;
 
 use super::Cluster;
@@ -16,9 +17,16 @@ impl Cluster {
         let rules: Vec<Rule> = self.ledger.rules(address).collect();
         let refusal = rules.iter().find(|rule| rule.is_refused);
         let ban = self.ledger.bans.of(address, self.now);
+        let room = self.waiting_row(refusal.map(|rule| rule.reason));
+        let waits = room.as_ref().is_some_and(|room| room.verdict == "waits");
         Explanation {
             address: address.to_string(),
-            verdict: refusal.map_or("admitted", |rule| rule.reason.name()).to_owned(),
+            verdict: match refusal {
+                _ if waits => "waits",
+                None => "admitted",
+                Some(rule) => rule.reason.name(),
+            }
+            .to_owned(),
             exempt: self.ledger.is_exempt(address),
             trusted_proxy: self.config().proxy.trusted.iter().any(|network| network.contains(&address)),
             ban: ban.map(|(network, until)| self.ban_row(network, until)),
@@ -30,8 +38,25 @@ impl Cluster {
                     value: rule.value,
                     verdict: if rule.is_refused { "refused" } else { "passed" }.to_owned(),
                 })
+                .chain(room)
                 .collect(),
         }
+    }
+
+    /// Who is refused for nothing but the cap may wait, if there is a waiting room.
+    fn waiting_row(&self, refusal: Option<Rejection>) -> Option<RuleRow> {
+        let (places, waiting) = (self.waiting_room.places(), self.waiting_room.len());
+        let verdict = match refusal {
+            None => "passed",
+            Some(Rejection::MaxConnections) if waiting < places => "waits",
+            Some(_) => "refused",
+        };
+        (places > 0).then(|| RuleRow {
+            rule: "waiting_room".to_owned(),
+            limit: Some(places as u64),
+            value: waiting as u64,
+            verdict: verdict.to_owned(),
+        })
     }
 
     /// Lets nobody in from `network` any more, for this time or until it is unbanned. Those who are in stay.

@@ -91,6 +91,7 @@ impl Cluster {
             messages_sent_total: counters.messages_sent,
             bytes_received_total: counters.bytes_received,
             bytes_sent_total: counters.bytes_sent,
+            waiting: self.waiting_room.len() as u64,
             pending_handshakes: self.slots().map(|slot| u64::from(slot.report.pending_handshakes)).sum(),
             uptime_seconds: self.now.saturating_sub(self.started).as_secs_f64(),
             version: version.to_owned(),
@@ -167,6 +168,7 @@ impl Cluster {
             messages_per_second: limits.messages_per_second.map_or(0, |limit| limit.get().into()),
             max_queued_output: limits.max_queued_output as u64,
             max_buffered_total: self.capacity.buffered_per_worker,
+            waiting_room: limits.waiting_room.into(),
             shed: match limits.shed {
                 Shed::None => "none".to_owned(),
                 Shed::Idlest => "idlest".to_owned(),

@@ -1,5 +1,7 @@
 //! From the configuration to what a worker is told to enforce. Pure.
 
+use std::time::Duration;
+
 use holdfast_shared::config::{Config, ForwardingHeader, RefusalMode};
 use holdfast_shared::ipc::settings::{Degraded, Settings};
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
@@ -31,6 +33,10 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         stalled_timeout: config.timeouts.stalled.unwrap_or_default(),
         message_timeout: config.timeouts.message.unwrap_or_default(),
         messages_per_second: config.limits.messages_per_second.map_or(0, Into::into),
+        waiting_room_timeout: match config.limits.waiting_room {
+            0 => Duration::ZERO,
+            _ => config.limits.waiting_room_timeout,
+        },
         degraded: Some(Degraded {
             ping_interval: config.degraded.ping_interval,
             allow_broadcast: config.degraded.allow_broadcast,

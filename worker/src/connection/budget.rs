@@ -95,6 +95,7 @@ impl Connections {
         match phase {
             Phase::Open => self.close_without_backlog(key),
             Phase::Handshake | Phase::AwaitingAdmission => {
+                self.has_withdrawn |= phase == Phase::AwaitingAdmission;
                 self.refuse(key, &Refusal::admission(Rejection::PendingHandshakes));
                 self.end(key);
             }

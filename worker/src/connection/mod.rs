@@ -122,6 +122,8 @@ pub(crate) struct Connections {
     unread: VecDeque<Key>,
     /// Rows by connection id, once an application has looked for one.
     names: Option<HashMap<u64, u32>>,
+    /// Some that awaited admission do no longer, and not for a verdict.
+    pub(crate) has_withdrawn: bool,
     admitted: u32,
     queued_bytes: u64,
     budget: Budget,
@@ -149,6 +151,7 @@ impl Connections {
             ended: Vec::new(),
             unread: VecDeque::new(),
             names: None,
+            has_withdrawn: false,
             admitted: 0,
             queued_bytes: 0,
             budget: Budget::default(),
@@ -308,6 +311,7 @@ impl Connections {
     /// The connection is over: its application is told, then it is freed. One that has not opened is freed now.
     pub(crate) fn end(&mut self, key: Key) {
         let Some(&record) = self.get(key) else { return };
+        self.has_withdrawn |= record.phase() == Phase::AwaitingAdmission;
         self.wheel.cancel(&mut TableLinks(&mut self.table), key.row);
         self.drop_heap_state(key);
         if record.flags.contains(Flags::OPENED) {

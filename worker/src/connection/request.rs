@@ -135,7 +135,7 @@ impl Clients {
 
     /// The application lets it in: asks the supervisor, and waits.
     fn await_admission(&mut self, key: Key) {
-        let deadline_ms = self.connections.handshake_deadline_ms();
+        let deadline_ms = self.connections.verdict_deadline_ms();
         self.connections.enter(key, Phase::AwaitingAdmission, deadline_ms);
         self.asking.push(key);
     }

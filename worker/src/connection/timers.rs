@@ -111,6 +111,11 @@ impl Connections {
         self.now_ms + milliseconds(self.settings.handshake_timeout)
     }
 
+    /// Until when a client waits for the verdict on its request: at the cap, for a place as well.
+    pub(crate) fn verdict_deadline_ms(&self) -> u64 {
+        self.handshake_deadline_ms() + milliseconds(self.settings.waiting_room_timeout)
+    }
+
     pub(crate) fn close_deadline_ms(&self) -> u64 {
         self.now_ms + milliseconds(self.settings.close_timeout)
     }
@@ -221,7 +226,10 @@ impl Connections {
             Phase::Handshake => self.refuse(key, &Refusal::admission(Rejection::HandshakeTimeout)),
             // Gone, most likely: no verdict came while its answer was waited for.
             Phase::AwaitingAdmission if record.flags.contains(Flags::READ_ENDED) => self.end(key),
-            Phase::AwaitingAdmission => self.refuse(key, &NO_VERDICT),
+            Phase::AwaitingAdmission => {
+                self.has_withdrawn = true;
+                self.refuse(key, &NO_VERDICT);
+            }
             Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
             Phase::Open => self.expire_open(key, self.next_due(record).1),
         }

@@ -151,6 +151,7 @@ impl Worker {
         // Whoever is about to leave asks for nobody: the next worker does.
         if self.hand_over.is_none() && self.keeper.is_alive() {
             self.send_tickets();
+            self.send_withdrawn();
         }
         self.send_releases();
         if self.server.now >= self.report_due {

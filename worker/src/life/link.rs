@@ -87,6 +87,13 @@ impl Worker {
         }
     }
 
+    /// Tells of all who left in this turn while they waited to be let in.
+    pub(crate) fn send_withdrawn(&mut self) {
+        for tickets in self.server.take_withdrawn().chunks(MAX_BATCH) {
+            self.tell(WorkerMessage::Withdraw { tickets: tickets.to_vec() });
+        }
+    }
+
     /// Gives back the places of all who left in this turn. Never lost: what the link does not take waits
     /// here.
     pub(crate) fn send_releases(&mut self) {

@@ -18,6 +18,8 @@ struct Waiting {
     key: Key,
     address: IpAddr,
     asked: Duration,
+    /// The supervisor was told that it has left.
+    withdrawn: bool,
 }
 
 /// What a verdict means for this worker.
@@ -49,7 +51,7 @@ impl Admission {
     pub(crate) fn ask(&mut self, key: Key, address: IpAddr, now: Duration) {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.waiting.insert(ticket, Waiting { key, address, asked: now });
+        self.waiting.insert(ticket, Waiting { key, address, asked: now, withdrawn: false });
         self.unsent.push((ticket, address));
     }
 
@@ -73,15 +75,32 @@ impl Admission {
     /// Forgets the tickets that have not been sent and whose clients have left, once there are many.
     pub(crate) fn trim(&mut self, is_waiting: impl Fn(Key) -> bool) {
         if self.unsent.len() > MAX_UNANSWERED {
-            let waiting = &mut self.waiting;
-            self.unsent.retain(|(ticket, _)| {
-                let stays = waiting.get(ticket).is_some_and(|waiting| is_waiting(waiting.key));
-                if !stays {
-                    waiting.remove(ticket);
-                }
-                stays
-            });
+            self.drop_unsent(is_waiting);
         }
+    }
+
+    fn drop_unsent(&mut self, is_waiting: impl Fn(Key) -> bool) {
+        let waiting = &mut self.waiting;
+        self.unsent.retain(|(ticket, _)| {
+            let stays = waiting.get(ticket).is_some_and(|waiting| is_waiting(waiting.key));
+            if !stays {
+                waiting.remove(ticket);
+            }
+            stays
+        });
+    }
+
+    /// The tickets of clients that have left since the last call, and that are with the supervisor: it may keep places for
+    /// them. They stay known until their verdicts come.
+    pub(crate) fn take_withdrawn(&mut self, is_waiting: impl Fn(Key) -> bool) -> Vec<Ticket> {
+        self.drop_unsent(&is_waiting);
+        let waiting = self.waiting.iter_mut();
+        let left = waiting.filter(|(_, waiting)| !waiting.withdrawn && !is_waiting(waiting.key));
+        left.map(|(ticket, waiting)| {
+            waiting.withdrawn = true;
+            *ticket
+        })
+        .collect()
     }
 
     /// Gives up the room that many tickets took and few need.

@@ -160,6 +160,16 @@ impl Server {
         self.admission.trim(|key| connections.is_in(key, Phase::AwaitingAdmission));
     }
 
+    /// The tickets of clients that have left before their verdicts came, if the supervisor may keep places for them.
+    pub(crate) fn take_withdrawn(&mut self) -> Vec<Ticket> {
+        let connections = &mut self.clients.connections;
+        let may_wait = !connections.settings.waiting_room_timeout.is_zero();
+        if !std::mem::take(&mut connections.has_withdrawn) || !may_wait {
+            return Vec::new();
+        }
+        self.admission.take_withdrawn(|key| connections.is_in(key, Phase::AwaitingAdmission))
+    }
+
     /// Asks again for all who wait, of a supervisor that was never asked.
     pub(crate) fn ask_for_all(&mut self) {
         self.clients.take_asking();

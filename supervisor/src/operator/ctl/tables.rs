@@ -74,6 +74,7 @@ fn totals(totals: &Totals) -> String {
             ),
         ),
         ("pending handshakes", human::count(totals.pending_handshakes)),
+        ("waiting for a place", human::count(totals.waiting)),
         ("workers", workers),
         ("accepted", human::count(totals.accepted_total)),
         ("rejected", by_reason(&totals.rejected_total)),
@@ -173,6 +174,7 @@ fn limits(limits: &LimitsView) -> String {
         ("messages_per_second", unlimited(limits.messages_per_second)),
         ("max_queued_output", human::bytes(limits.max_queued_output)),
         ("max_buffered_total per worker", human::bytes(limits.max_buffered_total)),
+        ("waiting_room", human::count(limits.waiting_room)),
         ("shed", format!("{}, {} a second", limits.shed, human::count(limits.shed_rate))),
         ("descriptors per worker", human::count(limits.descriptors_per_worker)),
     ])

@@ -58,6 +58,7 @@ fn limits(out: &mut Exposition, snapshot: &Snapshot) {
     family.sample(&["per_address"], limits.max_connections_per_address);
     family.sample(&["pending_handshakes"], limits.max_pending_handshakes);
     out.family(&metric::LEVEL).sample(&[], snapshot.totals.level as u64);
+    out.family(&metric::WAITING_ROOM).sample(&[], snapshot.totals.waiting);
     let mut family = out.family(&metric::LEVEL_ENTRIES);
     for (level, count) in &snapshot.totals.level_entries_total {
         family.sample(&[level], *count);

@@ -8,6 +8,7 @@ use crate::api::{BanRow, Explanation, RuleRow};
 pub(super) fn explanation(explanation: &Explanation) -> String {
     let mut lines = vec![match explanation.verdict.as_str() {
         "admitted" => format!("{} would be admitted", explanation.address),
+        "waits" => format!("{} would wait for a place", explanation.address),
         reason => format!("{} would be refused: {reason}", explanation.address),
     }];
     if explanation.exempt {
