@@ -125,5 +125,6 @@ fn who_waits_when_a_worker_dies_waits_on_and_a_drain_refuses_all() {
     let statuses: Vec<u16> = waiting.iter_mut().map(|client| client.response().status).collect();
     assert_eq!(statuses.iter().filter(|status| **status == 101).count(), 2, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 503).count(), 4, "{statuses:?}");
-    server.stop();
+    server.control().post("/stop");
+    assert_eq!(server.process().wait_for_exit().code(), Some(0));
 }
