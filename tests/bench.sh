@@ -16,7 +16,8 @@ Usage: tests/bench.sh [OPTIONS]
   --quick         two rounds of a second without the memory rows: a smoke test of well under a minute
   --peers         also Node ws, Bun, tokio-tungstenite and fastwebsockets, from their package registries
   --only ROWS     only these rows, with commas: echo-125, pipelined-20, echo-16k, echo-1m, handshake, handshake-1,
-                  handshake-8 (with as many workers), latency, idle, burst
+                  handshake-8 (with as many workers), accepted, refused (a crowd that is let in, or turned away at the
+                  cap), latency, idle, burst
   --out DIR       where results go [default: target/bench]
   --no-build      use what target/release holds
 
@@ -28,7 +29,7 @@ cd "$(dirname "$0")/.."
 . tests/processes.sh
 command_line="tests/bench.sh $*"
 rounds=5 seconds=5 warmup=1s settle=500ms peers=no build=yes out=target/bench
-rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,handshake-1,handshake-8,latency,idle,burst
+rows=echo-125,pipelined-20,echo-16k,echo-1m,handshake,handshake-1,handshake-8,accepted,refused,latency,idle,burst
 while (($#)); do
     case $1 in
     --rounds) rounds=$2 && shift 2 ;;
@@ -50,7 +51,7 @@ bin=target/release
 peer_dir=target/bench-peers
 port=
 clients_idle=15000
-server_pid= workers=2
+server_pid= workers=2 cap=
 run_dir=$(mktemp -d)
 
 stop_server() {
@@ -80,9 +81,9 @@ build_all() {
 server_command() {
     case $1 in
     holdfast)
-        # As many connections as two workers carry in 20,000 descriptors each; no limit that the load is not about.
+        # No limit that the load is not about.
         echo "$bin/holdfast" --listen "127.0.0.1:$port" --workers "$workers" --admin= --run-dir "$run_dir" \
-            --max-connections $((14000 * workers)) --max-connections-per-address 0 --set timeouts.idle=0s \
+            --max-connections "$cap" --max-connections-per-address 0 --set timeouts.idle=0s \
             --set degraded.notify_clients=false --set degraded.messages_per_second=0 \
             --set limits.max_message_size=2MiB --set limits.max_queued_output=4MiB
         ;;
@@ -107,7 +108,7 @@ start_server() {
         if ! kill -0 "$server_pid" 2>/dev/null; then break; fi
         if port_answers; then
             # Its other processes may need a little longer; this also warms it.
-            load handshake --concurrency 50 --warmup "$settle" --duration 200ms >/dev/null
+            [[ $cap == 1 ]] || load handshake --concurrency 50 --warmup "$settle" --duration 200ms >/dev/null
             return
         fi
         sleep 0.05
@@ -134,6 +135,7 @@ measure() {
     echo-16k) load echo "${raw[@]}" "${timed[@]}" --clients 64 --size 16KiB ;;
     echo-1m) load echo "${raw[@]}" "${timed[@]}" --clients 16 --size 1MiB ;;
     handshake | handshake-*) load handshake "${timed[@]}" --concurrency 100 --sources 127.0.0.2-127.0.0.17 ;;
+    accepted | refused) load storm --clients 14000 --hold 1s --sources 127.0.0.2-127.0.0.17 ;;
     latency) load echo "${raw[@]}" "${timed[@]}" --clients 1000 --size 125 --in-flight 4 --rate "$latency_rate" ;;
     # Every client from an address of its own: the dearest case for a server that counts by address.
     # What connecting took beyond the connections goes back some seconds later.
@@ -184,12 +186,15 @@ for row in ${rows//,/ }; do
     fi
     for round in $(seq "$rounds"); do
         for server in "${servers[@]}"; do
-            # The floor keeps nothing, so there is nothing for it to give back.
-            [[ $row != burst || $server != floor ]] || continue
+            # The floor keeps nothing, so there is nothing for it to give back; and it turns nobody away.
+            [[ $server != floor || ! $row =~ ^(burst|accepted|refused)$ ]] || continue
             [[ ! -t 2 ]] || printf '\r%s, round %s of %s: %s\e[K' "$row" "$round" "$rounds" "$server" >&2
             # What admission costs must not grow with the number of those who ask for it.
             workers=2
             [[ $row != handshake-* ]] || workers=${row#handshake-}
+            # As many connections as workers carry in 20,000 descriptors each, or next to none.
+            cap=$((14000 * workers))
+            [[ $row != refused ]] || cap=1
             start_server "$server"
             measure "$row" "$server" "$out/runs/$row.$round.$server.json"
             stop_server

@@ -13,6 +13,8 @@ ROWS = {
     "handshake": "handshakes (connect, upgrade, close)",
     "handshake-1": "handshakes, 1 worker",
     "handshake-8": "handshakes, 8 workers",
+    "accepted": "a crowd of 14,000 let in",
+    "refused": "a crowd of 14,000 refused at the cap",
     "latency": "echo latency at half the rate, 125 B",
     "idle": "memory of an idle connection (15,000, own addresses)",
     "burst": "memory around a burst (10,000 clients, 256 KiB each)",
