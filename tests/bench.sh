@@ -186,8 +186,9 @@ for row in ${rows//,/ }; do
     fi
     for round in $(seq "$rounds"); do
         for server in "${servers[@]}"; do
-            # The floor keeps nothing, so there is nothing for it to give back; and it turns nobody away.
-            [[ $server != floor || ! $row =~ ^(burst|accepted|refused)$ ]] || continue
+            # The floor keeps nothing, so there is nothing for it to give back.
+            [[ $row != burst || $server != floor ]] || continue
+            [[ ! $row =~ ^(accepted|refused)$ || $server == holdfast ]] || continue
             [[ ! -t 2 ]] || printf '\r%s, round %s of %s: %s\e[K' "$row" "$round" "$rounds" "$server" >&2
             # What admission costs must not grow with the number of those who ask for it.
             workers=2

@@ -13,7 +13,7 @@ const SIMULATE: &str = "simulate";
 /// An order about limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct LimitsOrder {
-    /// Limits to change, such as max_connections=5000, until the next reload; simulate=degraded acts as if that level
+    /// Limits to change, such as max_connections=5000; simulate=degraded acts as if that level
     /// were reached, until simulate=normal
     #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
     pub changes: Vec<(String, Value)>,

@@ -35,7 +35,8 @@ pub enum Command {
     Bans,
     /// Show the limits in effect, or change some while the service runs
     ///
-    /// A change holds for all workers when the answer comes, until the next reload. When the cap is lowered below the
+    /// A change holds for all workers when the answer comes, and until the configuration is read again: by a reload, an
+    /// upgrade or a new supervisor. When the cap is lowered below the
     /// number of connections, new clients are refused; with limits.shed = "idlest" the idlest are closed as well,
     /// limits.shed_rate a second.
     Limits(LimitsOrder),

@@ -1,5 +1,5 @@
-//! Limits that an operator changes while the service runs, or wants to know the effect of. They hold until the next reload:
-//! what is to last stands in the file.
+//! Limits that an operator changes while the service runs, or wants to know the effect of. They hold until the
+//! configuration is read again: what is to last stands in the file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +120,7 @@ fn change(
         return Err(Failure::new(422, error.to_string()));
     }
     if !report.changes.is_empty() {
-        log::warn!("limits changed until the next reload: {}", reload::list(&report.changes));
+        log::warn!("limits changed until the configuration is read again: {}", reload::list(&report.changes));
     }
     report.shed = shed::plan(shed::excess(cluster), cluster.config().limits.shed_rate);
     let (generation, deadline) = (cluster.generation(), cluster.now() + PATIENCE);
