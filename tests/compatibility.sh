@@ -16,7 +16,8 @@ if [ ! -d "$place/build" ] && [ -d target/debug/deps ]; then
     cp -a target/debug/.fingerprint target/debug/build target/debug/deps "$place/build/debug/"
 fi
 
-# Builds the tree in $1 as $2. Not optimized: that is what takes long.
+# Builds the tree in $1 as $2. Not optimized: that is what takes long. Its files must be newer than what was built of others in the
+# same place (tar -m), or cargo takes that for theirs.
 build() {
     local cargo=(env CARGO_TARGET_DIR="$place/build" CARGO_PROFILE_DEV_OPT_LEVEL=0
         cargo build --manifest-path "$1/Cargo.toml" --locked -q -p holdfast --bin holdfast)
@@ -30,12 +31,12 @@ for commit in $commits; do
     [ -x "$program" ] && continue
     git cat-file -e "$commit^{commit}" || { echo "compatibility: commit $commit is not in this repository"; exit 1; }
     rm -rf "$place/source" && mkdir "$place/source"
-    git archive "$commit" | tar -x -C "$place/source"
+    git archive "$commit" | tar -x -m -C "$place/source"
     build "$place/source" "$program"
 done
 
 rm -rf "$place/source" && mkdir "$place/source"
-git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read 2> /dev/null | tar -x -C "$place/source"
+git ls-files -z --cached --others --exclude-standard | xargs -0 tar -c --ignore-failed-read 2> /dev/null | tar -x -m -C "$place/source"
 patch -s -F0 -d "$place/source" -p1 --no-backup-if-mismatch < tests/compatibility/grown.patch \
     || { echo "compatibility: tests/compatibility/grown.patch no longer applies: make the same additions again"; exit 1; }
 build "$place/source" "$place/grown"

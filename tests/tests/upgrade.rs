@@ -29,6 +29,7 @@ const CONFIG: &str = "
     timeouts.idle = \"0s\"
     timeouts.ping_interval = \"24h\"
     degraded.notify_clients = false
+    degraded.messages_per_second = 0
 ";
 
 /// A file's bytes and its mode.
