@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::RawClient;
+use holdfast_tests::frame::{FIN, TEXT, masked};
 use holdfast_tests::holdfast::{Holdfast, Options, Starting};
+use serde_json::Value;
 
 /// The status of GET /health on the public port, on the admin address and on the control socket.
 fn health(server: &Holdfast) -> [u16; 3] {
@@ -85,4 +87,50 @@ fn a_shortage_of_descriptors_degrades_and_is_named() {
     drop(clients);
     server.wait_until("normal", |totals| totals.text("level") == "normal");
     server.stop();
+}
+
+#[test]
+fn a_count_that_walks_around_an_edge_enters_the_level_once_and_its_limits_follow_on_live_clients() {
+    let server = Holdfast::with(
+        "degraded.notify_clients = true
+        degraded.max_message_size = \"1KiB\"
+        workers = 2
+        [limits]
+        max_connections = 100
+        soft_connections = 80
+        warning_connections = 70
+        hysteresis = 5
+        max_connections_per_address = 0",
+    );
+    let long = vec![b'x'; 2000];
+    let mut first = RawClient::open(server.address());
+    first.assert_echoes(&long);
+    let mut others: Vec<RawClient> = (0..78).map(|_| RawClient::open(server.address())).collect();
+    let mut walk = fastrand::Rng::with_seed(7);
+    for _ in 0..60 {
+        let count = walk.usize(75..=83);
+        others.resize_with(count, || RawClient::open(server.address()));
+        let connections = u64::try_from(count + 1).unwrap();
+        server.wait_until("they are in, or have left", |totals| totals.number("connections") == connections);
+        first.assert_echoes(b"through all of it");
+    }
+    others.resize_with(85, || RawClient::open(server.address()));
+    let notice: Value = serde_json::from_slice(&others[84].message()).unwrap();
+    assert_eq!((notice["type"].as_str(), notice["level"].as_str()), (Some("system"), Some("degraded")));
+    let totals = server.totals();
+    assert_eq!((totals.text("level"), totals.number("level_entries_total.degraded")), ("degraded", 1));
+
+    others.truncate(10);
+    server.wait_until("normal again", |totals| totals.text("level") == "normal");
+    server.poll("the worker knows", || probe(&server, &long), |echoes| *echoes);
+    first.assert_echoes(&long);
+    assert_eq!(server.totals().number("level_entries_total.degraded"), 1);
+    server.stop();
+}
+
+/// Does a new client have a long message echoed?
+fn probe(server: &Holdfast, message: &[u8]) -> bool {
+    let mut client = RawClient::open(server.address());
+    client.send(&masked(FIN | TEXT, message)).unwrap();
+    client.frame().opcode() == TEXT
 }
