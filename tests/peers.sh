@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Other people's programs against a running Holdfast: Python's websockets, Node's ws, Autobahn's cases, curl, promtool; and systemd
+# Other people's programs against a running Holdfast: Python's websockets, Node's ws, HAProxy, Autobahn's cases, curl, promtool; and systemd
 # on its unit.
 # Installs what is missing by package name (apt, pip, npm), into a temporary directory where it can. A program that
 # cannot be had is a failure, not a skipped check.
@@ -69,6 +69,7 @@ need prometheus promtool --version
 need systemd systemd-analyze --version
 need nodejs node --version
 need npm npm --version
+need haproxy haproxy -v
 need python3-venv python3 -c 'import venv, ensurepip'
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --disable-pip-version-check websockets kosoku
@@ -107,6 +108,8 @@ curl -sS --fail --unix-socket "$socket" http://localhost/totals | python3 "$test
 step "promtool check metrics"
 curl -sS --fail "http://$admin/metrics" | promtool check metrics
 curl -sS --fail --unix-socket "$socket" http://localhost/metrics | promtool check metrics
+
+. "$tests/peers/haproxy.sh"
 
 step "Autobahn's cases, sections 1 to 7, 9 and 10"
 # Section 9 sends messages of 16 MiB, and as many as 65,536 fragments. The cases know exactly what is to come back: no pings.
