@@ -1,5 +1,5 @@
 //! What must be true at every moment: the cap is never passed, by the service's own account and by the
-//! kernel's, and no total ever goes backwards, whoever died in between.
+//! kernel's, whoever has come is in or has left, and no total ever goes backwards, whoever died in between.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -120,6 +120,8 @@ fn look_until(
                 "the kernel has {established} clients, and {allowed} were allowed"
             );
             totals.next(&now.0);
+            let (accepted, closed) = (now.number("accepted_total"), now.sum("closed_total"));
+            assert!(accepted == count + closed, "who came and is not in has not left: {:?}", now.0);
             looks.control += 1;
             looks.most_reported = looks.most_reported.max(count);
             established = 0;
