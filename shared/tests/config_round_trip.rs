@@ -52,7 +52,7 @@ prop_compose! {
         buffered in option::of(1usize << 20..=1 << 50),
         refusal in select(vec![RefusalMode::Status, RefusalMode::Close]),
         retry_after in duration(1000),
-        room in (0..=1_000_000u32, duration(10)),
+        room in (0..=10_000u32, duration(10)),
         (shed, shed_rate) in (select(vec![Shed::None, Shed::Idlest]), 1..=100_000_000u32),
     ) -> Limits {
         let max = cap.unwrap_or(100_000);

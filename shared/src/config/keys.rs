@@ -38,8 +38,8 @@ const fn key(
 
 /// Far above what one machine carries; keeps arithmetic on connections away from the edge of `u32`.
 const MOST_CONNECTIONS: u32 = 100_000_000;
-/// Each takes some hundred bytes of the supervisor.
-const MOST_WAITING: u32 = 1_000_000;
+/// A worker has so many tickets and some more with the supervisor before it asks for nobody else.
+const MOST_WAITING: u32 = 10_000;
 /// Of anything in a second. A connection has 32 bits for thousandths of its messages.
 const FASTEST: u32 = 1_000_000;
 /// RFC 6455 allows 2^63; nobody wants to hold that in memory.

@@ -155,12 +155,14 @@ impl Cluster {
             KeeperMessage::Left => {
                 log::debug!("slot {slot}: worker {incarnation} has left");
                 if self.is_current(slot, incarnation) {
+                    self.waiting_room.leave_slot(slot, incarnation.next());
                     self.step(slot, Event::WorkerLeft);
                 }
             }
             KeeperMessage::HandedOver => {
                 log::debug!("slot {slot}: worker {incarnation} has handed over");
                 if self.is_current(slot, incarnation) {
+                    self.waiting_room.leave_slot(slot, incarnation.next());
                     self.slots[slot].on_worker_end(HANDED_OVER, self.now);
                     self.step(slot, Event::WorkerLeft);
                 }
