@@ -53,7 +53,7 @@ fn exactly_the_cap_gets_in() {
     });
     eprintln!("{looks:?}");
     assert_eq!((looks.most_reported, looks.most_established), (500, 500));
-    check_refusals(&clients, storm);
+    check_spread(&clients, storm, CROWD - CAP);
     let refused = u64::try_from(CROWD - CAP + 200 * ROUNDS).unwrap();
     let totals = server.wait_until("all are counted", |totals| totals.sum("rejected_total") == refused);
     assert_eq!(totals.number("rejected_total.max_connections"), refused);
@@ -61,13 +61,14 @@ fn exactly_the_cap_gets_in() {
     server.stop();
 }
 
-fn check_refusals(clients: &Clients, group: GroupId) {
+/// So many refusals are complete, and ask for times that are spread over what is configured.
+fn check_spread(clients: &Clients, group: GroupId, refusals: usize) {
     let mut waits = Vec::new();
     for refusal in clients.refusals(group) {
         refusal.assert_refusal(503, "max_connections");
         waits.push(refusal.header("retry-after").unwrap().parse::<u32>().unwrap());
     }
-    assert_eq!(waits.len(), CROWD - CAP);
+    assert_eq!(waits.len(), refusals);
     waits.sort_unstable();
     assert!((15..=45).contains(&waits[0]) && (15..=45).contains(&waits[waits.len() - 1]), "{waits:?}");
     waits.dedup();
@@ -111,6 +112,58 @@ fn never_above_the_cap_while_workers_are_killed_and_every_slot_comes_back() {
         "{:?}",
         clients.stats(after)
     );
+    server.stop();
+}
+
+#[test]
+fn fifty_thousand_attempts_against_a_cap_that_moves_while_workers_die_fill_it_each_time_and_never_pass_it() {
+    const FIRST_CAP: usize = 5_000;
+    const EVERYBODY: usize = 15_500;
+    let config = |cap: usize| {
+        format!(
+            "workers = 8
+            limits.max_connections = {cap}
+            limits.max_connections_per_address = 0
+            limits.max_pending_handshakes = 40000
+            timeouts.handshake = \"5m\"
+            timeouts.ping_interval = \"24h\"
+            timeouts.idle = \"0s\""
+        )
+    };
+    let server = Holdfast::with(&config(FIRST_CAP));
+    let mut clients = Clients::of(&server);
+    let ((attempts, refused), looks) = never_above(&server, || {
+        let storm = clients.add(crowd(EVERYBODY));
+        let (mut attempts, mut refused) = (EVERYBODY, 0);
+        // Less than before, more, and as it was.
+        for (victim, cap) in [FIRST_CAP, 4_000, 5_500, FIRST_CAP].into_iter().enumerate() {
+            if victim > 0 {
+                // So many leave that no cap is below the count.
+                clients.leave(storm, 2_000);
+                clients.run_until("they have left", |clients| clients.stats(storm).left() == 2_000);
+                let count = u64::try_from(clients.stats(storm).open).unwrap();
+                server.wait_until("their places are free", |totals| totals.number("connections") == count);
+                assert_eq!(server.reload(&config(cap)).status, 200);
+                attempts += clients.retry(storm, |end| matches!(end, End::Refused(_) | End::Left));
+            }
+            let restarts = server.totals().number("restarts_total");
+            clients.turn(Duration::from_millis(50));
+            kill(server.worker_pids()[victim], Signal::SIGKILL).unwrap();
+            settle(&mut clients, storm);
+            server.wait_until("it is replaced", |totals| totals.number("restarts_total") == restarts + 1);
+            let stats = clients.stats(storm);
+            assert_eq!((stats.open, stats.refused(503)), (cap, EVERYBODY - cap), "{stats:?}");
+            refused += stats.refused(503);
+        }
+        check_spread(&clients, storm, EVERYBODY - FIRST_CAP);
+        (attempts, refused)
+    });
+    assert!(attempts >= 50_000, "{attempts}");
+    eprintln!("{attempts} attempts, {refused} refused, {looks:?}");
+    let totals = server.totals();
+    // A client whose worker died after it was refused and before the answer left is refused again.
+    assert!(totals.number("rejected_total.max_connections") >= u64::try_from(refused).unwrap());
+    assert_eq!(totals.sum("rejected_total"), totals.number("rejected_total.max_connections"), "{totals:?}");
     server.stop();
 }
 
