@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Other people's programs against a running Holdfast: Python's websockets, Node's ws, HAProxy, Autobahn's cases, curl, promtool; and systemd
+# Other people's programs against a running Holdfast: Python's websockets, Node's ws, mqtt and graphql-ws, Chromium, HAProxy, Autobahn's
+# cases, curl, promtool; and systemd
 # on its unit.
 # Installs what is missing by package name (apt, pip, npm), into a temporary directory where it can. A program that
 # cannot be had is a failure, not a skipped check.
@@ -70,10 +71,11 @@ need systemd systemd-analyze --version
 need nodejs node --version
 need npm npm --version
 need haproxy haproxy -v
+need chromium chromium --version
 need python3-venv python3 -c 'import venv, ensurepip'
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --disable-pip-version-check websockets kosoku
-npm install --silent --no-fund --no-audit --prefix "$work" ws
+npm install --silent --no-fund --no-audit --prefix "$work" ws mqtt graphql graphql-ws playwright-core
 "$work/venv/bin/pip" list --disable-pip-version-check --format freeze | grep -E '^(websockets|kosoku)='
 echo "ws==$(node -p "require('$work/node_modules/ws/package.json').version")"
 
@@ -108,6 +110,21 @@ curl -sS --fail --unix-socket "$socket" http://localhost/totals | python3 "$test
 step "promtool check metrics"
 curl -sS --fail "http://$admin/metrics" | promtool check metrics
 curl -sS --fail --unix-socket "$socket" http://localhost/metrics | promtool check metrics
+
+step "mqtt and graphql-ws"
+printf '[[routes]]\npath = "/"\nprotocol = "echo"\nsubprotocols = ["mqtt", "graphql-transport-ws"]\n' >"$work/subprotocols.toml"
+start subprotocols --config "$work/subprotocols.toml"
+with_subprotocols=$address
+NODE_PATH=$work/node_modules node "$tests/peers/subprotocols.cjs" "ws://$with_subprotocols/"
+
+step "Chromium"
+start full --max-connections 1 --set limits.refusal=close
+# The one place is taken for as long as this runs.
+"$work/venv/bin/python" -c 'import signal, sys; from websockets.sync.client import connect; taken = connect(sys.argv[1]); print("in", flush=True); signal.pause()' \
+    "ws://$address/" >"$work/taken" &
+servers+=($!)
+until [[ -s $work/taken ]]; do sleep 0.1; done
+NODE_PATH=$work/node_modules node "$tests/peers/browser.cjs" "$(command -v chromium)" "ws://$with_subprotocols/" "ws://$address/"
 
 . "$tests/peers/haproxy.sh"
 

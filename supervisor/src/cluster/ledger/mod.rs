@@ -118,6 +118,7 @@ impl Ledger {
     /// It is `now`, for rates and bans.
     pub fn set_now(&mut self, now: Duration) {
         self.now = now;
+        self.rates.turn(now);
     }
 
     /// How many were let in before now nobody knows: rates count as used up.

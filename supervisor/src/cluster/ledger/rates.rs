@@ -119,7 +119,7 @@ impl Rates {
     }
 
     /// Forgets those that are full: what has not been used for a turn is.
-    fn turn(&mut self, now: Duration) {
+    pub(super) fn turn(&mut self, now: Duration) {
         if now >= self.turned + TURN {
             self.last = std::mem::take(&mut self.current);
             if now >= self.turned + TURN * 2 {
