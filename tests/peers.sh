@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Other people's programs against a running Holdfast: Python's websockets, Node's ws, mqtt and graphql-ws, Chromium, HAProxy, Autobahn's
-# cases, curl, promtool; and systemd
-# on its unit.
+# cases, curl, promtool; and systemd on its unit.
 # Installs what is missing by package name (apt, pip, npm), into a temporary directory where it can. A program that
 # cannot be had is a failure, not a skipped check.
 #
@@ -77,7 +76,9 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --disable-pip-version-check websockets kosoku
 npm install --silent --no-fund --no-audit --prefix "$work" ws mqtt graphql graphql-ws playwright-core
 "$work/venv/bin/pip" list --disable-pip-version-check --format freeze | grep -E '^(websockets|kosoku)='
-echo "ws==$(node -p "require('$work/node_modules/ws/package.json').version")"
+for package in ws mqtt graphql-ws playwright-core; do
+    echo "$package==$(node -p "JSON.parse(require('fs').readFileSync('$work/node_modules/$package/package.json')).version")"
+done
 
 if [[ -z ${HOLDFAST:-} ]]; then
     cargo build -q --manifest-path "$tests/../Cargo.toml" -p holdfast --bin holdfast
@@ -121,9 +122,10 @@ step "Chromium"
 start full --max-connections 1 --set limits.refusal=close
 # The one place is taken for as long as this runs.
 "$work/venv/bin/python" -c 'import signal, sys; from websockets.sync.client import connect; taken = connect(sys.argv[1]); print("in", flush=True); signal.pause()' \
-    "ws://$address/" >"$work/taken" &
+    "ws://$address/" >"$work/taken" 2>"$work/taken.log" &
 servers+=($!)
-until [[ -s $work/taken ]]; do sleep 0.1; done
+for _ in $(seq 100); do [[ ! -s $work/taken ]] || break; sleep 0.1; done
+[[ -s $work/taken ]] || { echo "nobody takes the one place" >&2; exit 1; }
 NODE_PATH=$work/node_modules node "$tests/peers/browser.cjs" "$(command -v chromium)" "ws://$with_subprotocols/" "ws://$address/"
 
 . "$tests/peers/haproxy.sh"

@@ -37,4 +37,8 @@ async function main() {
   }
 }
 
+setTimeout(() => {
+  console.error('browser.cjs: not done after a minute');
+  process.exit(1);
+}, 60_000).unref();
 main();

@@ -46,4 +46,8 @@ async function main() {
   process.exit(0);
 }
 
+setTimeout(() => {
+  console.error('subprotocols.cjs: not done after a minute');
+  process.exit(1);
+}, 60_000).unref();
 main();
