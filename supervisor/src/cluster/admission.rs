@@ -50,9 +50,8 @@ impl Cluster {
         let mut verdicts = Verdicts::new();
         for &ticket in tickets {
             // One that was answered meanwhile gets no second answer.
-            if self.waiting_room.leave(slot, incarnation, ticket) {
-                let verdict = (ticket, Verdict::Refused(Rejection::MaxConnections));
-                verdicts.entry((slot, incarnation)).or_default().push(verdict);
+            if let Some(left) = self.waiting_room.leave(slot, incarnation, ticket) {
+                note(&mut verdicts, &left, Verdict::Refused(Rejection::MaxConnections));
             }
         }
         self.send(verdicts);
@@ -66,20 +65,13 @@ impl Cluster {
             note(&mut verdicts, &late, Verdict::Refused(Rejection::MaxConnections));
         }
         while let Some(&head) = self.waiting_room.head() {
-            let verdict = match self.ledger.refusal(head.address) {
-                Some(Rejection::MaxConnections | Rejection::ConnectRate) => break,
-                Some(reason) => Verdict::Refused(reason),
-                None => match self.ledger.admit(head.slot, head.incarnation, head.address) {
-                    Admission::Granted => Verdict::Granted,
-                    Admission::Refused(reason) => Verdict::Refused(reason),
-                    Admission::Stale => {
-                        self.waiting_room.take_head();
-                        continue;
-                    }
-                },
-            };
+            match self.ledger.admit(head.slot, head.incarnation, head.address) {
+                Admission::Refused(Rejection::MaxConnections | Rejection::ConnectRate) => break,
+                Admission::Refused(reason) => note(&mut verdicts, &head, Verdict::Refused(reason)),
+                Admission::Granted => note(&mut verdicts, &head, Verdict::Granted),
+                Admission::Stale => {}
+            }
             self.waiting_room.take_head();
-            note(&mut verdicts, &head, verdict);
         }
         self.send(verdicts);
     }

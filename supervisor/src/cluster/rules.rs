@@ -62,7 +62,7 @@ impl Cluster {
     /// Lets nobody in from `network` any more, for this time or until it is unbanned. Those who are in stay.
     pub(crate) fn ban(&mut self, network: IpNet, time: Option<Duration>) -> Result<Vec<BanRow>, Failure> {
         let until = time.map(|time| self.now.saturating_add(time));
-        let before = self.until_of(network);
+        let before = self.ledger.bans.until(network, self.now);
         if !self.ledger.bans.ban(network, until, self.now) {
             let error = format!("{MOST_BANS} networks are banned already; unban some, or name larger ones");
             return Err(Failure::new(409, error));
@@ -84,7 +84,7 @@ impl Cluster {
 
     /// Lets clients of exactly this network in again.
     pub(crate) fn unban(&mut self, network: IpNet) -> Result<Vec<BanRow>, Failure> {
-        let Some(until) = self.until_of(network) else {
+        let Some(until) = self.ledger.bans.until(network, self.now) else {
             let error = format!("{network} is not banned; `holdfast ctl bans` shows which networks are");
             return Err(Failure::new(404, error));
         };
@@ -104,12 +104,6 @@ impl Cluster {
     pub(crate) fn bans(&self) -> Vec<BanRow> {
         let all = self.ledger.bans.all(self.now);
         all.into_iter().map(|(network, until)| self.ban_row(network, until)).collect()
-    }
-
-    /// Until when exactly this network is banned, if it is.
-    fn until_of(&self, network: IpNet) -> Option<Until> {
-        let all = self.ledger.bans.all(self.now);
-        all.into_iter().find(|(banned, _)| *banned == network.trunc()).map(|(_, until)| until)
     }
 
     fn ban_row(&self, network: IpNet, until: Until) -> BanRow {

@@ -74,10 +74,15 @@ impl WaitingRoom {
         self.take(number)
     }
 
-    /// This client waits no longer. False if it did not.
-    pub(super) fn leave(&mut self, slot: SlotId, incarnation: Incarnation, ticket: Ticket) -> bool {
-        let number = self.numbers.get(&(slot, incarnation, ticket)).copied();
-        number.and_then(|number| self.take(number)).is_some()
+    /// This client waits no longer. `None` if it did not.
+    pub(super) fn leave(
+        &mut self,
+        slot: SlotId,
+        incarnation: Incarnation,
+        ticket: Ticket,
+    ) -> Option<Waiting> {
+        let number = *self.numbers.get(&(slot, incarnation, ticket))?;
+        self.take(number)
     }
 
     /// Workers of `slot` before `newest` are gone: nobody of theirs waits here. The next worker asks again for those whom it
@@ -167,8 +172,8 @@ mod tests {
                     Step::Leave { place } => {
                         if !model.is_empty() {
                             let gone: Waiting = model.remove(place.index(model.len())).unwrap();
-                            prop_assert!(room.leave(gone.slot, gone.incarnation, gone.ticket));
-                            prop_assert!(!room.leave(gone.slot, gone.incarnation, gone.ticket));
+                            prop_assert_eq!(room.leave(gone.slot, gone.incarnation, gone.ticket), Some(gone));
+                            prop_assert_eq!(room.leave(gone.slot, gone.incarnation, gone.ticket), None);
                         }
                     }
                     Step::Death { slot } => {

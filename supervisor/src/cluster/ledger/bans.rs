@@ -26,7 +26,7 @@ impl Bans {
         if self.len() >= MOST {
             self.forget_ended(now);
         }
-        if self.len() >= MOST && !self.has(network) {
+        if self.len() >= MOST && self.get(network).is_none() {
             return false;
         }
         self.by_length.entry(length(network)).or_default().insert(network.network(), until);
@@ -68,8 +68,13 @@ impl Bans {
         all
     }
 
-    fn has(&self, network: IpNet) -> bool {
-        self.by_length.get(&length(network)).is_some_and(|networks| networks.contains_key(&network.network()))
+    /// Until when exactly this network is banned, if it is at `now`.
+    pub(crate) fn until(&self, network: IpNet, now: Duration) -> Option<Until> {
+        self.get(network.trunc()).filter(|until| holds(*until, now))
+    }
+
+    fn get(&self, network: IpNet) -> Option<Until> {
+        self.by_length.get(&length(network))?.get(&network.network()).copied()
     }
 
     fn len(&self) -> usize {

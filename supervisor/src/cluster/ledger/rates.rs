@@ -5,8 +5,10 @@
 //! not be kept, and each is full after at most a second.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
+
+use holdfast_shared::address::AddressKey;
 
 /// More than the time in which an empty bucket becomes full: a second, and what rounding adds.
 const TURN: Duration = Duration::from_secs(2);
@@ -52,8 +54,8 @@ pub(super) struct Rates {
     /// When those are full that are not in the maps.
     others_full: Duration,
     /// When those of addresses are full that were used in this turn and in the last; what is in neither is full.
-    current: HashMap<IpAddr, Duration>,
-    last: HashMap<IpAddr, Duration>,
+    current: HashMap<AddressKey, Duration>,
+    last: HashMap<AddressKey, Duration>,
     turned: Duration,
 }
 
@@ -108,12 +110,12 @@ impl Rates {
         if let Some(interval) = self.address.interval.filter(|_| !exempt) {
             self.turn(now);
             let full = self.full(address, ipv6_prefix).max(now) + interval;
-            self.current.insert(bucket(address, ipv6_prefix), full);
+            self.current.insert(AddressKey::new(address, ipv6_prefix), full);
         }
     }
 
     fn full(&self, address: IpAddr, ipv6_prefix: u8) -> Duration {
-        let bucket = bucket(address, ipv6_prefix);
+        let bucket = AddressKey::new(address, ipv6_prefix);
         let known = self.current.get(&bucket).or_else(|| self.last.get(&bucket));
         known.copied().unwrap_or(self.others_full)
     }
@@ -126,17 +128,6 @@ impl Rates {
                 self.last = HashMap::new();
             }
             self.turned = now;
-        }
-    }
-}
-
-/// The address that stands for all that are counted together.
-fn bucket(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let rest = u128::MAX.checked_shr(u32::from(ipv6_prefix)).unwrap_or(0);
-            Ipv6Addr::from(u128::from(address) & !rest).into()
         }
     }
 }
