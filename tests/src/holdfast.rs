@@ -341,6 +341,17 @@ impl Holdfast {
         self.control.post("/reload")
     }
 
+    /// Runs `holdfast ctl` against it: whether that went well, and all that it printed.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn ctl(&self, arguments: &[&str]) -> (bool, String) {
+        let run_dir = self.run_dir().to_str().expect("a path in UTF-8");
+        let (status, out, errors) = run(&[&["ctl", "--run-dir", run_dir], arguments].concat());
+        (status.success(), out + &errors)
+    }
+
     /// Sends the supervisor a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);

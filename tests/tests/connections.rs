@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_tests::client::{RawClient, loopback};
-use holdfast_tests::holdfast::{self, Holdfast};
+use holdfast_tests::holdfast::Holdfast;
 use serde_json::Value;
 
 const CONFIG: &str = "workers = 2
@@ -22,13 +22,6 @@ fn list(server: &Holdfast, query: &str) -> Vec<Value> {
 
 fn ids(rows: &[Value]) -> BTreeSet<String> {
     rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Runs `holdfast ctl` against this server; what it printed.
-fn ctl(server: &Holdfast, arguments: &[&str]) -> (bool, String) {
-    let run_dir = server.run_dir().to_str().unwrap();
-    let (status, out, err) = holdfast::run(&[&["ctl", "--run-dir", run_dir], arguments].concat());
-    (status.success(), out + &err)
 }
 
 #[test]
@@ -61,7 +54,7 @@ fn lists_show_the_connections_of_all_workers_filtered_sorted_and_cut() {
     );
     assert_eq!(ids(&list(&server, "?sort=idle&limit=5")), ids(&idle[..5]));
 
-    let (done, text) = ctl(&server, &["connections", "--sort", "idle", "--limit", "3"]);
+    let (done, text) = server.ctl(&["connections", "--sort", "idle", "--limit", "3"]);
     assert!(done && text.lines().count() == 4 && text.starts_with("ID"), "{text}");
     for bad in ["?sort=size", "?limit=0", "?address=x", "?color=red"] {
         assert_eq!(server.control().get(&format!("/connections{bad}")).status, 400, "{bad}");
@@ -94,7 +87,7 @@ fn one_connection_is_closed_with_the_code_and_reason_it_is_given() {
     assert_eq!(gone.status, 404, "{}", gone.text());
     assert_eq!(server.control().request("DELETE", "/connections/x").status, 400);
     assert_eq!(server.control().request("DELETE", "/connections").status, 400);
-    let (done, text) = ctl(&server, &["close", "1", "--address", "::1"]);
+    let (done, text) = server.ctl(&["close", "1", "--address", "::1"]);
     assert!(!done && text.contains("cannot be used with"), "{text}");
     server.stop();
 }
@@ -110,7 +103,7 @@ fn all_connections_of_a_network_are_closed_and_no_others() {
         })
         .collect();
     let network = format!("{}/32", loopback(1));
-    let (done, text) = ctl(&server, &["close", "--address", &network, "--reason", "moved"]);
+    let (done, text) = server.ctl(&["close", "--address", &network, "--reason", "moved"]);
     assert!(done && text.contains("of 20 connections told to go"), "{text}");
     server.wait_until("they have left", |totals| totals.number("connections") == 40);
     assert_eq!(server.totals().number("closed_total.admin"), 20);

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 use holdfast_tests::client::RawClient;
-use holdfast_tests::holdfast::{self, Holdfast};
+use holdfast_tests::holdfast::Holdfast;
 use serde_json::{Value, json};
 
 const CONFIG: &str = "workers = 2
@@ -112,10 +112,8 @@ fn the_idlest_are_shed_with_1013_down_to_the_cap_and_a_dry_run_says_who() {
     assert_eq!(connections(&server), 40);
     assert_eq!(server.control().get("/limits").json()["max_connections"], 100);
 
-    let run_dir = server.run_dir().to_str().unwrap();
-    let ctl = ["ctl", "--run-dir", run_dir, "limits", "max_connections=25", "shed=idlest"];
-    let (status, out, err) = holdfast::run(&ctl);
-    assert!(status.success() && out.contains("15 connections are closed, the idlest first"), "{out}{err}");
+    let (done, text) = server.ctl(&["limits", "max_connections=25", "shed=idlest"]);
+    assert!(done && text.contains("15 connections are closed, the idlest first"), "{text}");
     server.wait_until("15 have left", |totals| totals.number("connections") == 25);
     for client in &mut clients[25..] {
         let (code, reason) = client.close_frame();

@@ -21,12 +21,6 @@ fn attempt(server: &Holdfast, n: u16) -> (RawClient, u16, String) {
     (client, response.status, reason)
 }
 
-fn ctl(server: &Holdfast, arguments: &[&str]) -> (bool, String) {
-    let run_dir = server.run_dir().to_str().unwrap();
-    let (status, out, err) = holdfast::run(&[&["ctl", "--run-dir", run_dir], arguments].concat());
-    (status.success(), out + &err)
-}
-
 fn explain(server: &Holdfast, n: u16) -> Value {
     let response = server.control().get(&format!("/explain?address={}", loopback(n)));
     assert_eq!(response.status, 200, "{}", response.text());
@@ -89,7 +83,7 @@ fn who_is_banned_gets_403_and_who_is_in_stays_over_the_deaths_of_worker_and_supe
     let server = Holdfast::with("workers = 2");
     let (mut inside, ..) = attempt(&server, 1);
     let address = loopback(1).to_string();
-    let (done, text) = ctl(&server, &["ban", &address]);
+    let (done, text) = server.ctl(&["ban", &address]);
     assert!(done && text.contains(&format!("{address}/32")), "{text}");
     assert_eq!(server.control().post("/ban?address=2001:db8::/32&for=1h").status, 200);
     let refused = |server: &Holdfast| {
@@ -120,10 +114,10 @@ fn who_is_banned_gets_403_and_who_is_in_stays_over_the_deaths_of_worker_and_supe
     let bans: Vec<_> =
         bans.as_array().unwrap().iter().map(|ban| ban["network"].as_str().unwrap().to_owned()).collect();
     assert_eq!(bans, [format!("{address}/32"), "2001:db8::/32".to_owned()]);
-    let (done, text) = ctl(&server, &["unban", &address]);
+    let (done, text) = server.ctl(&["unban", &address]);
     assert!(done && !text.contains(&address), "{text}");
     assert_eq!(attempt(&server, 1).1, 101);
-    let (done, text) = ctl(&server, &["unban", &address]);
+    let (done, text) = server.ctl(&["unban", &address]);
     assert!(!done && text.contains("is not banned"), "{text}");
     for bad in ["/ban", "/ban?address=x", "/ban?address=::1&for=0s", "/unban", "/ban?address=::1&until=9"] {
         assert_eq!(server.control().post(bad).status, 400, "{bad}");
@@ -180,7 +174,7 @@ fn every_rule_is_explained_and_the_verdict_is_what_the_client_then_gets() {
     );
     assert_eq!(rule(&exempt, "max_connections_per_address")["value"], 3);
     assert_eq!(attempt(&server, 9).2, "max_connections");
-    let (done, text) = ctl(&server, &["explain", &loopback(2).to_string()]);
+    let (done, text) = server.ctl(&["explain", &loopback(2).to_string()]);
     assert!(done && text.contains("would be refused: max_connections"), "{text}");
     assert_eq!(server.control().get("/explain").status, 400);
     assert_eq!(server.control().get("/explain?address=here").status, 400);
