@@ -174,9 +174,6 @@ impl Supervisor {
     fn after_batch(&mut self) {
         let before = self.cluster.phase();
         self.cluster.take_in(std::mem::take(&mut self.look_for_dead));
-        if before == Phase::Starting && self.cluster.phase() == Phase::Running {
-            self.announce_ready();
-        }
         let news = self.cluster.take_news();
         for news in &news {
             if let News::StartFailed { slot, cause } = *news {
@@ -187,6 +184,10 @@ impl Supervisor {
         }
         self.operations.turn(&mut self.cluster, &news);
         self.cluster.conclude();
+        // Not before: a client that comes at once is steered as all later ones are.
+        if before == Phase::Starting && self.cluster.phase() == Phase::Running {
+            self.announce_ready();
+        }
         let drain = self.operations.drain_progress(&self.cluster);
         self.figures.turn(&mut self.cluster, drain);
         let (is_quiet, has_left) = (self.figures.is_quiet(), self.control.has_left());
