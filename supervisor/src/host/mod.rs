@@ -2,6 +2,7 @@
 //! signals. Knows nothing of slots in service.
 
 pub(crate) mod capacity;
+pub(crate) mod http;
 pub(crate) mod kernel;
 pub(crate) mod launch;
 pub(crate) mod notify;

@@ -3,16 +3,15 @@
 //! nothing.
 //!
 //! ```text
-//! client -> connection -> routes -> Request -> bounded channel + Waker -> the supervisor's loop
-//! client <- connection <- routes <- oneshot <----------------- Reply::send -----------'
+//! client -> host::http -> routes -> Request -> bounded channel + Waker -> the supervisor's loop
+//! client <- host::http <- routes <- oneshot <----------------- Reply::send -----------'
 //! ```
 //!
 //! Whatever clients do here (stall, flood, send garbage, go away) costs this thread at most
-//! [`MAX_CONNECTIONS`] connections per listener and the loop at most [`QUEUE`] requests.
+//! what [`server::BOUNDS`] says for each listener and the loop at most [`QUEUE`] requests.
 
+mod access;
 mod bind;
-mod connection;
-mod deadline;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -33,9 +32,10 @@ pub use bind::{Sockets, socket_path};
 use holdfast_shared::ipc::reconnect::MAX_RUN_DIR_BYTES;
 
 use crate::api::Request;
+use crate::host::http::Deadlines;
 use bind::bind_admin;
 use routes::Loop;
-use server::{Deadlines, Message, Server};
+use server::{Message, Server};
 
 /// Requests that may wait for the loop; the next one is answered 503.
 pub const QUEUE: usize = 64;

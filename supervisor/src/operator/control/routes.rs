@@ -5,19 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
+use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
-use http_body_util::Full;
 use hyper::body::Bytes;
 use mio::Waker;
-use serde::Serialize;
 
-use super::connection::Access;
+use super::access::Access;
 use crate::api::{Answer, Failure, Health, HealthStatus};
 use crate::api::{Command, Request};
+use crate::host::http::{Peer, Response, Service, json, text};
 use crate::operator::metrics;
-
-/// A complete answer.
-pub type Response = http::Response<Full<Bytes>>;
 
 /// The commands of the admin address.
 const ADMIN: &[Command] = &[Command::Metrics, Command::Health];
@@ -73,6 +70,26 @@ pub struct Routes {
     greeting: Option<String>,
 }
 
+impl Service for Routes {
+    type Access = Access;
+
+    fn admit(&self, peer: Peer, _: &Parts) -> Result<Access, Box<Response>> {
+        const WHO: &str = "only root and the user of the supervisor may use the control socket";
+        match Access::of_peer(peer, nix::unistd::geteuid().as_raw()) {
+            Access::Nothing => Err(Box::new(Failure::new(403, WHO).into())),
+            access => Ok(access),
+        }
+    }
+
+    async fn answer(&self, head: Parts, body: Bytes, access: Access) -> Response {
+        self.answer(&head.method, &head.uri, &body, access).await
+    }
+
+    fn refuse(&self, status: u16, error: String) -> Response {
+        Failure::new(status, error).into()
+    }
+}
+
 impl Routes {
     /// Everything, for the control socket.
     pub fn control(supervisor: Loop) -> Self {
@@ -87,8 +104,7 @@ impl Routes {
         Self { supervisor, commands: ADMIN, greeting: Some(greeting) }
     }
 
-    /// The answer to a request.
-    pub async fn answer(&self, method: &Method, uri: &Uri, body: &[u8], access: Access) -> Response {
+    async fn answer(&self, method: &Method, uri: &Uri, body: &[u8], access: Access) -> Response {
         let path = uri.path();
         // hyper leaves out the body of an answer to HEAD.
         let asked = if *method == Method::HEAD { "GET" } else { method.as_str() };
@@ -187,27 +203,6 @@ fn status_of(health: &Health) -> StatusCode {
         HealthStatus::Ok => StatusCode::OK,
         HealthStatus::Draining | HealthStatus::Full => StatusCode::SERVICE_UNAVAILABLE,
     }
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_string(value) {
-        Ok(body) => {
-            let mut response = text("application/json", body);
-            *response.status_mut() = status;
-            response
-        }
-        Err(error) => {
-            let mut response = text("text/plain; charset=utf-8", error.to_string());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    }
-}
-
-fn text(content_type: &'static str, body: String) -> Response {
-    let mut response = Response::new(Full::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }
 
 fn list(commands: &[Command]) -> String {

@@ -1,9 +1,9 @@
 //! What clients must not be able to do: each test ends with a well-behaved client that notices nothing.
 
 use super::*;
-use crate::operator::control::connection::{self, Access, BODY_LIMIT};
+use crate::host::http::{Peer, Service};
 use crate::operator::control::routes::Routes;
-use crate::operator::control::server::MAX_CONNECTIONS;
+use crate::operator::control::server::BOUNDS;
 
 fn assert_undisturbed(rig: &Rig) {
     assert_eq!(rig.client().ask("GET", "/totals").status, 200);
@@ -32,7 +32,7 @@ fn ten_megabytes_of_headers_are_431() {
 fn a_head_just_above_the_limit_is_431() {
     let rig = Rig::answering();
     let mut client = rig.client();
-    client.send(format!("GET /totals HTTP/1.1\r\nX: {}", "x".repeat(connection::HEAD_LIMIT)).as_bytes());
+    client.send(format!("GET /totals HTTP/1.1\r\nX: {}", "x".repeat(BOUNDS.head)).as_bytes());
     assert!(client.rest().starts_with("HTTP/1.1 431"));
     assert_undisturbed(&rig);
 }
@@ -53,7 +53,7 @@ fn garbage_is_400_or_closed() {
 #[test]
 fn a_long_body_is_413_however_it_is_sent() {
     let rig = Rig::answering();
-    let length = BODY_LIMIT + 1;
+    let length = BOUNDS.body + 1;
     let mut client = rig.client();
     client.send(format!("POST /drain HTTP/1.1\r\nContent-Length: {length}\r\n\r\n").as_bytes());
     // May fail when the server has already answered and closed.
@@ -152,8 +152,8 @@ fn a_client_that_never_reads_loses_its_place() {
 
 #[test]
 fn connections_are_bounded_per_listener() {
-    let mut rig = Rig::answering();
-    let mut idle: Vec<_> = (0..MAX_CONNECTIONS).map(|_| rig.client()).collect();
+    let mut rig = Rig::new(QUEUE, Deadlines::default());
+    let mut waiting: Vec<_> = (0..BOUNDS.connections).map(|_| rig.waiting_client()).collect();
     let refused = rig.client().rest();
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
     let (head, body) = refused.split_once("\r\n\r\n").unwrap();
@@ -161,12 +161,23 @@ fn connections_are_bounded_per_listener() {
     assert!(serde_json::from_str::<Failure>(body).unwrap().error.contains("too many connections"));
     assert_eq!(rig.admin_client().ask("GET", "/").status, 200, "the other listener has its own bound");
 
-    assert_eq!(idle[0].ask("GET", "/totals").status, 200, "who is in is served");
-    idle.clear();
-    while rig.client().rest_of_ask().starts_with("HTTP/1.1 503") {
-        std::thread::yield_now();
-    }
+    let (mut client, request) = waiting.swap_remove(0);
+    request.reply.send(canned(Command::Totals));
+    assert_eq!(client.reply().status, 200, "who is in is served");
+    let rig = rig.with_loop(canned);
     assert_undisturbed(&rig);
+    assert_eq!(client.rest(), "", "who is silent makes room");
+    drop(waiting);
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let rig = Rig::answering();
+    let idle: Vec<_> = (0..3 * BOUNDS.connections).map(|_| rig.client()).collect();
+    assert_undisturbed(&rig);
+    for client in idle.into_iter().take(2 * BOUNDS.connections) {
+        assert_eq!(client.rest(), "", "the first are closed");
+    }
 }
 
 #[test]
@@ -186,34 +197,10 @@ fn a_client_that_goes_away_leaves_nothing() {
 }
 
 #[test]
-fn a_stranger_hears_403_and_is_closed() {
+fn a_stranger_hears_403() {
     let rig = Rig::new(QUEUE, Deadlines::default());
-    let (ours, theirs) = UnixStream::pair().unwrap();
     let supervisor = Loop::new(crossbeam_channel::bounded(1).0, Arc::clone(&rig.waker), "1.2.3", None);
-    let routes = Arc::new(Routes::control(supervisor));
-    let server = std::thread::spawn(move || {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
-        runtime.block_on(async {
-            ours.set_nonblocking(true).unwrap();
-            let stream = tokio::net::UnixStream::from_std(ours).unwrap();
-            let (_running, stopping) = tokio::sync::watch::channel(false);
-            connection::serve(stream, Access::Nothing, routes, Deadlines::default(), stopping).await;
-        });
-    });
-    theirs.set_read_timeout(Some(HANG)).unwrap();
-    let mut client = Client(theirs);
-    let reply = client.ask("POST", "/stop");
-    assert_eq!(reply.status, 403);
-    assert!(reply.error().contains("root"), "{}", reply.error());
-    assert_eq!(client.rest(), "");
-    server.join().unwrap();
-}
-
-impl Client<UnixStream> {
-    /// Everything the server says to one request, even if it closes before reading it.
-    fn rest_of_ask(mut self) -> String {
-        let _ = self.0.write_all(b"GET /totals HTTP/1.1\r\nConnection: close\r\n\r\n");
-        self.rest()
-    }
+    let (head, ()) = http::Request::new(()).into_parts();
+    let refusal = Routes::control(supervisor).admit(Peer::Unknown, &head).unwrap_err();
+    assert_eq!(refusal.status(), 403);
 }

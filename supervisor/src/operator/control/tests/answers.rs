@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::{CloseOrder, LimitsOrder};
-use crate::operator::control::server::MAX_CONNECTIONS;
+use crate::operator::control::server::BOUNDS;
 use crate::operator::ctl::{CtlError, ask};
 
 #[test]
@@ -173,8 +173,8 @@ fn ctl_understands_every_answer() {
 
 #[test]
 fn ctl_says_why_it_was_turned_away() {
-    let rig = Rig::answering();
-    let _idle: Vec<_> = (0..MAX_CONNECTIONS).map(|_| rig.client()).collect();
+    let rig = Rig::new(QUEUE, Deadlines::default());
+    let _waiting: Vec<_> = (0..BOUNDS.connections).map(|_| rig.waiting_client()).collect();
     let error = ask(rig.dir.path(), false, &Command::Totals).unwrap_err();
     assert_eq!(error.to_string(), "too many connections; try again");
 }

@@ -110,6 +110,13 @@ impl Rig {
         Client(stream)
     }
 
+    /// A client whose request the loop has and does not answer.
+    fn waiting_client(&self) -> (Client<UnixStream>, Request) {
+        let mut client = self.client();
+        client.send(b"GET /totals HTTP/1.1\r\n\r\n");
+        (client, self.take())
+    }
+
     fn admin_client(&mut self) -> Client<TcpStream> {
         let address = self.control().admin_address().unwrap();
         tcp(address)
