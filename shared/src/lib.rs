@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod channels;
 pub mod clock;
 pub mod config;
 pub mod counters;

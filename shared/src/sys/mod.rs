@@ -8,6 +8,7 @@ pub mod mapping;
 pub mod memory;
 pub mod process;
 pub mod rights;
+pub mod shared_memory;
 pub mod steering;
 pub mod title;
 pub mod wide;
