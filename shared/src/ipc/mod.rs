@@ -2,6 +2,7 @@
 //! [`link`] how it gets there.
 
 pub mod codec;
+pub mod hub;
 pub mod link;
 pub mod message;
 pub mod moving;
