@@ -8,6 +8,7 @@ mod key;
 mod phase;
 mod scan;
 mod subprotocol;
+mod subscriber;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use flags::Flags;
 pub use key::Key;
 pub use phase::Phase;
 pub use scan::scan;
+pub use subscriber::Subscriber;
 
 /// The tables of this program. A field is appended in the reserve behind its group, so that zeros mean "none".
 pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 5, reads_since: 3 };
@@ -109,15 +111,17 @@ pub struct Record {
     /// Complete messages from the client.
     pub messages_received: u64,
     /// In `AwaitingAdmission`: the bytes whose base64 form is Sec-WebSocket-Accept. In `Open`, when nobody needs them any
-    /// more: see [`Record::rate_taken`], then zeros.
+    /// more: see [`Record::rate_taken`], then [`Record::part`], [`Record::position`] and [`Record::channel`].
     pub accept_key: [u8; 20],
     /// Where the application's session lies in the slot's memory of sessions; 0 is none.
     pub session: u32,
     /// Output that waits for the client to read it, in bytes.
     pub queued: u32,
+    /// What it is to channels.
+    pub subscriber: Subscriber,
     /// Room for what later programs add. Zeros in a new record, and in one that comes from another slot: what is
     /// there may mean something in that slot alone.
-    reserved: [u8; 4],
+    reserved: [u8; 3],
 }
 
 impl Record {
@@ -149,6 +153,43 @@ impl Record {
     /// Sets that.
     pub fn set_rate_taken(&mut self, taken: i32) {
         self.accept_key[..4].copy_from_slice(&taken.to_le_bytes());
+    }
+
+    /// In `Open`: bytes that are out of the frame of the entry at [`Record::position`].
+    #[must_use]
+    pub fn part(&self) -> u32 {
+        let [_, _, _, _, a, b, c, d, ..] = self.accept_key;
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Sets that.
+    pub fn set_part(&mut self, part: u32) {
+        self.accept_key[4..8].copy_from_slice(&part.to_le_bytes());
+    }
+
+    /// In `Open`: up to where in the journal it has what it is subscribed to. Without [`Subscriber::LAGGING`] its slot's
+    /// position counts when that is further.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, g, h, ..] = self.accept_key;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Sets that.
+    pub fn set_position(&mut self, position: u64) {
+        self.accept_key[8..16].copy_from_slice(&position.to_le_bytes());
+    }
+
+    /// In `Open`: the number of the channel that it is subscribed to; 0 is none. More are in its session.
+    #[must_use]
+    pub fn channel(&self) -> u32 {
+        let [.., a, b, c, d] = self.accept_key;
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Sets that.
+    pub fn set_channel(&mut self, channel: u32) {
+        self.accept_key[16..].copy_from_slice(&channel.to_le_bytes());
     }
 
     /// The client's address: the peer's, or what a trusted proxy says.
@@ -194,7 +235,7 @@ impl Record {
             timer: [0; 2],
             timer_place: 0,
             session: 0,
-            reserved: [0; 4],
+            reserved: [0; 3],
             ..*from
         };
         self.flags.set(Flags::TAKEN, true);

@@ -27,6 +27,21 @@ pub struct ChannelState {
     pub subscribers: u64,
 }
 
+/// An epoch as users see it: in base 36.
+#[must_use]
+pub fn epoch_text(mut epoch: u64) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut text = Vec::new();
+    loop {
+        text.push(DIGITS[usize::try_from(epoch % 36).unwrap_or_default()]);
+        epoch /= 36;
+        if epoch == 0 {
+            text.reverse();
+            return text.into_iter().map(char::from).collect();
+        }
+    }
+}
+
 impl ChannelMemory {
     /// The channel's name; `None` if no channel has this number.
     #[must_use]
@@ -96,6 +111,13 @@ mod tests {
     use super::super::memory::{SMALLEST_JOURNAL, create};
     use super::*;
     use crate::sys::shared_memory::Access;
+
+    #[test]
+    fn an_epoch_is_a_number_in_base_36() {
+        for epoch in [0, 35, 36, 1_679_615, u64::MAX] {
+            assert_eq!(u64::from_str_radix(&epoch_text(epoch), 36), Ok(epoch));
+        }
+    }
 
     #[test]
     fn a_channel_is_there_from_its_name_on_until_it_is_removed() {
