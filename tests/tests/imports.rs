@@ -15,7 +15,16 @@ const CRATES: [(&str, &str, &[&[&str]]); 3] = [
     (
         "worker",
         "holdfast_worker",
-        &[&["test_hooks"], &["websocket"], &["app"], &["connection"], &["serve"], &["life"], &["keeper"]],
+        &[
+            &["test_hooks"],
+            &["websocket"],
+            &["channels"],
+            &["app"],
+            &["connection"],
+            &["serve"],
+            &["life"],
+            &["keeper"],
+        ],
     ),
     (
         "supervisor",

@@ -76,22 +76,26 @@ impl Clients {
     /// The request is valid: is there a protocol for its path, and does its application let the client in?
     fn ask_app(&mut self, key: Key, head: &[u8], upgrade: &Upgrade) -> Result<(), Refusal> {
         let Upgrade { path, subprotocols: offered, .. } = upgrade;
-        let (protocol, by_route, is_required) = match &*self.connections.settings.routes {
+        let (protocol, by_route, is_required, above) = match &*self.connections.settings.routes {
             // A supervisor that knows no routes.
-            [] => (0, None, false),
+            [] => (0, None, false, 0),
             routes => {
                 let route = route::find(routes, path).ok_or(Refusal::NO_ROUTE)?;
-                (protocol_id(&route.protocol), route.choose(offered), route.subprotocol_required)
+                let protocol = protocol_id(&route.protocol);
+                (protocol, route.choose(offered), route.subprotocol_required, route.path.len())
             }
         };
         let by_route = by_route.map(str::to_owned);
+        let below = path.get(above..).unwrap_or_default().trim_start_matches('/');
         if let Some(record) = self.connections.get_mut(key) {
             record.set_address(upgrade.address);
             record.protocol = protocol;
         }
         let (answer, by_app) = match self.turned_away() {
             Some(reason) => (Err(Refusal::admission(reason)), None),
-            None => self.request_of_app(key, protocol, &Request { head, path, subprotocols: offered })?,
+            None => {
+                self.request_of_app(key, protocol, &Request { head, path, below, subprotocols: offered })?
+            }
         };
         // A client fails a connection that names what it did not offer (RFC 6455, section 4.1).
         let chosen = by_app.filter(|name| offered.contains(name)).or(by_route);

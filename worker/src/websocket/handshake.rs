@@ -85,6 +85,8 @@ pub struct Upgrade {
 pub struct Request<'a> {
     pub(crate) head: &'a [u8],
     pub(crate) path: &'a str,
+    /// What of the path lies below its route, without the slash between.
+    pub(crate) below: &'a str,
     pub(crate) subprotocols: &'a [String],
 }
 
@@ -94,6 +96,12 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn path(&self) -> &'a str {
         self.path
+    }
+
+    /// What of the path lies below its route's, without the slash between the two.
+    #[must_use]
+    pub fn below(&self) -> &'a str {
+        self.below
     }
 
     /// The subprotocols that the client offers, in its order.
