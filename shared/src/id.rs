@@ -54,6 +54,12 @@ impl Incarnation {
 impl ConnectionId {
     const SEQUENCE_BITS: u32 = 48;
 
+    /// The slot that has let it in; it may be in another one by now.
+    #[must_use]
+    pub fn slot(self) -> SlotId {
+        SlotId(u16::try_from(self.0 >> Self::SEQUENCE_BITS).unwrap_or_default())
+    }
+
     /// The `sequence`-th connection of `slot`.
     #[must_use]
     pub fn new(slot: SlotId, sequence: u64) -> Self {

@@ -73,7 +73,7 @@ pub struct EntryHead {
     pub kind: u16,
     /// See the constants.
     pub flags: u16,
-    /// The channel's number; 0 if it is of none.
+    /// The channel's number; 0 if it is of none. For `Direct` and `Disconnect` the row where the connection was last, plus one.
     pub channel: u32,
     /// Of the entry's bytes, without padding.
     pub bytes: u32,

@@ -6,5 +6,6 @@ pub mod directory;
 pub mod entry;
 pub mod journal;
 pub mod memory;
+pub mod rules;
 pub mod sleep;
 pub mod up_ring;

@@ -55,6 +55,8 @@ pub enum Word {
     SayingAt = 88,
     /// What it is.
     SayingKind = 96,
+    /// A worker has gone on with this ring: what records say of channels is of its memory.
+    Opened = 104,
 }
 
 /// What a worker says. A hub passes over kinds that it does not know.
@@ -70,7 +72,7 @@ pub enum MessageKind {
     Unsubscribe,
     /// A client is gone: [`Gone`] in JSON.
     Gone,
-    /// A client of another slot is this one's now.
+    /// A client of another slot is this one's now. The channel's place has its row.
     MovedIn,
     /// All clients of the slot follow, for a hub that does not know them.
     AnnounceBegin,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::channels::rules::Rule;
 use crate::level::Level;
 use crate::route::Route;
 
@@ -63,6 +64,20 @@ pub struct Settings {
     pub degraded: Option<Degraded>,
     /// Applications may not send one message to many.
     pub broadcasts_are_off: bool,
+    /// What holds for channels; `None` in a server without them.
+    pub channels: Option<ChannelSettings>,
+}
+
+/// What a worker must know of channels.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChannelSettings {
+    /// What holds for which channels; the first that matches.
+    pub rules: Vec<Rule>,
+    /// How far a subscriber may fall behind, in bytes of the journal.
+    pub max_lag: u64,
+    /// Channels that one connection may be subscribed to.
+    pub max_subscriptions: u32,
 }
 
 /// What holds for clients of a degraded server, as far as it is stricter.
