@@ -7,6 +7,7 @@
 mod api;
 pub mod cluster;
 mod host;
+pub mod hub;
 mod logging;
 mod operations;
 mod operator;

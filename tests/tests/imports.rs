@@ -33,6 +33,7 @@ const CRATES: [(&str, &str, &[&[&str]]); 3] = [
             &["logging"],
             &["host"],
             &["api"],
+            &["hub"],
             &["operator", "cluster"],
             &["operations"],
             &["supervisor"],

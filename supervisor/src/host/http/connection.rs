@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -83,14 +83,16 @@ async fn answer<V: Service>(
     place.known();
     let refuse = |status, error: String| last(site.service.refuse(status, error));
     let limit = site.bounds.body;
+    let too_long = || refuse(413, format!("the request body is longer than {limit} bytes"));
+    if body.size_hint().lower() > limit as u64 {
+        return too_long();
+    }
     let answer = match tokio::time::timeout(site.deadlines.body, read(body, limit)).await {
         Ok(Ok(body)) => {
             place.answering();
             site.service.answer(head, body, access).await
         }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            refuse(413, format!("the request body is longer than {limit} bytes"))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_long(),
         Ok(Err(error)) => refuse(400, format!("cannot read the request body: {error}")),
         Err(_) => refuse(408, "the request body did not come in time".to_owned()),
     };

@@ -9,6 +9,8 @@ mod deadline;
 mod places;
 mod response;
 mod site;
+#[cfg(test)]
+pub mod tests;
 
 use std::future::Future;
 use std::time::Duration;

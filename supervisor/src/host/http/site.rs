@@ -1,9 +1,11 @@
 //! A site: a service, its bounds, and the tasks that accept for it. Reads no byte of a client; `connection` does.
 
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -76,6 +78,29 @@ impl<V: Service> Site<V> {
         let mut answer = format!("{head}\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes();
         answer.extend_from_slice(&body);
         answer
+    }
+}
+
+impl Listener {
+    /// The listener that `socket` is, whoever bound it.
+    ///
+    /// # Errors
+    /// It is of another family, or cannot be made nonblocking.
+    pub fn from_descriptor(socket: OwnedFd) -> io::Result<Self> {
+        let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+        match name.family() {
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+                let listener = std::net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(listener))
+            }
+            Some(AddressFamily::Unix) => {
+                let listener = std::os::unix::net::UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(listener))
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 }
 

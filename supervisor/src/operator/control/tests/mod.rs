@@ -4,8 +4,8 @@ mod abuse;
 mod admin;
 mod answers;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,10 +23,8 @@ use crate::api::{
     RebalanceReport, RebalancedSlot, Report, RestartReport, RestartedSlot, Totals, UpgradeReport,
     UpgradeState, WorkerRow,
 };
+use crate::host::http::tests::{Client, HANG, Reply, tcp, unix};
 use crate::host::launch::InheritedSockets;
-
-/// So that a test that waits for what never comes fails instead of hanging.
-const HANG: Duration = Duration::from_secs(60);
 
 /// A started HTTP side; the loop's end is the test's to read, or a [`FakeLoop`]'s.
 struct Rig {
@@ -104,10 +102,7 @@ impl Rig {
     }
 
     fn client(&self) -> Client<UnixStream> {
-        let stream = UnixStream::connect(self.path()).unwrap();
-        stream.set_read_timeout(Some(HANG)).unwrap();
-        stream.set_write_timeout(Some(HANG)).unwrap();
-        Client(stream)
+        unix(&self.path())
     }
 
     /// A client whose request the loop has and does not answer.
@@ -136,60 +131,14 @@ impl Drop for Rig {
     }
 }
 
-fn tcp(address: SocketAddr) -> Client<TcpStream> {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(HANG)).unwrap();
-    Client(stream)
+/// What a failed request says.
+trait Explained {
+    fn error(&self) -> String;
 }
 
-/// A keep-alive HTTP client that shows everything it gets.
-struct Client<S>(S);
-
-#[derive(Debug, PartialEq)]
-struct Reply {
-    status: u16,
-    /// In lower case.
-    head: String,
-    body: String,
-}
-
-impl Reply {
+impl Explained for Reply {
     fn error(&self) -> String {
         serde_json::from_str::<Failure>(&self.body).unwrap().error
-    }
-}
-
-impl<S: Read + Write> Client<S> {
-    fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).unwrap();
-    }
-
-    fn ask(&mut self, method: &str, path: &str) -> Reply {
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
-        self.reply()
-    }
-
-    fn reply(&mut self) -> Reply {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            self.0.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head).unwrap().to_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-        let mut body = vec![0; length.parse().unwrap()];
-        self.0.read_exact(&mut body).unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Reply { status, head, body: String::from_utf8(body).unwrap() }
-    }
-
-    /// Waits for the server to close; what came before that.
-    fn rest(mut self) -> String {
-        let mut bytes = Vec::new();
-        // An error is a close too: of a connection with unread input.
-        let _ = self.0.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 

@@ -1,0 +1,3 @@
+//! The hub: what applications and clients say to channels becomes entries of one journal.
+
+pub mod api;
