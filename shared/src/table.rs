@@ -155,43 +155,6 @@ impl Record {
         self.accept_key[..4].copy_from_slice(&taken.to_le_bytes());
     }
 
-    /// In `Open`: bytes that are out of the frame of the entry at [`Record::position`].
-    #[must_use]
-    pub fn part(&self) -> u32 {
-        let [_, _, _, _, a, b, c, d, ..] = self.accept_key;
-        u32::from_le_bytes([a, b, c, d])
-    }
-
-    /// Sets that.
-    pub fn set_part(&mut self, part: u32) {
-        self.accept_key[4..8].copy_from_slice(&part.to_le_bytes());
-    }
-
-    /// In `Open`: up to where in the journal it has what it is subscribed to. Without [`Subscriber::LAGGING`] its slot's
-    /// position counts when that is further.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, g, h, ..] = self.accept_key;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
-    }
-
-    /// Sets that.
-    pub fn set_position(&mut self, position: u64) {
-        self.accept_key[8..16].copy_from_slice(&position.to_le_bytes());
-    }
-
-    /// In `Open`: the number of the channel that it is subscribed to; 0 is none. More are in its session.
-    #[must_use]
-    pub fn channel(&self) -> u32 {
-        let [.., a, b, c, d] = self.accept_key;
-        u32::from_le_bytes([a, b, c, d])
-    }
-
-    /// Sets that.
-    pub fn set_channel(&mut self, channel: u32) {
-        self.accept_key[16..].copy_from_slice(&channel.to_le_bytes());
-    }
-
     /// The client's address: the peer's, or what a trusted proxy says.
     #[must_use]
     pub fn address(&self) -> IpAddr {

@@ -473,16 +473,15 @@ mod tests {
             ring.set(Word::Written, written);
             assert!(matches!(ring.message(at, &mut bytes), Err(UpRingError::Broken { slot: 3, .. })));
         }
-        let other = mapping::create("other", HEADER_SIZE + RING_SIZE).unwrap();
-        assert!(matches!(UpRing::map(other.as_fd()), Err(UpRingError::NotARing)));
+        let other = UpRing::map(mapping::create("other", HEADER_SIZE + RING_SIZE).unwrap().as_fd());
+        assert!(matches!(other, Err(UpRingError::NotARing)));
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn messages_are_read_as_they_were_said(steps in prop::collection::vec((0usize..900_000, any::<bool>()), 1..40)) {
-            let (ring, mut bytes) = (ring(), Vec::new());
-            let mut waiting = VecDeque::new();
+            let (ring, mut bytes, mut waiting) = (ring(), Vec::new(), VecDeque::new());
             for (number, (size, reads)) in (1u64..).zip(steps) {
                 let said = vec![u8::try_from(number % 251).unwrap(); size];
                 if ring.say(MessageKind::Publish, MessageHead::TEXT, number, 5, &said) {

@@ -81,9 +81,11 @@ impl SharedMemory {
     #[inline]
     pub fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.length));
-        // SAFETY: within the mapping (checked), aligned (mappings begin at pages), and alive as long as `self`;
-        // other processes change it atomically, too.
-        unsafe { self.start.byte_add(at).cast::<AtomicU64>().as_ref() }
+        // SAFETY: within the mapping (checked).
+        let word = unsafe { self.start.byte_add(at) };
+        // SAFETY: aligned (checked; mappings begin at pages), and alive as long as `self`; other processes change it
+        // atomically, too.
+        unsafe { word.cast::<AtomicU64>().as_ref() }
     }
 
     /// The half word at `at`, a multiple of 4.
@@ -95,7 +97,9 @@ impl SharedMemory {
     pub fn half_word(&self, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4) && at.checked_add(4).is_some_and(|end| end <= self.length));
         // SAFETY: as in `word`.
-        unsafe { self.start.byte_add(at).cast::<AtomicU32>().as_ref() }
+        let half_word = unsafe { self.start.byte_add(at) };
+        // SAFETY: as in `word`.
+        unsafe { half_word.cast::<AtomicU32>().as_ref() }
     }
 
     /// Copies bytes out. Another process may be changing them meanwhile: then the copy is torn, and the words

@@ -86,11 +86,11 @@ fn what_a_program_does_not_know_is_left_alone_and_what_it_did_not_keep_is_zero()
     header.sequence = 8;
     header.reserved = [9; _];
     header.known_fields += 4;
-    table.records_mut()[1].reserved = [5; 4];
+    table.records_mut()[1].reserved = [5; _];
     let mut table = Table::open(memory.as_fd()).unwrap();
     let header = table.header_mut();
     assert_eq!((header.moved_out, header.sequence, header.reserved), (7, 8, [9; _]));
-    assert_eq!(table.records()[1].reserved, [5; 4]);
+    assert_eq!(table.records()[1].reserved, [5; _]);
     // A program from before `moved_out` has written it since.
     table.header_mut().known_fields = u32::try_from(std::mem::offset_of!(Header, moved_out)).unwrap();
     let header = Header::read(memory.as_fd()).unwrap();

@@ -45,6 +45,7 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
             messages_per_second: config.degraded.messages_per_second.map_or(0, Into::into),
         }),
         broadcasts_are_off: false,
+        channels: None,
     }
 }
 
