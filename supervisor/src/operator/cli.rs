@@ -9,7 +9,7 @@ use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
 use holdfast_worker::Program;
 use holdfast_worker::keeper::KeeperStart;
 
-use crate::api::Command as CtlRequest;
+use crate::operator::ctl::CtlRequest;
 
 /// What the process is asked to be.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -179,7 +179,7 @@ mod tests {
     use holdfast_shared::config::{MaxConnections, Workers, load};
 
     use super::*;
-    use crate::api::{DrainOrder, LimitsOrder, Step};
+    use crate::api::{Command as CtlCommand, DrainOrder, LimitsOrder, Step};
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
         parse_from("1.2.3", std::iter::once("holdfast").chain(line.split_whitespace()))
@@ -214,7 +214,7 @@ mod tests {
         let expected = Command::Ctl(CtlArguments {
             run_dir: Some(PathBuf::from("/x")),
             json: true,
-            request: CtlRequest::Totals,
+            request: CtlRequest::Supervisor(CtlCommand::Totals),
         });
         for line in [
             "ctl --run-dir /x --json totals",
@@ -228,25 +228,46 @@ mod tests {
     #[test]
     fn every_request_has_its_word() {
         for (word, request) in [
-            ("totals", CtlRequest::Totals),
-            ("workers", CtlRequest::Workers),
-            ("config", CtlRequest::Config),
-            ("limits", CtlRequest::Limits(LimitsOrder::SHOW)),
-            ("health", CtlRequest::Health),
-            ("metrics", CtlRequest::Metrics),
-            ("reload", CtlRequest::Reload),
-            ("restart", CtlRequest::Restart { slot: None }),
-            ("restart 3", CtlRequest::Restart { slot: Some(3) }),
-            ("upgrade", CtlRequest::Upgrade { status: false }),
-            ("upgrade --status", CtlRequest::Upgrade { status: true }),
-            ("rebalance", CtlRequest::Rebalance),
-            ("drain", CtlRequest::Drain(DrainOrder::new(Step::Begin))),
-            ("drain --pause", CtlRequest::Drain(DrainOrder::new(Step::Pause))),
-            ("drain --resume", CtlRequest::Drain(DrainOrder::new(Step::Resume))),
-            ("stop", CtlRequest::Stop),
+            ("totals", CtlCommand::Totals),
+            ("workers", CtlCommand::Workers),
+            ("config", CtlCommand::Config),
+            ("limits", CtlCommand::Limits(LimitsOrder::SHOW)),
+            ("health", CtlCommand::Health),
+            ("metrics", CtlCommand::Metrics),
+            ("reload", CtlCommand::Reload),
+            ("restart", CtlCommand::Restart { slot: None }),
+            ("restart 3", CtlCommand::Restart { slot: Some(3) }),
+            ("upgrade", CtlCommand::Upgrade { status: false }),
+            ("upgrade --status", CtlCommand::Upgrade { status: true }),
+            ("rebalance", CtlCommand::Rebalance),
+            ("drain", CtlCommand::Drain(DrainOrder::new(Step::Begin))),
+            ("drain --pause", CtlCommand::Drain(DrainOrder::new(Step::Pause))),
+            ("drain --resume", CtlCommand::Drain(DrainOrder::new(Step::Resume))),
+            ("stop", CtlCommand::Stop),
         ] {
+            let request = CtlRequest::Supervisor(request);
             let expected = Command::Ctl(CtlArguments { run_dir: None, json: false, request });
             assert_eq!(parse(&format!("ctl {word}")).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn channels_have_theirs() {
+        for (line, is_right) in [
+            ("publish chat:42 {}", true),
+            ("publish chat:42", true),
+            ("channels --prefix chat: --cursor a --limit 7", true),
+            ("presence chat:42", true),
+            ("history chat:42 --since 3 --limit 7", true),
+            ("publish", false),
+            ("publish @events 1", false),
+            ("history a --since -1", false),
+            ("channels --limit 0", false),
+        ] {
+            let asked = parse(&format!("ctl {line}"));
+            let is_channels =
+                matches!(asked, Ok(Command::Ctl(CtlArguments { request: CtlRequest::Channels(_), .. })));
+            assert_eq!(is_channels, is_right, "{line}: {asked:?}");
         }
     }
 

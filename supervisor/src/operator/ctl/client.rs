@@ -23,12 +23,36 @@ pub struct Response {
     pub body: String,
 }
 
-/// Sends `command` to the control socket at `path` and waits for the answer, at most a little longer than the
-/// server itself would.
-pub fn exchange(path: &Path, command: &Command) -> Result<Response, CtlError> {
+/// What is asked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its method.
+    pub method: &'static str,
+    /// Path and query.
+    pub target: String,
+    /// JSON, or nothing.
+    pub body: String,
+    /// How long the server itself waits before it answers 504.
+    pub deadline: Duration,
+}
+
+impl From<&Command> for Request {
+    fn from(command: &Command) -> Self {
+        Self {
+            method: command.method(),
+            target: command.target(),
+            body: command.body(),
+            deadline: command.deadline(),
+        }
+    }
+}
+
+/// Sends `request` to the socket at `path` and waits for the answer, at most a little longer than the server itself
+/// would.
+pub fn exchange(path: &Path, request: &Request) -> Result<Response, CtlError> {
     let stream =
         UnixStream::connect(path).map_err(|source| CtlError::Connect { path: path.to_owned(), source })?;
-    let bytes = talk(stream, command).map_err(|source| CtlError::Talk { path: path.to_owned(), source })?;
+    let bytes = talk(stream, request).map_err(|source| CtlError::Talk { path: path.to_owned(), source })?;
     match parse(&bytes) {
         Ok(Some(response)) => Ok(response),
         Ok(None) => Err(CtlError::Talk { path: path.to_owned(), source: ErrorKind::UnexpectedEof.into() }),
@@ -36,14 +60,14 @@ pub fn exchange(path: &Path, command: &Command) -> Result<Response, CtlError> {
     }
 }
 
-fn talk(mut stream: UnixStream, command: &Command) -> io::Result<Vec<u8>> {
-    let patience = Some(command.deadline() + GRACE);
+fn talk(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
+    let patience = Some(request.deadline + GRACE);
     stream.set_read_timeout(patience)?;
     stream.set_write_timeout(patience)?;
-    let (method, path, body) = (command.method(), command.target(), command.body());
+    let Request { method, target, body, .. } = request;
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     );
     match stream.write_all(request.as_bytes()) {
         // A server that turns us away closes without reading; why is in what it sent before.

@@ -1,7 +1,9 @@
-//! `holdfast ctl`: asks a running supervisor over its control socket and prints the answer.
+//! `holdfast ctl`: asks a running supervisor over its control socket, or the hub over that of its API, and prints the
+//! answer.
 //! Blocking, one request (but for an upgrade, which is watched), no state; knows nothing the socket does not say,
 //! but who serves on when there is nobody at it.
 
+pub(crate) mod channels;
 mod client;
 mod human;
 mod left_behind;
@@ -20,6 +22,18 @@ use crate::operator::control::socket_path;
 
 /// What `holdfast ctl` can ask: the commands of the control socket.
 pub use crate::api::Command as CtlCommand;
+pub use channels::ChannelsCommand;
+
+/// Whom `holdfast ctl` asks, and what.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum CtlRequest {
+    /// The supervisor.
+    #[command(flatten)]
+    Supervisor(CtlCommand),
+    /// The hub.
+    #[command(flatten)]
+    Channels(ChannelsCommand),
+}
 
 /// Why `holdfast ctl` has no good answer. All of them are exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -41,18 +55,29 @@ pub enum CtlError {
     Refused { status: u16, error: String },
     #[error("the service does not want clients now: it is {}", .0.name())]
     Unhealthy(HealthStatus),
+    #[error(
+        "no channels here: {} is missing. Set api.listen, write a rule in [[channels.rules]], or let a route have the protocol \"channels\"; see `holdfast ctl config` for what is in effect",
+        path.display()
+    )]
+    NoChannels { path: PathBuf },
+    #[error("cannot read what to publish from standard input: {0}")]
+    Read(#[source] io::Error),
     #[error("upgrade failed: {0}")]
     UpgradeFailed(String),
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
 }
 
-/// Asks the supervisor of `run_dir` and prints its answer to standard output: tables for people or, with
+/// Asks the supervisor of `run_dir`, or its hub, and prints the answer to standard output: tables for people or, with
 /// `json`, the body as it was received (metrics are Prometheus text either way).
 ///
 /// # Errors
 /// See [`CtlError`]; its text is for standard error.
-pub fn run(run_dir: &Path, json: bool, command: &CtlCommand) -> Result<(), CtlError> {
+pub fn run(run_dir: &Path, json: bool, request: &CtlRequest) -> Result<(), CtlError> {
+    let command = match request {
+        CtlRequest::Supervisor(command) => command,
+        CtlRequest::Channels(command) => return print(&channels::ask(run_dir, json, command, io::stdin())?),
+    };
     match ask_supervisor(run_dir, json, command) {
         Err(error @ CtlError::Connect { .. }) => go_without_supervisor(run_dir, json, command, error),
         result => result,
@@ -101,7 +126,7 @@ pub(crate) fn ask(
     command: &CtlCommand,
 ) -> Result<(String, HealthStatus), CtlError> {
     let path = socket_path(run_dir);
-    let response = client::exchange(&path, command)?;
+    let response = client::exchange(&path, &command.into())?;
     let health = match judge(command, &response) {
         Verdict::Answer => HealthStatus::Ok,
         Verdict::Health(status) => status,

@@ -1,5 +1,6 @@
 //! Answers of the control socket as text for people. The words may change; programs use `--json`.
 
+mod channels;
 mod connections;
 mod rules;
 
@@ -12,6 +13,7 @@ use crate::api::{
     ByReason, Change, ConfigEntry, DrainProgress, Health, LimitsView, RebalanceReport, ReloadReport, Report,
     RestartReport, Totals, UpgradeReport, UpgradeState, WorkerRow,
 };
+pub use channels::{channels as channel_list, history, presence, published};
 use connections::{closing, connections, limits_changed};
 use rules::{bans, explanation};
 

@@ -31,11 +31,12 @@ fn an_unhealthy_answer_is_an_answer_and_a_busy_supervisor_is_not() {
 #[test]
 fn nobody_there_is_explained_with_the_path_and_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = run(dir.path(), false, &CtlCommand::Totals).unwrap_err().to_string();
+    let missing =
+        run(dir.path(), false, &CtlRequest::Supervisor(CtlCommand::Totals)).unwrap_err().to_string();
     assert!(missing.contains("control.sock") && missing.contains("--run-dir"), "{missing}");
 
     drop(UnixListener::bind(socket_path(dir.path())).unwrap());
-    let stale = run(dir.path(), false, &CtlCommand::Totals).unwrap_err().to_string();
+    let stale = run(dir.path(), false, &CtlRequest::Supervisor(CtlCommand::Totals)).unwrap_err().to_string();
     assert!(stale.contains("control.sock") && stale.contains("start holdfast again"), "{stale}");
 }
 

@@ -18,13 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// last report alone.
 pub(super) fn run(run_dir: &Path, json: bool) -> Result<(), CtlError> {
     let path = socket_path(run_dir);
-    let begun = client::exchange(&path, &CtlCommand::Upgrade { status: false })?;
+    let begun = client::exchange(&path, &(&CtlCommand::Upgrade { status: false }).into())?;
     let mut watch = Watch { path: &path, said: Said::default(), json };
     watch.take(&begun)?;
     let mut answered = Instant::now();
     loop {
         std::thread::sleep(PAUSE);
-        match client::exchange(&path, &CtlCommand::Upgrade { status: true }) {
+        match client::exchange(&path, &(&CtlCommand::Upgrade { status: true }).into()) {
             Ok(response) if response.status == 503 && answered.elapsed() < PATIENCE => {}
             Ok(response) => {
                 answered = Instant::now();

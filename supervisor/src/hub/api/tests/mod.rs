@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use holdfast_shared::channels::rules::ChannelName;
 use mio::{Events as Readiness, Poll, Token, Waker};
 
 use super::*;
 use crate::host::http::tests::{Client, HANG, Reply as HttpReply, tcp, unix};
 use crate::host::http::{Deadlines, Listener};
+use crate::operator::ctl::CtlError;
+use crate::operator::ctl::channels::{ChannelsCommand, ask};
 
 const KEY: &str = "the-key-of-the-tests";
 
@@ -169,4 +172,20 @@ fn echo(command: Command) -> Result<Answer, ApiError> {
         }
         _ => Answer::Reached(Reached { connections: 1 }),
     })
+}
+
+#[test]
+fn ctl_asks_without_a_key() {
+    let rig = Rig::echoing();
+    let publish = |channel: &str, json| {
+        let command = ChannelsCommand::Publish {
+            channel: ChannelName::new(channel).unwrap(),
+            data: Some("hi".to_owned()),
+        };
+        ask(rig.dir.path(), json, &command, std::io::empty())
+    };
+    assert_eq!(publish("a", false).unwrap(), "offset 1 in epoch e1, 4 subscribers");
+    assert_eq!(publish("a", true).unwrap(), r#"{"offset":1,"epoch":"e1","subscribers":4}"#);
+    let refused = publish("full", false).unwrap_err();
+    assert!(matches!(refused, CtlError::Refused { status: 409, .. }) && refused.to_string() == "no room");
 }
