@@ -19,16 +19,33 @@ pub(super) fn whole(effective: &Effective, failed: &BTreeSet<&'static str>) -> V
     if intact(&[MAX, SOFT, WARNING, HYSTERESIS]) {
         errors.extend(hysteresis_within_warning(effective));
     }
+    if intact(&[JOURNAL, LAG]) {
+        errors.extend(lag_within_journal(effective));
+    }
     if intact(&["listen", "admin.listen"]) {
         errors.extend(overlapping_listen(effective));
     }
     errors
 }
 
+const JOURNAL: &str = "channels.journal_size";
+const LAG: &str = "channels.max_lag";
 const MAX: &str = "limits.max_connections";
 const SOFT: &str = "limits.soft_connections";
 const WARNING: &str = "limits.warning_connections";
 const HYSTERESIS: &str = "limits.hysteresis";
+
+/// A subscriber that has fallen behind is to find what it has not had yet.
+fn lag_within_journal(effective: &Effective) -> Option<ConfigError> {
+    let channels = &effective.config.channels;
+    let most = channels.journal_size / 4 * 3;
+    (channels.max_lag > most).then(|| ConfigError::Value {
+        place: effective.source(if effective.source(LAG) == Source::Default { JOURNAL } else { LAG }),
+        key: LAG.to_owned(),
+        problem: format!("{} bytes are more than three quarters of {JOURNAL}", channels.max_lag),
+        allowed: format!("at most {most} bytes, or raise {JOURNAL}"),
+    })
+}
 
 fn soft_within_max(effective: &Effective) -> Option<ConfigError> {
     let limits = &effective.config.limits;

@@ -44,6 +44,8 @@ const MOST_WAITING: u32 = 10_000;
 const FASTEST: u32 = 1_000_000;
 /// RFC 6455 allows 2^63; nobody wants to hold that in memory.
 const LARGEST_SIZE: usize = 1024 * 1024 * 1024;
+/// More than anybody keeps.
+const LARGEST_JOURNAL: usize = 64 * 1024 * 1024 * 1024;
 /// More than any machine has.
 const LARGEST_TOTAL: usize = 1 << 50;
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
@@ -192,6 +194,12 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_duration(c.limits.waiting_room_timeout),
     ),
     key(
+        "limits.max_connections_per_user",
+        Live,
+        |c, v| put(&mut c.limits.max_connections_per_user, parse::count(v, 0..=MOST_CONNECTIONS)),
+        |c| Value::Integer(c.limits.max_connections_per_user.into()),
+    ),
+    key(
         "limits.shed",
         Live,
         |c, v| put(&mut c.limits.shed, parse::shed(v)),
@@ -328,6 +336,42 @@ pub(super) const KEYS: &[Key] = &[
         Live,
         |c, v| put(&mut c.admin.listen, parse::optional_address(v)),
         |c| Value::text(c.admin.listen.map_or_else(String::new, |address| address.to_string())),
+    ),
+    key(
+        "channels.journal_size",
+        Keep(|new, running| new.channels.journal_size = running.channels.journal_size),
+        |c, v| put(&mut c.channels.journal_size, parse::size(v, 1024 * 1024..=LARGEST_JOURNAL)),
+        |c| parse::show_size(c.channels.journal_size),
+    ),
+    key(
+        "channels.max_lag",
+        Live,
+        |c, v| put(&mut c.channels.max_lag, parse::size(v, 64 * 1024..=LARGEST_JOURNAL)),
+        |c| parse::show_size(c.channels.max_lag),
+    ),
+    key(
+        "channels.max_subscriptions",
+        Live,
+        |c, v| put(&mut c.channels.max_subscriptions, parse::count(v, 1..=1000)),
+        |c| Value::Integer(c.channels.max_subscriptions.into()),
+    ),
+    key(
+        "channels.rules",
+        Live,
+        |c, v| put(&mut c.channels.rules, parse::channel_rules(v)),
+        |c| parse::show_channel_rules(&c.channels.rules),
+    ),
+    key(
+        "api.listen",
+        Live,
+        |c, v| put(&mut c.api.listen, parse::api_listen(v)),
+        |c| parse::show_api_listen(&c.api.listen),
+    ),
+    key(
+        "api.keys_file",
+        Live,
+        |c, v| put(&mut c.api.keys_file, parse::optional_file(v)),
+        |c| parse::show_optional_file(&c.api.keys_file),
     ),
     key(
         "drain.duration",

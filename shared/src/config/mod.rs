@@ -22,9 +22,9 @@ pub use change::{Change, Effect, changes, reload};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use layers::{ENVIRONMENT, load, load_text, set_limits};
 pub use types::{
-    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Degraded, Drain, ECHO, ForwardingHeader, Limits,
-    MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, ResolvedLimits, Security, Shed, Timeouts,
-    Workers,
+    AUTO_MAX_CONNECTIONS, Admin, Api, ApiListen, Balance, CHANNELS, Channels, Config, Degraded, Drain, ECHO,
+    ForwardingHeader, Limits, MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, ResolvedLimits,
+    Security, Shed, Timeouts, Workers,
 };
 pub use value::Value;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::channels::rules::Rule;
 use crate::route::Route;
 
 /// The most connections `max_connections = "auto"` ever stands for.
@@ -46,6 +47,58 @@ pub struct Config {
     pub degraded: Degraded,
     /// How a stop treats open connections.
     pub drain: Drain,
+    /// Which channels there may be, and what holds for them.
+    pub channels: Channels,
+    /// How applications reach them.
+    pub api: Api,
+}
+
+/// Which channels there may be, and what holds for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channels {
+    /// Bytes in which publications are kept.
+    pub journal_size: usize,
+    /// How far a subscriber may fall behind, in bytes of the journal.
+    pub max_lag: usize,
+    /// Channels that one connection may be subscribed to.
+    pub max_subscriptions: u32,
+    /// What holds for which channels; the first that matches.
+    pub rules: Vec<Rule>,
+}
+
+/// How applications reach channels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Api {
+    /// Where.
+    pub listen: ApiListen,
+    /// The file with the keys that let them in, one a line.
+    pub keys_file: Option<PathBuf>,
+}
+
+/// Where the API listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApiListen {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// At an address.
+    Address(SocketAddr),
+    /// At a socket in the file system.
+    Unix(PathBuf),
+}
+
+/// The protocol of channels.
+pub const CHANNELS: &str = "channels";
+
+impl Config {
+    /// Is there anything to have a hub for?
+    #[must_use]
+    pub fn has_channels(&self) -> bool {
+        let is_route = |route: &Route| route.protocol == CHANNELS;
+        self.api.listen != ApiListen::Off
+            || !self.channels.rules.is_empty()
+            || self.routes.iter().any(is_route)
+    }
 }
 
 /// How many workers to run.
@@ -107,6 +160,8 @@ pub struct Limits {
     pub waiting_room: u32,
     /// How long they may.
     pub waiting_room_timeout: Duration,
+    /// Connections of one user, over all workers; 0 is no limit.
+    pub max_connections_per_user: u32,
     /// Who is closed when the cap is lowered below the count.
     pub shed: Shed,
     /// How many connections are closed in a second, when many are to be: those shed, or those an operator names.
@@ -310,6 +365,8 @@ impl Default for Config {
             admin: Admin::default(),
             degraded: Degraded::default(),
             drain: Drain::default(),
+            channels: Channels::default(),
+            api: Api::default(),
         }
     }
 }
@@ -335,6 +392,7 @@ impl Default for Limits {
             retry_after: Duration::from_secs(30),
             waiting_room: 0,
             waiting_room_timeout: Duration::from_secs(5),
+            max_connections_per_user: 0,
             shed: Shed::None,
             shed_rate: 100,
         }
@@ -378,6 +436,17 @@ impl Default for Degraded {
             memory: 95,
             memory_stalls: 0,
             descriptors: 95,
+        }
+    }
+}
+
+impl Default for Channels {
+    fn default() -> Self {
+        Self {
+            journal_size: 64 * 1024 * 1024,
+            max_lag: 8 * 1024 * 1024,
+            max_subscriptions: 100,
+            rules: Vec::new(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_shared::config::{Config, ForwardingHeader, RefusalMode};
-use holdfast_shared::ipc::settings::{Degraded, Settings};
+use holdfast_shared::ipc::settings::{ChannelSettings, Degraded, Settings};
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 
 use super::capacity::Capacity;
@@ -45,7 +45,11 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
             messages_per_second: config.degraded.messages_per_second.map_or(0, Into::into),
         }),
         broadcasts_are_off: false,
-        channels: None,
+        channels: config.has_channels().then(|| ChannelSettings {
+            rules: config.channels.rules.clone(),
+            max_lag: config.channels.max_lag as u64,
+            max_subscriptions: config.channels.max_subscriptions,
+        }),
     }
 }
 

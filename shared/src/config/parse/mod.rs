@@ -1,12 +1,16 @@
 //! Untyped values to typed ones and back: each pair spells one kind of value. Says what is wrong and what is
 //! allowed; knows no key, no place and no other value.
 
+mod channels;
 mod name;
 mod quantity;
 mod routes;
 
 use super::Value;
 
+pub(super) use channels::{
+    api_listen, channel_rules, optional_file, show_api_listen, show_channel_rules, show_optional_file,
+};
 pub(super) use name::{
     balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, refusal_mode,
     run_dir, shed, show_balance, show_forwarding_header, show_refusal_mode, show_run_dir, show_shed,
