@@ -24,6 +24,7 @@ pub mod metric;
 pub mod path;
 pub mod reason;
 pub mod route;
+pub mod secret;
 pub mod session;
 pub mod sys;
 pub mod table;

@@ -8,13 +8,15 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use holdfast_shared::channels::rules::{Lag, Pattern, Rule};
 use holdfast_shared::config::{
-    Admin, Balance, Config, Degraded, Drain, ECHO, Effective, FlagValue, ForwardingHeader, Inputs, Limits,
-    MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, Security, Shed, Timeouts, Value, Workers,
-    changes, load, load_text, reload,
+    Admin, Api, ApiListen, Balance, Channels, Config, Degraded, Drain, ECHO, Effective, Events, FlagValue,
+    ForwardingHeader, Inputs, Limits, MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, Secrets,
+    Security, Shed, Timeouts, Tokens, Value, Workers, changes, load, load_text, reload,
 };
 use holdfast_shared::path::normalise;
 use holdfast_shared::route::{Route, Subprotocols};
+use holdfast_shared::secret::Secret;
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
@@ -52,7 +54,7 @@ prop_compose! {
         buffered in option::of(1usize << 20..=1 << 50),
         refusal in select(vec![RefusalMode::Status, RefusalMode::Close]),
         retry_after in duration(1000),
-        room in (0..=10_000u32, duration(10)),
+        (room, max_connections_per_user) in ((0..=10_000u32, duration(10)), 0..=100_000_000u32),
         (shed, shed_rate) in (select(vec![Shed::None, Shed::Idlest]), 1..=100_000_000u32),
     ) -> Limits {
         let max = cap.unwrap_or(100_000);
@@ -81,6 +83,7 @@ prop_compose! {
             retry_after,
             waiting_room: room.0,
             waiting_room_timeout: room.1,
+            max_connections_per_user,
             shed,
             shed_rate,
         }
@@ -131,6 +134,57 @@ prop_compose! {
     }
 }
 
+fn rule() -> impl Strategy<Value = Rule> {
+    let counts = (0..=100_000_000u32, 0..=100_000_000u32, 0..=1_000_000u32);
+    let permits = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    ("[!$-)+->A-[a-~][!$-)+->A-[a-~]{0,9}[*]?|[*]", duration(0), counts, permits).prop_map(
+        |(pattern, history_ttl, counts, permits)| Rule {
+            matches: Pattern::new(pattern).unwrap(),
+            history: counts.0,
+            history_ttl,
+            presence: permits.0,
+            client_subscribe: permits.1,
+            client_publish: permits.2,
+            max_subscribers: counts.1,
+            publish_rate: counts.2,
+            lag: if permits.3 { Lag::Close } else { Lag::Latest },
+        },
+    )
+}
+
+prop_compose! {
+    fn channels()(
+        journal_size in 1usize << 20..=1 << 36, lag in 64..=96usize, max_subscriptions in 1..=1000u32, rules in vec(rule(), 0..4),
+    ) -> Channels {
+        Channels { journal_size, max_lag: journal_size / 128 * lag, max_subscriptions, rules }
+    }
+}
+
+/// A place of the API needs a key, and files must be there.
+fn api() -> impl Strategy<Value = Api> {
+    let place = prop_oneof![
+        Just(ApiListen::Off),
+        "/[^\0]{1,20}".prop_map(|path| ApiListen::Unix(PathBuf::from(path))),
+        (any::<IpAddr>(), 60_000..=65_535u16)
+            .prop_map(|(ip, port)| ApiListen::Address(SocketAddr::new(ip, port))),
+    ];
+    place.prop_map(|listen| Api { listen, keys_file: None })
+}
+
+fn tokens() -> impl Strategy<Value = Tokens> {
+    option::of(".{1,20}").prop_map(|audience| Tokens { audience, ..Tokens::default() })
+}
+
+fn events() -> impl Strategy<Value = Events> {
+    option::of("https?://[a-z.]{1,9}(:[1-9][0-9]{3})?(/[!$-~]{0,9})?")
+        .prop_map(|url| Events { url, ..Events::default() })
+}
+
+/// With a key for the API, for a place of it needs one.
+fn keyed() -> Inputs {
+    Inputs { api_key: Some(Secret::new("0123456789abcdef")), ..Inputs::default() }
+}
+
 prop_compose! {
     fn config()(
         listen in addresses(1..30_000),
@@ -148,8 +202,15 @@ prop_compose! {
         drain in duration(0),
         degraded in degraded(),
         routes in routes(),
+        channels in (channels(), api(), tokens(), events()),
     ) -> Config {
+        let (channels, api, tokens, events) = channels;
         Config {
+            channels,
+            api,
+            tokens,
+            events,
+            secrets: Secrets::default(),
             listen,
             workers: workers.map_or(Workers::Auto, Workers::Count),
             backlog,
@@ -191,17 +252,18 @@ fn flags(effective: &Effective) -> Vec<FlagValue> {
 proptest! {
     #[test]
     fn a_config_spelled_out_reads_back(config in config()) {
-        let effective = load_text(&spell(&config), &Inputs::default());
+        let effective = load_text(&spell(&config), &keyed());
         let effective = effective.map_err(|errors| TestCaseError::fail(errors.to_string()))?;
+        let config = Config { secrets: effective.config.secrets.clone(), ..config };
         prop_assert_eq!(&effective.config, &config);
 
-        let again = load(&Inputs { flags: flags(&effective), ..Inputs::default() });
+        let again = load(&Inputs { flags: flags(&effective), ..keyed() });
         prop_assert_eq!(again.map_err(|errors| TestCaseError::fail(errors.to_string()))?.config, config);
     }
 
     #[test]
     fn a_reload_leaves_only_what_needs_a_restart(old in config(), new in config()) {
-        let read = |config| load_text(&spell(config), &Inputs::default()).unwrap();
+        let read = |config| load_text(&spell(config), &keyed()).unwrap();
         let (next, reported) = reload(&read(&old), read(&new));
         let left: Vec<_> = changes(&next.config, &new).into_iter().map(|change| change.key).collect();
         let waiting: Vec<_> = reported

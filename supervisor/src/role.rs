@@ -53,6 +53,9 @@ fn run(program: Program, arguments: &RunArguments) -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
+    for warning in &effective.config.secrets.warnings {
+        log::warn!("{warning}");
+    }
     let supervisor = match start::prepare(program, inputs, effective, launch.clone(), handoff.as_mut()) {
         Ok(supervisor) => supervisor,
         Err(error) => {

@@ -8,4 +8,5 @@ pub mod journal;
 pub mod memory;
 pub mod rules;
 pub mod sleep;
+pub mod token_keys;
 pub mod up_ring;

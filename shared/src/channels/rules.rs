@@ -79,6 +79,20 @@ impl fmt::Display for ChannelName {
 pub struct Pattern(pub String);
 
 impl Pattern {
+    /// Checks a pattern: a name, or the beginning of names and a `*`.
+    ///
+    /// # Errors
+    /// What is wrong with the name or the beginning.
+    pub fn new(pattern: impl Into<String>) -> Result<Self, NameError> {
+        let pattern = pattern.into();
+        match pattern.strip_suffix('*') {
+            Some("") => {}
+            Some(prefix) => drop(ChannelName::new(prefix)?),
+            None => drop(ChannelName::new(&*pattern)?),
+        }
+        Ok(Self(pattern))
+    }
+
     /// Does it name this channel?
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
@@ -173,5 +187,20 @@ mod tests {
         assert_eq!(found("chat:vip2"), Some("chat:*"));
         assert_eq!((found("news"), found("newsletter")), (Some("news"), None));
         assert_eq!(find(&[rule("*")], "any").map(|rule| rule.presence), Some(false));
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_or_its_beginning() {
+        for (pattern, expected) in [
+            ("*", Ok(())),
+            ("chat:*", Ok(())),
+            ("news", Ok(())),
+            ("", Err(NameError::Empty)),
+            ("a*b*", Err(NameError::Character)),
+            ("**", Err(NameError::Character)),
+            ("@*", Err(NameError::Reserved)),
+        ] {
+            assert_eq!(Pattern::new(pattern).map(drop), expected, "{pattern}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::keys::{KEYS, OnReload};
+use super::keys::{self, KEYS, OnReload};
 use super::{Config, Effective, Value};
 
 /// What happens to a key that a reload finds changed.
@@ -50,7 +50,14 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
 /// a restart keep the running value and its source. The changes say which is which.
 #[must_use]
 pub fn reload(running: &Effective, read: Effective) -> (Effective, Vec<Change>) {
-    let changes = changes(&running.config, &read.config);
+    let mut changes = changes(&running.config, &read.config);
+    let contents = read.config.secrets.changed(&running.config.secrets);
+    changes.extend(contents.into_iter().filter_map(keys::find).filter_map(|key| {
+        let (old, new) = ((key.show)(&running.config), (key.show)(&read.config));
+        let new_contents = Value::text("new contents");
+        // A file with another name is among the changes.
+        (old == new).then_some(Change { key: key.name, old, new: new_contents, effect: Effect::Live })
+    }));
     let mut next = read;
     for key in KEYS {
         if let OnReload::Keep(keep) = key.reload

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{ConfigError, Effective, MaxConnections, Source};
+use super::{API_KEY_VARIABLE, ApiListen, ConfigError, Effective, MaxConnections, Source, keys};
 
 /// Every broken rule. Values of `failed` keys are not what anybody meant, so rules about them are left out.
 pub(super) fn whole(effective: &Effective, failed: &BTreeSet<&'static str>) -> Vec<ConfigError> {
@@ -22,13 +22,17 @@ pub(super) fn whole(effective: &Effective, failed: &BTreeSet<&'static str>) -> V
     if intact(&[JOURNAL, LAG]) {
         errors.extend(lag_within_journal(effective));
     }
-    if intact(&["listen", "admin.listen"]) {
+    if intact(&[API_LISTEN, keys::API_KEYS]) {
+        errors.extend(api_without_key(effective));
+    }
+    if intact(&["listen", "admin.listen", API_LISTEN]) {
         errors.extend(overlapping_listen(effective));
     }
     errors
 }
 
 const JOURNAL: &str = "channels.journal_size";
+const API_LISTEN: &str = "api.listen";
 const LAG: &str = "channels.max_lag";
 const MAX: &str = "limits.max_connections";
 const SOFT: &str = "limits.soft_connections";
@@ -38,12 +42,27 @@ const HYSTERESIS: &str = "limits.hysteresis";
 /// A subscriber that has fallen behind is to find what it has not had yet.
 fn lag_within_journal(effective: &Effective) -> Option<ConfigError> {
     let channels = &effective.config.channels;
-    let most = channels.journal_size / 4 * 3;
+    let most = channels.most_lag();
     (channels.max_lag > most).then(|| ConfigError::Value {
         place: effective.source(if effective.source(LAG) == Source::Default { JOURNAL } else { LAG }),
         key: LAG.to_owned(),
         problem: format!("{} bytes are more than three quarters of {JOURNAL}", channels.max_lag),
         allowed: format!("at most {most} bytes, or raise {JOURNAL}"),
+    })
+}
+
+/// Whoever asks needs a key.
+fn api_without_key(effective: &Effective) -> Option<ConfigError> {
+    let config = &effective.config;
+    let is_useless = config.api.listen != ApiListen::Off && config.secrets.api_keys.is_empty();
+    is_useless.then(|| ConfigError::Value {
+        place: effective.source(API_LISTEN),
+        key: API_LISTEN.to_owned(),
+        problem: "there is no key, so that nobody could use it".to_owned(),
+        allowed: format!(
+            "with a file of keys in {}, or a key in {API_KEY_VARIABLE}; or \"\" for off",
+            keys::API_KEYS
+        ),
     })
 }
 
@@ -93,14 +112,18 @@ fn too_high(
     })
 }
 
-/// Addresses that cannot be bound beside each other. The admin address counts as the last.
+/// Addresses that cannot be bound beside each other. Those of admin and API count as the last.
 fn overlapping_listen(effective: &Effective) -> Vec<ConfigError> {
     let config = &effective.config;
     let public = config.listen.iter().map(|address| ("listen", *address));
     let admin = config.admin.listen.iter().map(|address| ("admin.listen", *address));
+    let api = match config.api.listen {
+        ApiListen::Address(address) => Some((API_LISTEN, address)),
+        ApiListen::Off | ApiListen::Unix(_) => None,
+    };
     let mut seen: Vec<SocketAddr> = Vec::new();
     let mut errors = Vec::new();
-    for (key, address) in public.chain(admin) {
+    for (key, address) in public.chain(admin).chain(api) {
         if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
             let problem = if *other == address {
                 format!("{address} is given twice")

@@ -54,6 +54,10 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) const ROUTES: &str = "routes";
+pub(super) const API_KEYS: &str = "api.keys_file";
+pub(super) const TOKEN_SECRET: &str = "tokens.secret_file";
+pub(super) const TOKEN_JWKS: &str = "tokens.jwks_file";
+pub(super) const EVENTS_SECRET: &str = "events.secret_file";
 
 /// Keys of earlier versions, and what says it now.
 pub(super) const REMOVED: &[(&str, &str)] =
@@ -368,10 +372,40 @@ pub(super) const KEYS: &[Key] = &[
         |c| parse::show_api_listen(&c.api.listen),
     ),
     key(
-        "api.keys_file",
+        API_KEYS,
         Live,
         |c, v| put(&mut c.api.keys_file, parse::optional_file(v)),
-        |c| parse::show_optional_file(&c.api.keys_file),
+        |c| parse::show_optional_file(c.api.keys_file.as_deref()),
+    ),
+    key(
+        TOKEN_SECRET,
+        Live,
+        |c, v| put(&mut c.tokens.secret_file, parse::optional_file(v)),
+        |c| parse::show_optional_file(c.tokens.secret_file.as_deref()),
+    ),
+    key(
+        TOKEN_JWKS,
+        Live,
+        |c, v| put(&mut c.tokens.jwks_file, parse::optional_file(v)),
+        |c| parse::show_optional_file(c.tokens.jwks_file.as_deref()),
+    ),
+    key(
+        "tokens.audience",
+        Live,
+        |c, v| put(&mut c.tokens.audience, parse::audience(v)),
+        |c| Value::text(c.tokens.audience.as_deref().unwrap_or_default()),
+    ),
+    key(
+        "events.url",
+        Live,
+        |c, v| put(&mut c.events.url, parse::events_url(v)),
+        |c| Value::text(c.events.url.as_deref().unwrap_or_default()),
+    ),
+    key(
+        EVENTS_SECRET,
+        Live,
+        |c, v| put(&mut c.events.secret_file, parse::optional_file(v)),
+        |c| parse::show_optional_file(c.events.secret_file.as_deref()),
     ),
     key(
         "drain.duration",

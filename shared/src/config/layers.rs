@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::parse::{self, Problem, Problems};
-use super::{Config, ConfigError, ConfigErrors, Effective, Inputs, Source, Value, check, keys};
+use super::{Config, ConfigError, ConfigErrors, Effective, Inputs, Source, Value, check, keys, secrets};
 
 /// The variables that are read and the keys they set.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
@@ -107,7 +107,19 @@ impl Layers {
         for flag in &inputs.flags {
             self.set(&flag.key, &flag.value, Source::Flag(flag.flag.clone()), &[]);
         }
+        if !self.unread {
+            self.secrets(inputs);
+        }
         self.check()
+    }
+
+    fn secrets(&mut self, inputs: &Inputs) {
+        let (secrets, problems) = secrets::read(&self.config, inputs.api_key.as_ref());
+        self.config.secrets = secrets;
+        for (key, problem) in problems {
+            let source = self.sources.get(key).cloned().unwrap_or(Source::Default);
+            self.reject(key, problem.into(), &source, &[]);
+        }
     }
 
     fn check(mut self) -> Result<Effective, ConfigErrors> {

@@ -5,11 +5,13 @@
 //! resolves what depends on the host (`"auto"`), opens a socket or changes the running server.
 
 mod change;
+mod channels;
 mod check;
 mod error;
 mod keys;
 mod layers;
 mod parse;
+mod secrets;
 mod types;
 mod value;
 
@@ -18,13 +20,17 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::secret::Secret;
+
 pub use change::{Change, Effect, changes, reload};
+pub use channels::{Api, ApiListen, CHANNELS, Channels, Events, Tokens};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use layers::{ENVIRONMENT, load, load_text, set_limits};
+pub use secrets::{API_KEY_VARIABLE, Secrets};
 pub use types::{
-    AUTO_MAX_CONNECTIONS, Admin, Api, ApiListen, Balance, CHANNELS, Channels, Config, Degraded, Drain, ECHO,
-    ForwardingHeader, Limits, MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, ResolvedLimits,
-    Security, Shed, Timeouts, Workers,
+    AUTO_MAX_CONNECTIONS, Admin, Balance, Config, Degraded, Drain, ECHO, ForwardingHeader, Limits,
+    MaxBuffered, MaxConnections, Portion, Proxy, RefusalMode, ResolvedLimits, Security, Shed, Timeouts,
+    Workers,
 };
 pub use value::Value;
 
@@ -38,13 +44,15 @@ pub struct Inputs {
     pub environment: Vec<(String, String)>,
     /// Flags in order; of several for one key the last wins.
     pub flags: Vec<FlagValue>,
+    /// The key in [`API_KEY_VARIABLE`], if there is one.
+    pub api_key: Option<Secret>,
     /// The protocols that the program has; the first serves every path when nobody says which.
     pub protocols: Vec<&'static str>,
 }
 
 impl Default for Inputs {
     fn default() -> Self {
-        Self { file: None, environment: Vec::new(), flags: Vec::new(), protocols: vec![ECHO] }
+        Self { file: None, environment: Vec::new(), flags: Vec::new(), api_key: None, protocols: vec![ECHO] }
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::channels::rules::Rule;
+use super::channels::{Api, Channels, Events, Tokens};
+use super::secrets::Secrets;
 use crate::route::Route;
 
 /// The most connections `max_connections = "auto"` ever stands for.
@@ -51,54 +52,13 @@ pub struct Config {
     pub channels: Channels,
     /// How applications reach them.
     pub api: Api,
-}
-
-/// Which channels there may be, and what holds for them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Channels {
-    /// Bytes in which publications are kept.
-    pub journal_size: usize,
-    /// How far a subscriber may fall behind, in bytes of the journal.
-    pub max_lag: usize,
-    /// Channels that one connection may be subscribed to.
-    pub max_subscriptions: u32,
-    /// What holds for which channels; the first that matches.
-    pub rules: Vec<Rule>,
-}
-
-/// How applications reach channels.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Api {
-    /// Where.
-    pub listen: ApiListen,
-    /// The file with the keys that let them in, one a line.
-    pub keys_file: Option<PathBuf>,
-}
-
-/// Where the API listens.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ApiListen {
-    /// Nowhere.
-    #[default]
-    Off,
-    /// At an address.
-    Address(SocketAddr),
-    /// At a socket in the file system.
-    Unix(PathBuf),
-}
-
-/// The protocol of channels.
-pub const CHANNELS: &str = "channels";
-
-impl Config {
-    /// Is there anything to have a hub for?
-    #[must_use]
-    pub fn has_channels(&self) -> bool {
-        let is_route = |route: &Route| route.protocol == CHANNELS;
-        self.api.listen != ApiListen::Off
-            || !self.channels.rules.is_empty()
-            || self.routes.iter().any(is_route)
-    }
+    /// By which tokens clients show who they are.
+    pub tokens: Tokens,
+    /// Where events are sent.
+    pub events: Events,
+    /// What the files of keys and secrets hold. Never shown.
+    #[serde(skip)]
+    pub secrets: Secrets,
 }
 
 /// How many workers to run.
@@ -367,6 +327,9 @@ impl Default for Config {
             drain: Drain::default(),
             channels: Channels::default(),
             api: Api::default(),
+            tokens: Tokens::default(),
+            events: Events::default(),
+            secrets: Secrets::default(),
         }
     }
 }
@@ -436,17 +399,6 @@ impl Default for Degraded {
             memory: 95,
             memory_stalls: 0,
             descriptors: 95,
-        }
-    }
-}
-
-impl Default for Channels {
-    fn default() -> Self {
-        Self {
-            journal_size: 64 * 1024 * 1024,
-            max_lag: 8 * 1024 * 1024,
-            max_subscriptions: 100,
-            rules: Vec::new(),
         }
     }
 }

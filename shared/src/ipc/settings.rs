@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::channels::rules::Rule;
+use crate::channels::token_keys::TokenKeys;
 use crate::level::Level;
 use crate::route::Route;
 
@@ -78,6 +79,8 @@ pub struct ChannelSettings {
     pub max_lag: u64,
     /// Channels that one connection may be subscribed to.
     pub max_subscriptions: u32,
+    /// What clients' tokens are checked by.
+    pub tokens: TokenKeys,
 }
 
 /// What holds for clients of a degraded server, as far as it is stricter.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_shared::channels::token_keys::TokenKeys;
 use holdfast_shared::config::{Config, ForwardingHeader, RefusalMode};
 use holdfast_shared::ipc::settings::{ChannelSettings, Degraded, Settings};
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
@@ -47,8 +48,14 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         broadcasts_are_off: false,
         channels: config.has_channels().then(|| ChannelSettings {
             rules: config.channels.rules.clone(),
-            max_lag: config.channels.max_lag as u64,
+            // A reload may have raised it beyond the journal, which stays.
+            max_lag: config.channels.max_lag.min(config.channels.most_lag()) as u64,
             max_subscriptions: config.channels.max_subscriptions,
+            tokens: TokenKeys {
+                secret: config.secrets.token_secret.clone(),
+                public: config.secrets.token_keys.clone(),
+                audience: config.tokens.audience.clone(),
+            },
         }),
     }
 }

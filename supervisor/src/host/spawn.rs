@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use holdfast_shared::config::API_KEY_VARIABLE;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};
 use holdfast_shared::sys::{descriptor, mapping};
@@ -92,6 +93,8 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
     let mut command = Command::new(OURSELVES);
     let arguments = handover.arguments().map_err(SpawnError::Handover)?;
     command.arg0(PROCESS_NAME).args(arguments).env_remove(HANDOFF_VARIABLE);
+    // Workers have nothing to ask the API.
+    command.env_remove(API_KEY_VARIABLE);
     // A group of its own: Ctrl-C in a terminal is for the supervisor to interpret, not for its children to
     // die of.
     command.process_group(0).stdin(Stdio::null());

@@ -119,7 +119,11 @@ fn try_reload(
     rebind: impl FnOnce(Option<SocketAddr>) -> Result<(), String>,
 ) -> Result<ReloadReport, ReloadError> {
     let (next, changes) = config::reload(cluster.effective(), config::load(inputs)?);
+    let warnings = next.config.secrets.warnings.clone();
     apply(cluster, resize, next, rebind)?;
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
     Ok(changes.into_iter().collect())
 }
 

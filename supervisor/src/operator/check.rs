@@ -28,7 +28,12 @@ pub fn run(program: Program, arguments: &RunArguments) -> ExitCode {
 /// Whether the configuration is valid.
 fn report(inputs: &Inputs, output: &mut impl Write, complaints: &mut impl Write) -> io::Result<bool> {
     let complaint = match load(inputs) {
-        Ok(effective) => settings::check(&effective.config).err().map(|error| error.to_string()),
+        Ok(effective) => {
+            for warning in &effective.config.secrets.warnings {
+                writeln!(complaints, "warning: {warning}")?;
+            }
+            settings::check(&effective.config).err().map(|error| error.to_string())
+        }
         Err(errors) => Some(errors.to_string()),
     };
     match complaint {

@@ -2,10 +2,12 @@
 //! nothing.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use holdfast_shared::config::{ENVIRONMENT, FlagValue, Inputs, Value};
+use holdfast_shared::config::{API_KEY_VARIABLE, ENVIRONMENT, FlagValue, Inputs, Value};
+use holdfast_shared::secret::Secret;
 use holdfast_worker::Program;
 use holdfast_worker::keeper::KeeperStart;
 
@@ -133,6 +135,9 @@ pub fn inputs(program: Program, arguments: &RunArguments) -> Inputs {
         file: arguments.config.clone(),
         environment: environment(),
         flags: flags(arguments),
+        api_key: std::env::var_os(API_KEY_VARIABLE)
+            .filter(|key| !key.is_empty())
+            .map(|key| Secret::new(key.into_vec())),
         protocols: program.protocols.iter().map(|protocol| protocol.name).collect(),
     }
 }

@@ -1,12 +1,12 @@
 //! Rules of channels, and where the API listens.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Problem, Problems, boolean, count, duration, list, show_duration};
 use crate::channels::directory::MAX_NAME;
-use crate::channels::rules::{ChannelName, Lag, Pattern, Rule};
+use crate::channels::rules::{Lag, Pattern, Rule};
 use crate::config::{ApiListen, Value};
 
 const MATCH: &str = "match";
@@ -76,15 +76,7 @@ fn match_of(value: &Value) -> Result<Pattern, Problem> {
     let Value::Text(text) = value else {
         return Err(Problem::new(format!("{value} matches no channel"), allowed()));
     };
-    let is_sound = match text.strip_suffix('*') {
-        Some("") => true,
-        Some(prefix) => ChannelName::new(prefix).is_ok(),
-        None => ChannelName::new(text.as_str()).is_ok(),
-    };
-    if !is_sound {
-        return Err(Problem::new(format!("{value} matches no channel"), allowed()));
-    }
-    Ok(Pattern(text.clone()))
+    Pattern::new(text.as_str()).map_err(|error| Problem::new(format!("{value}: {error}"), allowed()))
 }
 
 fn lag(value: &Value) -> Result<Lag, Problem> {
@@ -165,6 +157,45 @@ pub(in crate::config) fn optional_file(value: &Value) -> Result<Option<PathBuf>,
     }
 }
 
-pub(in crate::config) fn show_optional_file(file: &Option<PathBuf>) -> Value {
-    Value::text(file.as_ref().map_or_else(String::new, |path| path.display().to_string()))
+pub(in crate::config) fn show_optional_file(file: Option<&Path>) -> Value {
+    Value::text(file.map_or_else(String::new, |path| path.display().to_string()))
+}
+
+/// A URL of HTTP, or the empty string for none. One with a password in it would show that to whoever sees the configuration.
+pub(in crate::config) fn events_url(value: &Value) -> Result<Option<String>, Problem> {
+    let problem = |what: String| {
+        Problem::new(
+            what,
+            "a URL such as \"https://example.org/events\" of at most 2048 characters, or \"\" for none",
+        )
+    };
+    let Value::Text(text) = value else { return Err(problem(format!("{value} is not a URL"))) };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err(problem(
+            "a URL with a user and a password is shown to everybody who sees the configuration".to_owned(),
+        ));
+    }
+    let is_plain = text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    match authority {
+        Some(authority) if is_plain && !authority.is_empty() && !authority.starts_with(':') => {
+            Ok(Some(text.clone()))
+        }
+        _ => Err(problem(format!("{value} is not a URL of HTTP"))),
+    }
+}
+
+/// Whom tokens must be for, or the empty string for anybody.
+pub(in crate::config) fn audience(value: &Value) -> Result<Option<String>, Problem> {
+    match value {
+        Value::Text(text) if text.len() <= 255 => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        _ => Err(Problem::new(
+            format!("{value} is no audience"),
+            "what the claim aud of tokens says, at most 255 bytes, or \"\" for any",
+        )),
+    }
 }

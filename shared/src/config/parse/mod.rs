@@ -9,7 +9,8 @@ mod routes;
 use super::Value;
 
 pub(super) use channels::{
-    api_listen, channel_rules, optional_file, show_api_listen, show_channel_rules, show_optional_file,
+    api_listen, audience, channel_rules, events_url, optional_file, show_api_listen, show_channel_rules,
+    show_optional_file,
 };
 pub(super) use name::{
     balance, boolean, forwarding_header, listen, networks, optional_address, origins, path, refusal_mode,
