@@ -1,6 +1,8 @@
 //! Channels as a worker has them: what it is handed, who is subscribed, what clients ask for and what they get. Pure;
 //! delivering is the business of `connection::feed`.
 
+pub mod token;
+
 use std::os::fd::RawFd;
 
 use holdfast_shared::channels::memory::ChannelMemory;
