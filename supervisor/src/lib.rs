@@ -1,7 +1,7 @@
 //! The Holdfast supervisor: policy. Configuration, admission, totals, the control socket; which slots there
 //! are and whether they live. Reads no client byte.
 //!
-//! `host` and `api` are at the bottom; `operator` and `cluster` know those, `operations` know the cluster, the
+//! `host` and `api` are at the bottom, beside them `hub`; `operator` and `cluster` know those, `operations` know the cluster, the
 //! loop in `supervisor` knows all.
 
 mod api;

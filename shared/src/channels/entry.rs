@@ -99,6 +99,8 @@ pub struct EntryHead {
 impl EntryHead {
     /// The bytes of the message are text.
     pub const TEXT: u16 = 1;
+    /// The connection of a `Note` has entered the channel; without it, it has left.
+    pub const ENTERED: u16 = 2;
 
     const POSITION_BITS: u32 = 48;
 

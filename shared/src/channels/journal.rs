@@ -150,6 +150,7 @@ impl Writer {
         head.bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let floor = self.floor_with(memory, bytes.len());
         if floor > memory.get(Word::Floor) {
+            memory.set(Word::First, first_from(memory, floor));
             memory.set(Word::Floor, floor);
             // Whoever copies what is overwritten now must see that the floor has risen.
             fence(Ordering::SeqCst);
@@ -177,6 +178,17 @@ impl Writer {
         // Between the tail and the look at who sleeps (see `sleep`).
         fence(Ordering::SeqCst);
     }
+}
+
+/// Where the first entry at or behind `floor` begins, found by the lengths of those before it, which are still there.
+fn first_from(memory: &ChannelMemory, floor: u64) -> u64 {
+    let mut first = memory.get(Word::First);
+    while first < floor {
+        let length = memory.journal_word(first).load(Ordering::Relaxed) & u64::from(u32::MAX);
+        // Only the hub has written there; should it be nothing all the same, all of it is given up.
+        first = if length < HEAD as u64 { memory.get(Word::Tail) } else { first + length };
+    }
+    first
 }
 
 fn length_of(bytes: usize) -> u64 {

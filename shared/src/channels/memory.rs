@@ -63,6 +63,8 @@ pub enum Word {
     EventsDropped = 112,
     /// When the hub last went round its loop: milliseconds of the monotonic clock.
     HubAlive = 120,
+    /// Where the first entry begins that may still be read. The floor is no such place.
+    First = 128,
 }
 
 /// Why a channel memory cannot be used.
@@ -114,7 +116,7 @@ pub fn create(journal_size: usize) -> Result<OwnedFd, ChannelMemoryError> {
     store(Word::Version, u64::from(CHANNEL_FORMAT.version) | u64::from(CHANNEL_FORMAT.reads_since) << 32);
     store(Word::JournalSize, size as u64);
     // No entry lies at 0, which means "none".
-    for word in [Word::Tail, Word::BatchStart, Word::Floor, Word::GenerationStart] {
+    for word in [Word::Tail, Word::BatchStart, Word::Floor, Word::GenerationStart, Word::First] {
         store(word, 8);
     }
     store(Word::Seed, seed());

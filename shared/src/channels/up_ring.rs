@@ -222,6 +222,8 @@ pub struct MessageHead {
 impl MessageHead {
     /// The bytes of a publication are text.
     pub const TEXT: u16 = 1;
+    /// A token lets the client publish: no rule is asked.
+    pub const GRANTED: u16 = 2;
 }
 
 /// A message that was read.

@@ -1,8 +1,11 @@
 //! What the supervisor and the hub say to each other, over a link as slots have one. Variants are appended, and fields
 //! to variants, as in `message`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::channels::rules::Rule;
 use crate::id::SlotId;
 use crate::ipc::codec::{self, Kind, Message};
 use crate::ipc::link::Link;
@@ -19,7 +22,7 @@ pub enum ToHub {
     /// The channel memory, writable, and the hub's bell come with this, by descriptor. The first message to a hub that has
     /// none. Not answered.
     Memory,
-    /// The settings in the sealed memory that comes with this, by descriptor, hold from now on. Behind it come the bound listeners: that of the
+    /// The [`HubSettings`] in the sealed memory that comes with this, by descriptor, hold from now on. Behind it come the bound listeners: that of the
     /// API if `has_api`, then the local socket's. Answered by `Applied`.
     Configure {
         /// Counts up with each change.
@@ -82,6 +85,27 @@ pub enum FromHub {
         /// The counts.
         report: HubReport,
     },
+}
+
+/// What the hub must know of the configuration. Travels by name; what is missing takes its default. It has secrets, which no
+/// worker gets.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HubSettings {
+    /// What holds for which channels; the first that matches.
+    pub rules: Vec<Rule>,
+    /// Connections of one user; 0 is no limit.
+    pub max_connections_per_user: u32,
+    /// What happens to connections is noted down.
+    pub has_events: bool,
+    /// Whoever shows one of these may ask the API.
+    pub api_keys: Vec<String>,
+}
+
+impl fmt::Debug for HubSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "settings of {} rules and {} keys", self.rules.len(), self.api_keys.len())
+    }
 }
 
 /// What the hub counts, at one moment. Totals are those of the channel memory, and outlive hubs.

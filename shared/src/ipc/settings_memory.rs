@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::format::Format;
+use crate::ipc::hub::HubSettings;
 use crate::ipc::settings::Settings;
 
 /// The settings of this program. Growing by names raises only its version.
@@ -89,6 +90,28 @@ pub fn read(memory: BorrowedFd<'_>) -> Result<(u64, Settings), SettingsMemoryErr
         log::info!("settings that this program does not know are ignored: {}", names.join(", "));
     }
     Ok((generation, serde_json::from_value(Value::Object(known))?))
+}
+
+/// As [`create`], for the hub.
+///
+/// # Errors
+/// See [`SettingsMemoryError`].
+pub fn create_for_hub(generation: u64, settings: &HubSettings) -> Result<OwnedFd, SettingsMemoryError> {
+    let bytes = serde_json::to_vec(&Content { generation, settings })?;
+    let length = bytes.len();
+    if length > MAX_SETTINGS {
+        return Err(SettingsMemoryError::TooLong { length });
+    }
+    write(&bytes).map_err(SettingsMemoryError::Create)
+}
+
+/// What [`create_for_hub`] has made.
+///
+/// # Errors
+/// See [`SettingsMemoryError`].
+pub fn read_for_hub(memory: BorrowedFd<'_>) -> Result<HubSettings, SettingsMemoryError> {
+    let bytes = read_all(memory).map_err(SettingsMemoryError::Read)?;
+    Ok(serde_json::from_slice::<Content<HubSettings>>(&bytes)?.settings)
 }
 
 fn write(bytes: &[u8]) -> io::Result<OwnedFd> {

@@ -220,6 +220,15 @@ pub fn append_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// Appends a whole message to `out`.
+pub fn append_message(out: &mut Vec<u8>, kind: MessageKind, payload: &[u8]) {
+    let kind = match kind {
+        MessageKind::Text => Data::Text,
+        MessageKind::Binary => Data::Binary,
+    };
+    append_frame(out, OpCode::Data(kind), payload);
+}
+
 /// Appends a close frame to `out`. What does not fit of `reason` is cut off, at the end of a character.
 pub fn append_close(out: &mut Vec<u8>, code: CloseCode, reason: &str) {
     let code = u16::from(code).to_be_bytes();
