@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use holdfast_shared::id::ConnectionId;
+use holdfast_shared::ipc::settings::ChannelSettings;
 use holdfast_shared::session::SessionError;
 use holdfast_shared::table::Key;
 use tungstenite::protocol::frame::coding::{Control, OpCode};
 
+use crate::channels::Published;
 use crate::websocket::frame;
 use crate::websocket::{Message, MessageKind};
 
@@ -31,6 +33,12 @@ pub(crate) trait Host {
     fn session(&self) -> &[u8];
     fn set_session(&mut self, session: &[u8]) -> Result<(), SessionError>;
     fn find(&mut self, id: ConnectionId) -> Option<Key>;
+    fn channels(&self) -> Option<&ChannelSettings>;
+    /// Tells the hub of that client, and what its session asks for.
+    fn join(&mut self);
+    fn has_joined(&self) -> bool;
+    /// Publishes to that client's channel.
+    fn publish(&mut self, kind: MessageKind, data: &[u8]) -> Published;
     fn may_broadcast(&self) -> bool;
     /// Writes a message to any client. Says whether it is open.
     fn send_to(&mut self, client: Key, kind: MessageKind, payload: &[u8]) -> bool;
@@ -134,6 +142,26 @@ impl<'a> Context<'a> {
     /// then on there is an index.
     pub fn find(&mut self, id: ConnectionId) -> Option<Key> {
         self.host.find(id)
+    }
+
+    /// What holds for channels; `None` in a server without them.
+    pub(crate) fn channels(&self) -> Option<&ChannelSettings> {
+        self.host.channels()
+    }
+
+    /// The client joins, and asks for the channel in its session.
+    pub(crate) fn join(&mut self) {
+        self.host.join();
+    }
+
+    /// Has the client joined?
+    pub(crate) fn has_joined(&self) -> bool {
+        self.host.has_joined()
+    }
+
+    /// Publishes to the client's channel.
+    pub(crate) fn publish(&mut self, kind: MessageKind, data: &[u8]) -> Published {
+        self.host.publish(kind, data)
     }
 
     /// Whether one message may be sent to many clients: not while the server is degraded, unless

@@ -1,10 +1,12 @@
 //! The application seam: what an application is told, and what it can do. It sees whole, valid messages and
 //! writes whole replies, to any client of its worker; it never sees a frame, a socket or a limit.
 
+mod channels;
 mod context;
 mod echo;
 mod program;
 
+pub use channels::{CHANNELS, Channels};
 pub use context::Context;
 pub(crate) use context::Host;
 pub use echo::Echo;

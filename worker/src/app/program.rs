@@ -1,7 +1,7 @@
 //! What one build of the server is: its version and the protocols it speaks. Everything else is the same in
 //! all of them.
 
-use crate::app::{App, Echo};
+use crate::app::{App, CHANNELS, Channels, Echo};
 
 /// A server program. Handed down from `main` to whoever has to know.
 #[derive(Debug, Clone, Copy)]
@@ -22,10 +22,11 @@ pub struct Protocol {
 }
 
 impl Program {
-    /// A server that echoes.
+    /// A server that echoes, and has channels where a route says so.
     #[must_use]
     pub fn echo(version: &'static str) -> Self {
-        Self { version, protocols: &[Protocol { name: "echo", app: || Box::new(Echo) }] }
+        const ECHO: Protocol = Protocol { name: "echo", app: || Box::new(Echo) };
+        Self { version, protocols: &[ECHO, Protocol { name: CHANNELS, app: || Box::new(Channels) }] }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use holdfast_shared::clock::milliseconds;
 use holdfast_shared::id::ConnectionId;
+use holdfast_shared::ipc::settings::ChannelSettings;
 use holdfast_shared::reason::CloseReason;
 use holdfast_shared::session::SessionError;
 use holdfast_shared::table::Phase;
@@ -13,6 +14,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Connections, Key};
 use crate::app::Host;
+use crate::channels::Published;
 use crate::websocket::{MessageKind, frame};
 
 pub(super) struct Client<'a> {
@@ -90,6 +92,22 @@ impl Host for Client<'_> {
         self.connections.find(id)
     }
 
+    fn channels(&self) -> Option<&ChannelSettings> {
+        self.connections.settings.channels.as_ref()
+    }
+
+    fn join(&mut self) {
+        self.connections.join(self.key);
+    }
+
+    fn has_joined(&self) -> bool {
+        self.connections.has_joined(self.key)
+    }
+
+    fn publish(&mut self, kind: MessageKind, data: &[u8]) -> Published {
+        self.connections.publish(self.key, kind, data)
+    }
+
     fn may_broadcast(&self) -> bool {
         !self.connections.settings.broadcasts_are_off
     }
@@ -122,7 +140,7 @@ impl Connections {
     }
 
     /// The connection of this name. Until the first one is looked for there is no index, and no cost.
-    fn find(&mut self, id: ConnectionId) -> Option<Key> {
+    pub(super) fn find(&mut self, id: ConnectionId) -> Option<Key> {
         if self.names.is_none() {
             let records = self.table.records();
             let named =

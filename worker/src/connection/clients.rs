@@ -114,6 +114,9 @@ impl Clients {
         if readable && !is_queued {
             self.read(key, read_closed);
         }
+        if writable && self.connections.lags(key) {
+            self.connections.catch_up(key);
+        }
         self.connections.settle(key);
     }
 
@@ -175,8 +178,12 @@ impl Clients {
     pub(crate) fn finish_ended(&mut self) {
         while let Some(key) = self.connections.ended.pop() {
             let Some(&record) = self.connections.record_of(key) else { continue };
-            self.connections.set_telling(key);
             let reason = CloseReason::from_index(usize::from(record.ending)).unwrap_or(CloseReason::Error);
+            if !self.connections.say_gone(key, &record, reason) {
+                // There is no room for it: its place is kept until there is.
+                return self.connections.ended.push(key);
+            }
+            self.connections.set_telling(key);
             self.tell_app_of(key, &record, |app, context| app.closed(reason, context));
             self.connections.finish_end(key);
         }
@@ -203,12 +210,14 @@ impl Clients {
             return false;
         }
         self.tell_app(key, |app, context| app.moved(context));
+        self.connections.detach_from_slot(key);
         self.connections.is_movable(key)
     }
 
     /// The other slot does not have it.
     pub(crate) fn take_back(&mut self, key: Key) {
         self.connections.take_back(key);
+        self.connections.attach_to_slot(key);
         self.resume(key);
     }
 
@@ -217,6 +226,7 @@ impl Clients {
     pub(crate) fn give_back_memory(&mut self) -> bool {
         self.assembly.trim();
         self.connections.give_back_pages();
+        self.connections.give_back_feed();
         let is_over = self.connections.burst_is_over();
         if is_over {
             self.connections.unread.shrink_to_fit();

@@ -37,7 +37,9 @@ impl Clients {
             let Some(phase) = self.connections.get(key).map(|record| record.phase()) else { return };
             let read = match phase {
                 Phase::AwaitingAdmission => return self.read_later(key, read_closed),
-                Phase::Open if self.connections.holds_back(key) => return,
+                Phase::Open if self.connections.holds_back(key) || self.connections.awaits_room(key) => {
+                    return;
+                }
                 Phase::Handshake => self.read_request(key),
                 Phase::Open | Phase::Closing => self.read_frames(key),
                 Phase::Free | Phase::Refusing | Phase::Lingering | Phase::Ended => {

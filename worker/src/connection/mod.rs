@@ -6,6 +6,7 @@ mod backpressure;
 mod budget;
 mod client;
 mod clients;
+mod feed;
 mod frames;
 mod give_back;
 mod heap_state;
@@ -43,6 +44,7 @@ use crate::connection::timer_wheel::{Links, TimerLink, TimerWheel};
 use crate::websocket::engine::Engine;
 use budget::Budget;
 pub(crate) use clients::Clients;
+use feed::Feed;
 use high_water::HighWater;
 use http_date::HttpDate;
 pub(crate) use outbox::Outbox;
@@ -129,6 +131,8 @@ pub(crate) struct Connections {
     budget: Budget,
     /// `None` while no connection has a session.
     sessions: Option<SessionMemory>,
+    /// `None` in a server without channels.
+    feed: Option<Feed>,
 }
 
 impl Connections {
@@ -155,6 +159,7 @@ impl Connections {
             admitted: 0,
             queued_bytes: 0,
             budget: Budget::default(),
+            feed: None,
         }
     }
 
@@ -221,6 +226,7 @@ impl Connections {
         self.admitted += u32::from(admitted);
         self.table.header_mut().pending += u32::from(pending);
         self.claim_session(key);
+        self.take_over_subscriptions(key);
         key
     }
 
@@ -365,6 +371,7 @@ impl Connections {
 
     /// There is no connection at `row` any more.
     fn clear_row(&mut self, row: u32, record: &Record) {
+        self.drop_subscriptions(row, record);
         self.table.records_mut()[index(row)].end();
         self.free_session(record.session);
         self.pages.remove(row);

@@ -90,6 +90,7 @@ impl Connections {
         self.table.header_mut().moved_in += 1;
         self.settle(key);
         self.arm_open(key);
+        self.take_in_subscriptions(key);
     }
 
     /// The other slot keeps it: forgets what arrived, and does nothing to the client.

@@ -30,6 +30,7 @@ impl Connections {
     /// Writes whole frames that answer what the client itself has sent. They are queued however many they are: their
     /// bound is that nothing more is read from the client then.
     pub(crate) fn write_answer(&mut self, key: Key, bytes: &[u8]) {
+        self.finish_part(key);
         if self.queued(key) == 0 {
             // Should the worker die in the middle of this, the next one must not write into the middle of a
             // frame. With nothing queued the flag is not set, so for what is taken whole there is
@@ -157,7 +158,7 @@ impl Connections {
     }
 
     /// Queues what is left of whole frames, of which the kernel took `sent` bytes.
-    fn queue_rest(&mut self, key: Key, frames: &[u8], sent: usize) {
+    pub(super) fn queue_rest(&mut self, key: Key, frames: &[u8], sent: usize) {
         if let Some(heap) = self.heap_state_or_new(key) {
             heap.outbox.push_rest(frames, sent);
             self.queued_bytes += (frames.len() - sent) as u64;
@@ -173,7 +174,7 @@ impl Connections {
     }
 
     /// What the kernel took; `None` when the connection is over.
-    fn send(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
+    pub(super) fn send(&mut self, key: Key, bytes: &[u8]) -> Option<usize> {
         loop {
             match send(descriptor_of(key), bytes, MsgFlags::MSG_NOSIGNAL) {
                 Ok(sent) => {

@@ -43,6 +43,13 @@ impl Connections {
         found().unwrap_or_default()
     }
 
+    /// The same of a connection whose record is at hand.
+    pub(super) fn session_of_row(&self, row: u32, record: &Record) -> &[u8] {
+        let owner = Owner { row, serial: record.serial };
+        let memory = self.sessions.as_ref().filter(|_| record.session != 0);
+        memory.and_then(|memory| memory.sessions.get(record.session, owner)).unwrap_or_default()
+    }
+
     /// Keeps `session` for this connection in place of what was kept before: all of it or, should the worker
     /// die meanwhile, all of that. Empty keeps nothing.
     pub(crate) fn set_session(&mut self, key: Key, session: &[u8]) -> Result<(), SessionError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_shared::clock::milliseconds;
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
-use holdfast_shared::table::{Flags, Phase, Record};
+use holdfast_shared::table::{Flags, Phase, Record, Subscriber};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
 use super::{Connections, Key, TableLinks, message_rate};
@@ -203,7 +203,11 @@ impl Connections {
             _ => u64::MAX,
         };
         // Only data frames count: a client that answers pings is alive, not active.
-        let idle = record.active_ms.saturating_add(or_never(self.settings.idle_timeout));
+        // Nor is it idle if it is there to listen.
+        let idle = match record.subscriber.contains(Subscriber::SUBSCRIBED) {
+            true => u64::MAX,
+            false => record.active_ms.saturating_add(or_never(self.settings.idle_timeout)),
+        };
         let sign_of_life = match record.flags.contains(Flags::AWAITING_PONG) {
             true => (record.ping_due_ms, Due::Pong),
             false if self.settings.ping_interval.is_zero() => (u64::MAX, Due::Ping),

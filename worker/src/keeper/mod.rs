@@ -163,6 +163,7 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
         keeper: pid,
         previous: handover.previous,
         predecessor,
+        channels: None,
     };
     std::process::exit(run::to_exit_status(run::run(assignment)))
 }

@@ -64,6 +64,9 @@ impl Worker {
         table_memory: RawFd,
     ) -> io::Result<Self> {
         server.watch(link.as_raw_fd(), Watched::Link)?;
+        if let Some(bell) = server.clients.connections.feed_bell() {
+            server.watch(bell, Watched::Bell)?;
+        }
         Ok(Self {
             incarnation,
             link: Some(link),

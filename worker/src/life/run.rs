@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::app::Program;
+use crate::channels::ChannelAccess;
 use crate::connection::{Clients, Connections, session};
 use crate::life::event_loop::Worker;
 use crate::life::reconnect::Reconnection;
@@ -61,6 +62,8 @@ pub struct Assignment {
     pub previous: Option<RawFd>,
     /// The slot's last worker.
     pub predecessor: Predecessor,
+    /// The way to the hub, in a server with channels.
+    pub channels: Option<ChannelAccess>,
 }
 
 /// What became of the slot's last worker.
@@ -109,6 +112,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
         listeners,
         previous,
         predecessor,
+        channels,
         ..
     } = assignment;
     let kernel = |doing| move |source| WorkerError::Kernel { slot, doing, source };
@@ -151,7 +155,12 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     descriptor::with(table_memory, |memory| table.grow(memory, settings.rows))
         .map_err(kernel(taking_over))?
         .map_err(|source| WorkerError::Table { slot, source })?;
-    let connections = Connections::new(slot, table, settings, clock::now_ms());
+    let mut connections = Connections::new(slot, table, settings, clock::now_ms());
+    if let Some(access) = channels
+        && let Err(error) = connections.open_feed(access)
+    {
+        log::error!("worker of slot {slot} has no channels: {error}");
+    }
     let clients = Clients::new(connections, program);
     // Three are not among them: the settings' memory, the epoll instance, and the keeper's.
     let own_descriptors = u32::try_from(owned.len() + 3).unwrap_or(u32::MAX);

@@ -31,10 +31,12 @@ pub(crate) enum Watched {
     Keeper,
     /// The pair over which connections move.
     Pair,
+    /// What the hub wakes this worker by.
+    Bell,
 }
 
 impl Watched {
-    const ALL: [Self; 3] = [Self::Link, Self::Keeper, Self::Pair];
+    const ALL: [Self; 4] = [Self::Link, Self::Keeper, Self::Pair, Self::Bell];
 
     /// At the end of all tokens. The lower part of a connection's is a descriptor's number, which this is not.
     fn token(self) -> Token {
@@ -93,7 +95,11 @@ impl Server {
     /// # Errors
     /// When the kernel's readiness can no longer be had.
     pub(crate) fn serve_ready(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        if let Err(error) = self.poll.poll(events, timeout)
+        let has_work = self.clients.connections.feed_falls_asleep();
+        let timeout = if has_work { Some(Duration::ZERO) } else { timeout };
+        let polled = self.poll.poll(events, timeout);
+        self.clients.connections.feed_wakes_up();
+        if let Err(error) = polled
             && error.kind() != io::ErrorKind::Interrupted
         {
             return Err(error);
@@ -115,7 +121,7 @@ impl Server {
     /// Watches a descriptor of the slot.
     pub(crate) fn watch(&self, descriptor: RawFd, watched: Watched) -> io::Result<()> {
         let interest = match watched {
-            Watched::Keeper => Interest::READABLE,
+            Watched::Keeper | Watched::Bell => Interest::READABLE,
             Watched::Link | Watched::Pair => Interest::READABLE | Interest::WRITABLE,
         };
         self.poll.registry().register(&mut SourceFd(&descriptor), watched.token(), interest)
@@ -206,12 +212,14 @@ impl Server {
     pub(crate) fn after_batch(&mut self) {
         self.accept_clients();
         self.clients.continue_reading();
+        self.clients.connections.step_feed(self.now);
         self.clients.expire_timers();
     }
 
     /// Applications hear who is gone, and what they took is free.
     pub(crate) fn finish_ended(&mut self) {
         self.clients.finish_ended();
+        self.clients.connections.wake_hub();
         self.trim_handshakes();
         if !self.clients.connections.released.is_empty() {
             self.accept_pause.lift();
@@ -233,13 +241,14 @@ impl Server {
 
     /// How long until there is something to do, unless something comes before.
     pub(crate) fn next_step(&self) -> Option<Duration> {
-        if self.accept_is_due() || self.clients.has_unread() {
+        if self.accept_is_due() || self.clients.has_unread() || self.clients.connections.feed_has_work() {
             return Some(Duration::ZERO);
         }
         let until = |moment: Duration| moment.saturating_sub(self.now);
         let pause = self.accept_pause.until().map(until);
         let drain = self.drain.as_ref().and_then(Drain::next_step).map(until);
-        [self.clients.connections.next_timer(), pause, drain].into_iter().flatten().min()
+        let feed = self.clients.connections.feed_deadline().map(until);
+        [self.clients.connections.next_timer(), pause, drain, feed].into_iter().flatten().min()
     }
 
     fn handle(&mut self, readiness: &Readiness) {
@@ -249,6 +258,7 @@ impl Server {
             Some(Watched::Keeper) => self.keeper_is_ready = true,
             // What there is to read is read after the batch.
             Some(Watched::Pair) => {}
+            Some(Watched::Bell) => self.clients.connections.hush_feed(),
             None => match listener_position(token).and_then(|position| self.listeners.get_mut(position)) {
                 Some(listener) => listener.ready = true,
                 None => {
