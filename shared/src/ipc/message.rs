@@ -77,6 +77,8 @@ pub enum KeeperMessage {
         /// The keeper's process.
         pid: i32,
     },
+    /// The keeper has no worker, and asks for the way to the hub before it makes one. Answered by `Channels`.
+    WantsChannels,
 }
 
 /// What only a slot's worker says.
@@ -282,6 +284,9 @@ pub enum ToWorker {
         /// What to count them as.
         reason: CloseReason,
     },
+    /// For the keeper: the way to the hub. With it come, by descriptor: the channel memory, which cannot be written by this
+    /// descriptor, the slot's up-ring, what wakes its worker, and what wakes the hub.
+    Channels,
 }
 
 /// A connection that is to be closed, if it is still the one that was found in the table.

@@ -73,6 +73,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelSettings {
+    /// Tells the channel memory that there is from those that were: its seed.
+    pub memory: u64,
     /// What holds for which channels; the first that matches.
     pub rules: Vec<Rule>,
     /// How far a subscriber may fall behind, in bytes of the journal.

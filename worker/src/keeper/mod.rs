@@ -2,6 +2,7 @@
 //! its end and makes the next one. No other logic: whatever could go wrong here would cost the slot its
 //! connections.
 
+mod channels;
 mod probation;
 
 use std::io;
@@ -26,6 +27,7 @@ use nix::unistd::{Pid, getpid};
 pub use crate::life::{KEEPER_FORMAT, KeeperStart, PROCESS_NAME};
 
 use crate::app::Program;
+use crate::channels::ChannelAccess;
 use crate::life::run::{self, Assignment, Predecessor};
 
 /// No pause between two workers is longer while there is no supervisor.
@@ -52,6 +54,7 @@ pub fn run(program: Program, handover: KeeperStart) -> Result<(), KeeperError> {
 
     let mut keeper = Keeper::new(handover, SlotEnd::new(link));
     loop {
+        keeper.get_channels();
         keeper.incarnation = keeper.incarnation.next();
         let started = clock::now();
         let end = match fork_sharing_descriptors() {
@@ -91,6 +94,8 @@ struct Keeper {
     incarnation: Incarnation,
     predecessor: Predecessor,
     backoff: Backoff,
+    /// The way to the hub, in a server with channels.
+    channels: Option<ChannelAccess>,
 }
 
 impl Keeper {
@@ -98,7 +103,8 @@ impl Keeper {
         let incarnation = handover.last_incarnation;
         let went_back = handover.went_back.take();
         let (predecessor, backoff) = (Predecessor::Nobody, Backoff::default());
-        let mut keeper = Self { pid: getpid(), handover, link, incarnation, predecessor, backoff };
+        let mut keeper =
+            Self { pid: getpid(), handover, link, incarnation, predecessor, backoff, channels: None };
         if keeper.has_served() {
             keeper.predecessor = Predecessor::HandedOver;
         }
@@ -144,7 +150,7 @@ fn ignore_group_signals() -> Result<(), Errno> {
 }
 
 fn become_worker(program: Program, keeper: Keeper) -> ! {
-    let Keeper { pid, handover, mut link, incarnation, predecessor, .. } = keeper;
+    let Keeper { pid, handover, mut link, incarnation, predecessor, channels, .. } = keeper;
     // The copy of what the keeper has yet to send is the keeper's.
     link.forget_queued();
     let slot = handover.slot;
@@ -163,7 +169,7 @@ fn become_worker(program: Program, keeper: Keeper) -> ! {
         keeper: pid,
         previous: handover.previous,
         predecessor,
-        channels: None,
+        channels,
     };
     std::process::exit(run::to_exit_status(run::run(assignment)))
 }

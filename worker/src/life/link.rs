@@ -70,6 +70,8 @@ impl Worker {
                 }
             }
             ToWorker::Counted { transfer } => self.on_counted(transfer),
+            // For the keeper, which has not waited for it: nothing of it may stay here.
+            ToWorker::Channels => drop(descriptors),
             ToWorker::Close { order, targets, code, text, reason } => {
                 let clients = &mut self.server.clients;
                 let told = targets.iter().filter(|target| clients.close(target, code, &text, reason)).count();

@@ -141,8 +141,16 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     let saved = hand_over::saved_memory(table.header());
     let sessions = session::memory(table.header());
     let in_force = settings::memory(table.header());
+    let to_hub: Vec<RawFd> = table.header().channels().collect();
     let open = resume::close_strays(
-        owned.iter().copied().chain(saved).chain(sessions).chain(in_force).chain(previous),
+        owned
+            .iter()
+            .copied()
+            .chain(saved)
+            .chain(sessions)
+            .chain(in_force)
+            .chain(previous)
+            .chain(to_hub.clone()),
         table.records(),
     )
     .map_err(kernel("listing its descriptors"))?;
@@ -163,7 +171,7 @@ pub fn run(assignment: Assignment) -> Result<Departure, WorkerError> {
     }
     let clients = Clients::new(connections, program);
     // Three are not among them: the settings' memory, the epoll instance, and the keeper's.
-    let own_descriptors = u32::try_from(owned.len() + 3).unwrap_or(u32::MAX);
+    let own_descriptors = u32::try_from(owned.len() + 3 + to_hub.len()).unwrap_or(u32::MAX);
     let worker = Server::new(clients, &listeners, own_descriptors)
         .and_then(|server| Worker::new(server, incarnation, link, reconnection, table_memory));
     let mut worker = worker.map_err(kernel("making its event loop"))?;
