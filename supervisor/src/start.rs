@@ -49,6 +49,7 @@ pub(crate) fn prepare(
     let signals = Signals::install()
         .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
     let adopted = if run_dir.is_inhabited() { adoption::gather(&mut run_dir, listener)? } else { Vec::new() };
+    let adopted_hub = adoption::gather_hub(run_dir.path(), &adopted);
     let slots = adoption::slots(slots, &adopted);
     let capacity =
         if adopted.is_empty() { capacity } else { capacity::plan(Demand::of(config, slots, descriptors))? };
@@ -75,8 +76,17 @@ pub(crate) fn prepare(
     );
     let handoff = handoff.as_deref();
     let origin = Origin { program, launch, inputs, signals, handoff, sockets };
-    let foundation =
-        Foundation { effective, descriptors, capacity, run_dir, state, listeners, slots, adopted };
+    let foundation = Foundation {
+        effective,
+        descriptors,
+        capacity,
+        run_dir,
+        state,
+        listeners,
+        slots,
+        adopted,
+        adopted_hub,
+    };
     Supervisor::new(origin, foundation)
 }
 

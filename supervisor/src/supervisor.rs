@@ -12,16 +12,16 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use holdfast_shared::config::Inputs;
 use holdfast_shared::id::SlotId;
-use holdfast_shared::ipc::settings_memory::SettingsMemoryError;
 use holdfast_worker::Program;
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::api::{Answer, Command, Reply, Report, Request};
+use crate::cluster::hub::{HUB_LINK, HUB_PROCESS};
 use crate::cluster::lifecycle::{Cause, Lifecycle};
 use crate::cluster::listeners::ListenError;
 use crate::cluster::state::StateError;
-use crate::cluster::{ADOPTED_PROCESSES, Cluster, Foundation, News, Phase, TICK};
+use crate::cluster::{ADOPTED_PROCESSES, Cluster, Foundation, FoundationError, News, Phase, TICK};
 use crate::host::capacity::Unreachable;
 use crate::host::launch::{InheritedSockets, Launch};
 use crate::host::notify;
@@ -49,7 +49,7 @@ pub(crate) enum SupervisorError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
-    Settings(#[from] SettingsMemoryError),
+    Foundation(#[from] FoundationError),
     #[error(transparent)]
     Control(#[from] control::Error),
     #[error(transparent)]
@@ -74,6 +74,8 @@ enum Event {
     AdoptedProcesses,
     /// A program that was asked whether it could take our place says something, or has ended.
     Candidate,
+    /// The hub said something, reads again, or has ended.
+    Hub,
     /// A slot said something, or reads again.
     Link(SlotId),
 }
@@ -164,7 +166,7 @@ impl Supervisor {
                     Some(Event::Requests) => self.on_requests(),
                     Some(Event::AdoptedProcesses) => self.look_for_dead = true,
                     // Read after the batch.
-                    Some(Event::Candidate) | None => {}
+                    Some(Event::Candidate | Event::Hub) | None => {}
                     Some(Event::Link(slot)) => self.cluster.on_link(slot),
                 }
             }
@@ -299,6 +301,7 @@ fn name(token: Token) -> Option<Event> {
         REQUESTS => Event::Requests,
         ADOPTED_PROCESSES => Event::AdoptedProcesses,
         ANSWER => Event::Candidate,
+        HUB_LINK | HUB_PROCESS => Event::Hub,
         Token(number) => Event::Link(SlotId(u16::try_from(number).ok()?)),
     })
 }

@@ -94,14 +94,18 @@ struct Packet {
 /// # Errors
 /// What the kernel says.
 pub fn pair() -> Result<(SupervisorEnd, OwnedFd), LinkError> {
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-    )
-    .map_err(|error| LinkError::Create { source: error.into() })?;
+    let (ours, theirs) = socket_pair()?;
     Ok((Link::new(ours), theirs))
+}
+
+/// Makes both ends of any link.
+///
+/// # Errors
+/// What the kernel says.
+pub fn socket_pair() -> Result<(OwnedFd, OwnedFd), LinkError> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+        .map_err(|error| LinkError::Create { source: error.into() })
 }
 
 impl<Tx: Message, Rx: Message> Link<Tx, Rx> {

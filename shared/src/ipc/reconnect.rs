@@ -54,7 +54,15 @@ impl ReconnectListener {
     /// # Errors
     /// When it cannot be made.
     pub fn open(run_dir: &Path) -> Result<Self, ReconnectError> {
-        let path = run_dir.join(SOCKET_NAME);
+        Self::open_named(run_dir, SOCKET_NAME)
+    }
+
+    /// As [`open`](Self::open), by another name, which is no longer.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open_named(run_dir: &Path, name: &str) -> Result<Self, ReconnectError> {
+        let path = run_dir.join(name);
         match bind(&path) {
             Ok(socket) => Ok(Self { socket, path }),
             Err(source) => Err(ReconnectError::Bind { path, source }),

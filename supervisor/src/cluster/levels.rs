@@ -175,6 +175,7 @@ impl Cluster {
         self.state.set_level(level);
         self.state.count_level(level);
         self.tell_all(&self.level_message());
+        self.tell_hub_level(level);
     }
 
     /// What workers are told of the level.

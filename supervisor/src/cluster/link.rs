@@ -175,6 +175,7 @@ impl Cluster {
                 log::error!("slot {slot}: went back to the program before: {reason}");
                 self.news.push(News::KeptProgram { slot, reason });
             }
+            KeeperMessage::WantsChannels => self.on_wants_channels(slot),
             KeeperMessage::Keeper { pid } => {
                 self.on_keeper(slot, Worker { pid: Pid::from_raw(pid), incarnation });
             }

@@ -9,6 +9,7 @@ mod ban_file;
 mod book;
 mod connections;
 mod heartbeat;
+pub(crate) mod hub;
 mod ledger;
 mod level;
 mod levels;
@@ -94,6 +95,15 @@ pub(crate) enum News {
     StartFailed { slot: SlotId, cause: Cause },
 }
 
+/// Why there can be no cluster.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FoundationError {
+    #[error(transparent)]
+    Settings(#[from] SettingsMemoryError),
+    #[error(transparent)]
+    Hub(#[from] hub::HubError),
+}
+
 /// What a cluster starts from.
 pub(crate) struct Foundation {
     pub(crate) effective: Effective,
@@ -105,6 +115,8 @@ pub(crate) struct Foundation {
     pub(crate) slots: u16,
     /// Slots that live already.
     pub(crate) adopted: Vec<Adopted>,
+    /// The hub that lives already.
+    pub(crate) adopted_hub: Option<hub::AdoptedHub>,
 }
 
 /// All slots, and what they have in common.
@@ -126,6 +138,8 @@ pub(crate) struct Cluster {
     waiting_room: WaitingRoom,
     levels: Levels,
     slots: Slots,
+    /// `None` in a server without channels.
+    hub: Option<hub::Hub>,
     /// Slots that were closed, the lowest last: what they have counted stays in the totals.
     retired: Vec<Slot>,
     wanted: u16,
@@ -151,9 +165,18 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// # Errors
     /// When workers cannot be told what the configuration says.
-    pub(crate) fn new(foundation: Foundation, registry: Registry) -> Result<Self, SettingsMemoryError> {
-        let Foundation { effective, descriptors, capacity, run_dir, mut state, listeners, slots, adopted } =
-            foundation;
+    pub(crate) fn new(foundation: Foundation, registry: Registry) -> Result<Self, FoundationError> {
+        let Foundation {
+            effective,
+            descriptors,
+            capacity,
+            run_dir,
+            mut state,
+            listeners,
+            slots,
+            adopted,
+            adopted_hub,
+        } = foundation;
         let now = clock::now();
         let generation = state.generation() + 1;
         state.set_generation(generation);
@@ -187,6 +210,7 @@ impl Cluster {
             adopted_processes: AdoptedProcesses::default(),
             has_adopted: !adopted.is_empty(),
             slots: Slots((0..slots).map(|id| Slot::recalled(SlotId(id), &state.slot(SlotId(id)))).collect()),
+            hub: None,
             retired: Vec::new(),
             transfers: Transfers::default(),
             phase: Phase::Starting,
@@ -199,6 +223,8 @@ impl Cluster {
             now,
             listened_until: now,
         };
+        cluster.found_hub(adopted_hub)?;
+        cluster.settings = Arc::new(cluster.settings_memory(generation, None)?);
         cluster.take_over_slots(adopted);
         cluster.reconsider_waiting();
         Ok(cluster)
@@ -279,6 +305,7 @@ impl Cluster {
     /// Takes in what has happened to slots: what they said, who has ended, who is silent, who is due.
     pub(crate) fn take_in(&mut self, look_for_dead: bool) {
         self.continue_links();
+        self.watch_hub();
         if look_for_dead {
             self.reap();
         }
@@ -323,6 +350,7 @@ impl Cluster {
 
     /// The service has ended.
     pub(crate) fn end(mut self) {
+        self.end_hub();
         self.ban_file.remove();
         self.state.remove();
     }
@@ -376,13 +404,35 @@ impl Cluster {
         config: &Config,
         capacity: &Capacity,
     ) -> Result<OwnedFd, SettingsMemoryError> {
-        settings_memory::create(self.generation + 1, &for_worker(config, capacity))
+        self.settings_memory(self.generation + 1, Some((config, capacity)))
+    }
+
+    /// Settings as workers are told them: `next`, or those that hold.
+    fn settings_memory(
+        &self,
+        generation: u64,
+        next: Option<(&Config, &Capacity)>,
+    ) -> Result<OwnedFd, SettingsMemoryError> {
+        let (config, capacity) = next.unwrap_or((&self.effective.config, &self.capacity));
+        let mut settings = for_worker(config, capacity);
+        if let Some(channels) = &mut settings.channels {
+            channels.memory = self.hub.as_ref().map_or(0, hub::Hub::seed);
+        }
+        settings_memory::create(generation, &settings)
     }
 
     /// These settings hold from now on, for everybody; `memory` is theirs. Nothing can fail here.
-    pub(crate) fn apply(&mut self, next: Effective, capacity: Capacity, memory: OwnedFd) {
+    pub(crate) fn apply(
+        &mut self,
+        next: Effective,
+        capacity: Capacity,
+        memory: OwnedFd,
+        plan: Option<hub::HubPlan>,
+    ) {
         self.effective = next;
         self.capacity = capacity;
+        let is_new = self.hub.is_none() && plan.is_some();
+        self.apply_hub(plan);
         let config = &self.effective.config;
         self.ledger.set_limits(settings::for_ledger(config, &capacity));
         self.levels.edges = settings::for_levels(&config.limits.resolve(capacity.max_connections));
@@ -390,6 +440,13 @@ impl Cluster {
         self.generation += 1;
         self.state.set_generation(self.generation);
         self.settings = Arc::new(memory);
+        if is_new {
+            // Now that there is one, workers are told whose memory it is.
+            match self.settings_memory(self.generation, None) {
+                Ok(memory) => self.settings = Arc::new(memory),
+                Err(error) => log::error!("workers do not hear of the hub: {error}"),
+            }
+        }
         for slot in self.slots.ids() {
             self.tell_settings(slot);
         }

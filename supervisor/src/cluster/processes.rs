@@ -92,6 +92,7 @@ impl Cluster {
                 self.tell(slot, &self.phase.last_order(self.now));
             }
             Action::ForgetHoldings => {
+                self.lose_way(slot);
                 let returned = self.ledger.forget(slot);
                 let lost = self.slots[slot].slot_lost(returned);
                 log::debug!("slot {slot}: {returned} holdings given back, {lost} connections died with it");

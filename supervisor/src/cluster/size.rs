@@ -111,6 +111,7 @@ impl Cluster {
         }
         let Some(mut slot) = self.slots.0.pop_if(|last| last.id == id) else { return false };
         log::info!("slot {id} is closed");
+        self.lose_way(id);
         slot.retires = false;
         self.state.remember(&slot, 0);
         self.retired.push(slot);

@@ -54,6 +54,12 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(pages * u64::try_from(page_size).ok()?)
 }
 
+/// Has the process children? As far as the kernel says (CONFIG_PROC_CHILDREN).
+pub(crate) fn has_children(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .is_ok_and(|children| !children.trim().is_empty())
+}
+
 /// The parent of a process, while there is one.
 pub(crate) fn parent(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

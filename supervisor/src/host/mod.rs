@@ -1,6 +1,7 @@
 //! What the kernel, the file system and the service manager are asked for: the run directory, descriptors, processes,
 //! signals. Knows nothing of slots in service.
 
+pub(crate) mod api_sockets;
 pub(crate) mod capacity;
 pub(crate) mod http;
 pub(crate) mod kernel;

@@ -47,6 +47,8 @@ pub fn for_worker(config: &Config, capacity: &Capacity) -> Settings {
         }),
         broadcasts_are_off: false,
         channels: config.has_channels().then(|| ChannelSettings {
+            // Known where the hub is.
+            memory: 0,
             rules: config.channels.rules.clone(),
             // A reload may have raised it beyond the journal, which stays.
             max_lag: config.channels.max_lag.min(config.channels.most_lag()) as u64,

@@ -2,14 +2,16 @@
 //! number. A child that execs starts clean, however late and from however many threads.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use holdfast_shared::config::API_KEY_VARIABLE;
 use holdfast_shared::id::{Incarnation, SlotId};
+use holdfast_shared::ipc::hub::SupervisorHubEnd;
 use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};
+use holdfast_shared::sys::process::open_pidfd;
 use holdfast_shared::sys::{descriptor, mapping};
 use holdfast_shared::table::{self, Table, TableError};
 use holdfast_worker::keeper::{KeeperStart, PROCESS_NAME};
@@ -103,6 +105,26 @@ pub fn spawn_keeper(order: &Order<'_>) -> Result<Spawned, SpawnError> {
         i32::try_from(child.id()).map_err(|error| SpawnError::Process(io::Error::other(error)))?,
     );
     Ok(Spawned { keeper, link, table })
+}
+
+/// Starts a hub with a new link: its process, a name for that which is nobody else's, and our end.
+///
+/// # Errors
+/// See [`SpawnError`]; nothing stays behind.
+pub fn spawn_hub(
+    start: impl FnOnce(RawFd) -> io::Result<String>,
+) -> Result<(Pid, OwnedFd, SupervisorHubEnd), SpawnError> {
+    let (ours, theirs) = link::socket_pair()?;
+    let argument = start(theirs.as_raw_fd()).map_err(SpawnError::Handover)?;
+    let mut command = Command::new(OURSELVES);
+    command.arg0(PROCESS_NAME).args(["hub", &argument]).env_remove(HANDOFF_VARIABLE);
+    // Its keys come by the link, and what it inherits can be read by others of its user.
+    command.env_remove(API_KEY).process_group(0).stdin(Stdio::null());
+    let child = with_inherited(&[theirs.as_fd()], || command.spawn().map_err(SpawnError::Process))?;
+    let pid = i32::try_from(child.id()).map_err(|error| SpawnError::Process(io::Error::other(error)))?;
+    let pid = Pid::from_raw(pid);
+    let pidfd = open_pidfd(pid).map_err(SpawnError::Process)?;
+    Ok((pid, pidfd, SupervisorHubEnd::new(ours)))
 }
 
 /// Lets `descriptors` survive an exec for as long as `action` takes. Only the supervisor's own thread starts

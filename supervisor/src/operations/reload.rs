@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::resize::Resize;
 use super::{Kind, Operation, Turn};
 use crate::api::{Answer, Change, Failure, ReloadReport, Reply};
+use crate::cluster::hub::HubError;
 use crate::cluster::{Cluster, Phase, ResizeError};
 use crate::host::capacity::{self, Demand, Unreachable};
 use crate::host::notify;
@@ -44,6 +45,8 @@ pub(super) enum ReloadError {
     Settings(#[from] SettingsMemoryError),
     #[error("{0}")]
     Admin(String),
+    #[error(transparent)]
+    Hub(#[from] HubError),
     #[error(transparent)]
     Resize(#[from] ResizeError),
     #[error("cannot set the backlog: {0}")]
@@ -157,6 +160,7 @@ pub(super) fn apply(
     let workers = capacity::workers(next.config.workers);
     let capacity = capacity::plan(Demand::of(&next.config, workers, cluster.descriptors()))?;
     // What can fail comes first, so that a failure leaves everything as it was.
+    let hub = cluster.plan_hub(&next.config)?;
     let memory = cluster.next_settings(&next.config, &capacity)?;
     let opened = cluster.open_listeners(workers, next.config.backlog)?;
     if let Err(error) = cluster.set_backlog(next.config.backlog) {
@@ -168,7 +172,7 @@ pub(super) fn apply(
         cluster.set_backlog(cluster.config().backlog)?;
         return Err(ReloadError::Admin(error));
     }
-    cluster.apply(next, capacity, memory);
+    cluster.apply(next, capacity, memory, hub);
     resize.begin(cluster, workers);
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod examine;
 mod gather;
+mod hub;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::cluster::listeners::{ListenError, Listeners};
 use crate::cluster::state::State;
 use crate::host::run_dir::RunDirError;
 pub(crate) use gather::gather;
+pub(crate) use hub::gather_hub;
 
 /// How long the processes that hold slots may take to give them to us.
 const PATIENCE: Duration = Duration::from_secs(10);
