@@ -31,7 +31,7 @@ pub use scan::scan;
 pub use subscriber::Subscriber;
 
 /// The tables of this program. A field is appended in the reserve behind its group, so that zeros mean "none".
-pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 5, reads_since: 3 };
+pub const TABLE_FORMAT: Format = Format { name: "connection table", version: 6, reads_since: 3 };
 
 const MAGIC: u64 = u64::from_le_bytes(*b"holdfast");
 const HEADER_SIZE: usize = 4096;
@@ -256,8 +256,10 @@ pub struct Header {
     pub moved_out: u64,
     /// The descriptors of the slot's up-ring, of what wakes its worker and of what wakes the hub, plus one each; 0 is none.
     pub channels: [u32; 3],
+    /// Zero: what follows may be a word of 8 bytes.
+    unused: u32,
     /// From here on room for what later programs add.
-    reserved: [u8; COUNTERS_OFFSET - 100],
+    reserved: [u8; COUNTERS_OFFSET - 104],
     /// What the slot has counted, over all its workers. The rest of the page is room for more.
     pub counters: Counters,
 }

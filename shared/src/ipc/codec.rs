@@ -16,7 +16,7 @@ use crate::id::Incarnation;
 use crate::ipc::message::Envelope;
 
 /// The messages of this program.
-pub const LINK_FORMAT: Format = Format { name: "link messages", version: 3, reads_since: 2 };
+pub const LINK_FORMAT: Format = Format { name: "link messages", version: 4, reads_since: 2 };
 
 /// Longest message, head included. A SEQPACKET socket takes up to 212,960 bytes by default.
 pub const MAX_MESSAGE: usize = 64 * 1024;

@@ -90,7 +90,7 @@ enum Process {
     /// None runs until then.
     Down { until: Duration },
     /// It runs.
-    Up(Running),
+    Up(Box<Running>),
 }
 
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Hub {
                     aborted: None,
                     version: String::new(),
                 };
-                (memory, bell, ways, Process::Up(running))
+                (memory, bell, ways, Process::Up(Box::new(running)))
             }
             None => {
                 let (memory, bell) = (memory::create(journal_size)?, sleep::bell()?);
@@ -229,7 +229,7 @@ impl Hub {
         let running =
             Running { pid, pidfd, link, since: now, heard: now, aborted: None, version: String::new() };
         watch(&running, registry);
-        self.process = Process::Up(running);
+        self.process = Process::Up(Box::new(running));
         Ok(())
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Asked, &'static str> {
     for (name, value) in form_urlencoded::parse(request.query().unwrap_or_default().as_bytes()) {
         match &*name {
             "since" => {
-                asked.since = Some(value.parse().map_err(|_| "since is not the number of a publication")?)
+                asked.since = Some(value.parse().map_err(|_| "since is not the number of a publication")?);
             }
             "epoch" => asked.epoch = Some(value.into_owned()),
             "envelope" => asked.envelope = matches!(&*value, "1" | "true"),
