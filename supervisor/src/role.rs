@@ -11,6 +11,7 @@ use holdfast_worker::Program;
 use holdfast_worker::keeper;
 
 use crate::host::{probe, run_dir};
+use crate::hub::{self, HubStart};
 use crate::logging;
 use crate::operations::upgrade;
 use crate::operator::check;
@@ -28,6 +29,7 @@ pub fn main(program: Program) -> ExitCode {
         Command::Run(arguments) => run(program, &arguments),
         Command::Probe(arguments) => probe::run(program, &cli::inputs(program, &arguments)),
         Command::Keeper(arguments) => keep(program, arguments),
+        Command::Hub(arguments) => serve_channels(program, arguments.start),
         Command::Check(arguments) => check::run(program, &arguments),
         Command::Ctl(arguments) => ask(&arguments),
     }
@@ -87,6 +89,18 @@ fn keep(program: Program, arguments: KeeperArguments) -> ExitCode {
     let slot = arguments.start.slot;
     show_as(&format!("holdfast: keeper {slot}"), &[], &format!("holdfast-k{slot}"));
     match keeper::run(program, arguments.start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve_channels(program: Program, start: HubStart) -> ExitCode {
+    logging::start("hub");
+    show_as("holdfast: hub", &[], "holdfast-hub");
+    match hub::run(program, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");

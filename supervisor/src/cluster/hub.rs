@@ -498,7 +498,12 @@ fn plan_hub(config: &Config, before: Option<&Config>) -> Result<Option<HubPlan>,
         rules: config.channels.rules.clone(),
         max_connections_per_user: config.limits.max_connections_per_user,
         has_events: config.api.listen != ApiListen::Off,
-        api_keys: config.secrets.api_keys.iter().map(|key| key.reveal().to_owned()).collect(),
+        api_keys: config
+            .secrets
+            .api_keys
+            .iter()
+            .map(|key| String::from_utf8_lossy(key.expose()).into_owned())
+            .collect(),
     };
     let is_elsewhere = before.is_none_or(|before| before.api.listen != config.api.listen);
     let listener = if is_elsewhere { Some(api_sockets::listen(&config.api.listen)?) } else { None };

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use holdfast_shared::config::API_KEY_VARIABLE;
+use holdfast_shared::config::API_KEY_VARIABLE;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::hub::SupervisorHubEnd;
 use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};
@@ -119,7 +120,7 @@ pub fn spawn_hub(
     let mut command = Command::new(OURSELVES);
     command.arg0(PROCESS_NAME).args(["hub", &argument]).env_remove(HANDOFF_VARIABLE);
     // Its keys come by the link, and what it inherits can be read by others of its user.
-    command.env_remove(API_KEY).process_group(0).stdin(Stdio::null());
+    command.env_remove(API_KEY_VARIABLE).process_group(0).stdin(Stdio::null());
     let child = with_inherited(&[theirs.as_fd()], || command.spawn().map_err(SpawnError::Process))?;
     let pid = i32::try_from(child.id()).map_err(|error| SpawnError::Process(io::Error::other(error)))?;
     let pid = Pid::from_raw(pid);

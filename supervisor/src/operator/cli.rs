@@ -11,6 +11,7 @@ use holdfast_shared::secret::Secret;
 use holdfast_worker::Program;
 use holdfast_worker::keeper::KeeperStart;
 
+use crate::hub::HubStart;
 use crate::operator::ctl::CtlRequest;
 
 /// What the process is asked to be.
@@ -21,6 +22,9 @@ pub enum Command {
     /// Hold one slot's descriptors; started by the supervisor only
     #[command(hide = true)]
     Keeper(KeeperArguments),
+    /// Be the hub of channels; started by the supervisor
+    #[command(hide = true)]
+    Hub(HubArguments),
     /// Say what this program is, if it would start; asked by the one it is to replace
     #[command(hide = true)]
     Probe(RunArguments),
@@ -83,6 +87,18 @@ pub struct KeeperArguments {
     /// What it is started with, in JSON
     #[arg(value_name = "JSON", value_parser = keeper_start)]
     pub start: KeeperStart,
+}
+
+/// Arguments of `holdfast hub`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct HubArguments {
+    /// What it is started with, in JSON
+    #[arg(value_name = "JSON", value_parser = hub_start)]
+    pub start: HubStart,
+}
+
+fn hub_start(text: &str) -> Result<HubStart, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn keeper_start(text: &str) -> Result<KeeperStart, String> {
