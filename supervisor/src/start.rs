@@ -49,7 +49,7 @@ pub(crate) fn prepare(
     let signals = Signals::install()
         .map_err(|source| SupervisorError::Kernel { doing: "install signal handlers", source })?;
     let adopted = if run_dir.is_inhabited() { adoption::gather(&mut run_dir, listener)? } else { Vec::new() };
-    let adopted_hub = adoption::gather_hub(run_dir.path(), &adopted);
+    let adopted_hub = adoption::gather_hub(run_dir.path());
     let slots = adoption::slots(slots, &adopted);
     let capacity =
         if adopted.is_empty() { capacity } else { capacity::plan(Demand::of(config, slots, descriptors))? };
@@ -86,6 +86,7 @@ pub(crate) fn prepare(
         slots,
         adopted,
         adopted_hub,
+        is_upgrade: handoff.is_some(),
     };
     Supervisor::new(origin, foundation)
 }

@@ -117,6 +117,8 @@ pub(crate) struct Foundation {
     pub(crate) adopted: Vec<Adopted>,
     /// The hub that lives already.
     pub(crate) adopted_hub: Option<hub::AdoptedHub>,
+    /// Another program was in our place.
+    pub(crate) is_upgrade: bool,
 }
 
 /// All slots, and what they have in common.
@@ -176,6 +178,7 @@ impl Cluster {
             slots,
             adopted,
             adopted_hub,
+            is_upgrade,
         } = foundation;
         let now = clock::now();
         let generation = state.generation() + 1;
@@ -223,7 +226,8 @@ impl Cluster {
             now,
             listened_until: now,
         };
-        cluster.found_hub(adopted_hub)?;
+        let living = adopted.iter().map(|adopted| adopted.slot).collect();
+        cluster.found_hub(adopted_hub, &living, is_upgrade)?;
         cluster.settings = Arc::new(cluster.settings_memory(generation, None)?);
         cluster.take_over_slots(adopted);
         cluster.reconsider_waiting();

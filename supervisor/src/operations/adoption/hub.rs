@@ -13,22 +13,18 @@ use holdfast_shared::ipc::hub::{FromHub, SupervisorHubEnd};
 use holdfast_shared::ipc::reconnect::ReconnectListener;
 use holdfast_shared::sys::process::open_pidfd;
 use holdfast_shared::sys::shared_memory::Access;
-use holdfast_shared::table::Header;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::cluster::Adopted;
 use crate::cluster::hub::{AdoptedHub, HUB_SOCKET};
+use crate::host::api_sockets::{LOCAL_SOCKET, has_listener};
 
 /// How long a hub may take to find us: it looks ten times a second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Waits for the hub, if the slots had one.
-pub(crate) fn gather_hub(run_dir: &Path, slots: &[Adopted]) -> Option<AdoptedHub> {
-    let had_hub = |slot: &Adopted| {
-        Header::read(slot.table.as_fd()).is_ok_and(|header| header.channels().next().is_some())
-    };
-    if !slots.iter().any(had_hub) {
+/// Waits for the hub of an earlier supervisor, if one lives: it may have outlived all slots, and nobody else holds its socket.
+pub(crate) fn gather_hub(run_dir: &Path) -> Option<AdoptedHub> {
+    if !has_listener(&run_dir.join(LOCAL_SOCKET)) {
         return None;
     }
     let listener = ReconnectListener::open_named(run_dir, HUB_SOCKET)

@@ -1,6 +1,8 @@
 //! The hub, from outside: its memory, which outlives it; its process, started again when it dies or says nothing for long; and the
 //! ways between it and the slots. What it does with all that is its own business.
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -8,31 +10,27 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_shared::backoff::Backoff;
-use holdfast_shared::channels::memory::{self, ChannelMemory, ChannelMemoryError, Word};
-use holdfast_shared::channels::sleep;
-use holdfast_shared::channels::up_ring::{self, UpRingError};
+use holdfast_shared::channels::memory::ChannelMemoryError;
+use holdfast_shared::channels::up_ring::UpRingError;
 use holdfast_shared::config::{ApiListen, Config};
 use holdfast_shared::id::{Incarnation, SlotId};
-use holdfast_shared::ipc::hub::{FromHub, HubReport, HubSettings, SupervisorHubEnd, ToHub};
+use holdfast_shared::ipc::hub::{FromHub, HubSettings, SupervisorHubEnd, ToHub};
 use holdfast_shared::ipc::link::LinkError;
 use holdfast_shared::ipc::message::ToWorker;
 use holdfast_shared::ipc::settings_memory::{self, SettingsMemoryError};
 use holdfast_shared::level::Level;
 use holdfast_shared::sys::process::signal_pidfd;
-use holdfast_shared::sys::shared_memory::Access;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::Token;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::lifecycle::State;
 use super::{Cluster, Phase};
-use crate::host::api_sockets::{self, ApiListenError, LOCAL_SOCKET};
+use crate::host::api_sockets::{self, ApiListenError, LOCAL_SOCKET, Others};
 use crate::host::kernel;
-use crate::host::spawn::{SpawnError, spawn_hub};
-use crate::hub::HubStart;
+pub(super) use process::Hub;
+use process::{Process, send, watch};
 
 /// The hub's link.
 pub(crate) const HUB_LINK: Token = Token(usize::MAX - 4);
@@ -84,174 +82,6 @@ pub(crate) struct AdoptedHub {
     pub(crate) ways: BTreeMap<SlotId, (OwnedFd, OwnedFd)>,
 }
 
-/// Where a hub stands.
-#[derive(Debug)]
-enum Process {
-    /// None runs until then.
-    Down { until: Duration },
-    /// It runs.
-    Up(Box<Running>),
-}
-
-#[derive(Debug)]
-struct Running {
-    pid: Pid,
-    pidfd: OwnedFd,
-    link: SupervisorHubEnd,
-    since: Duration,
-    heard: Duration,
-    /// When it was told to die, if it was.
-    aborted: Option<Duration>,
-    version: String,
-}
-
-/// The hub and all that is its.
-#[derive(Debug)]
-pub(super) struct Hub {
-    memory: OwnedFd,
-    bell: OwnedFd,
-    seed: u64,
-    ways: BTreeMap<SlotId, (OwnedFd, OwnedFd)>,
-    /// Slots whose keepers have the way to it, as far as is known.
-    connected: BTreeSet<SlotId>,
-    asked: BTreeMap<SlotId, Duration>,
-    process: Process,
-    backoff: Backoff,
-    restarts: u64,
-    report: HubReport,
-    settings: OwnedFd,
-    generation: u64,
-    listener: Option<OwnedFd>,
-    local: OwnedFd,
-    reconnect_socket: PathBuf,
-}
-
-impl Hub {
-    fn new(
-        plan: HubPlan,
-        adopted: Option<AdoptedHub>,
-        run_dir: &std::path::Path,
-        reconnect_socket: PathBuf,
-        journal_size: usize,
-        now: Duration,
-    ) -> Result<Self, HubError> {
-        let path = run_dir.join(LOCAL_SOCKET);
-        let local =
-            api_sockets::bind_unix(&path, 0o600).map_err(|source| HubError::LocalSocket { path, source })?;
-        let (memory, bell, ways, process) = match adopted {
-            Some(AdoptedHub { pid, pidfd, link, memory, bell, ways }) => {
-                let running = Running {
-                    pid,
-                    pidfd,
-                    link,
-                    since: now,
-                    heard: now,
-                    aborted: None,
-                    version: String::new(),
-                };
-                (memory, bell, ways, Process::Up(Box::new(running)))
-            }
-            None => {
-                let (memory, bell) = (memory::create(journal_size)?, sleep::bell()?);
-                (memory, bell, BTreeMap::new(), Process::Down { until: Duration::ZERO })
-            }
-        };
-        let seed = ChannelMemory::map(memory.as_fd(), Access::Read)?.get(Word::Seed);
-        Ok(Self {
-            memory,
-            bell,
-            seed,
-            connected: ways.keys().copied().collect(),
-            ways,
-            asked: BTreeMap::new(),
-            process,
-            backoff: Backoff::default(),
-            restarts: 0,
-            report: HubReport::default(),
-            settings: plan.settings,
-            generation: 0,
-            listener: plan.listener.flatten(),
-            local,
-            reconnect_socket,
-        })
-    }
-
-    /// Tells its memory from others.
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    fn link(&mut self) -> Option<&mut SupervisorHubEnd> {
-        match &mut self.process {
-            Process::Up(running) => Some(&mut running.link),
-            Process::Down { .. } => None,
-        }
-    }
-
-    fn tell_settings(&mut self) {
-        self.generation += 1;
-        let message = ToHub::Configure { generation: self.generation, has_api: self.listener.is_some() };
-        let Process::Up(running) = &mut self.process else { return };
-        let mut with = vec![self.settings.as_fd()];
-        with.extend(self.listener.as_ref().map(AsFd::as_fd));
-        with.push(self.local.as_fd());
-        send(&mut running.link, &message, &with);
-    }
-
-    fn tell_way(&mut self, slot: SlotId) {
-        let Process::Up(running) = &mut self.process else { return };
-        let Some((ring, bell)) = self.ways.get(&slot) else { return };
-        send(&mut running.link, &ToHub::Slot { slot }, &[ring.as_fd(), bell.as_fd()]);
-    }
-
-    fn tell(&mut self, message: &ToHub) {
-        if let Some(link) = self.link() {
-            send(link, message, &[]);
-        }
-    }
-
-    /// The slot's ring and bell, made if it has none.
-    fn way(&mut self, slot: SlotId) -> Result<(), HubError> {
-        if self.ways.contains_key(&slot) {
-            return Ok(());
-        }
-        let tail = ChannelMemory::map(self.memory.as_fd(), Access::Read)?.get(Word::Tail);
-        self.ways.insert(slot, (up_ring::create(slot.0, tail)?, sleep::bell()?));
-        self.tell_way(slot);
-        Ok(())
-    }
-
-    fn start(&mut self, now: Duration, registry: &Registry) -> Result<(), SpawnError> {
-        let reconnect_socket = self.reconnect_socket.clone();
-        let start = |link| Ok(serde_json::to_string(&HubStart { link, reconnect_socket })?);
-        let (pid, pidfd, link) = spawn_hub(start)?;
-        log::info!("the hub is process {pid}");
-        let running =
-            Running { pid, pidfd, link, since: now, heard: now, aborted: None, version: String::new() };
-        watch(&running, registry);
-        self.process = Process::Up(Box::new(running));
-        Ok(())
-    }
-}
-
-fn watch(running: &Running, registry: &Registry) {
-    let both = Interest::READABLE | Interest::WRITABLE;
-    let link = registry.register(&mut SourceFd(&running.link.as_raw_fd()), HUB_LINK, both);
-    let process =
-        registry.register(&mut SourceFd(&running.pidfd.as_raw_fd()), HUB_PROCESS, Interest::READABLE);
-    if let Err(error) = link.and(process) {
-        log::error!("cannot watch the hub: {error}");
-    }
-}
-
-fn send(link: &mut SupervisorHubEnd, message: &ToHub, with: &[BorrowedFd<'_>]) {
-    match link.send_with(Incarnation::ANY, message, with) {
-        // Its end is seen by its process.
-        Ok(()) | Err(LinkError::Closed | LinkError::NotKnown { .. }) => {}
-        Err(error) => log::error!("the hub: {error}"),
-    }
-}
-
 impl Cluster {
     /// What `config` asks of the hub; `None` if it asks for none.
     ///
@@ -260,7 +90,7 @@ impl Cluster {
     pub(crate) fn plan_hub(&self, config: &Config) -> Result<Option<HubPlan>, HubError> {
         let is_new = self.hub.is_none();
         let before = self.config();
-        plan_hub(config, (!is_new).then_some(before))
+        plan_hub(config, (!is_new).then_some(before), Others::Strangers)
     }
 
     /// Puts a plan in force.
@@ -297,6 +127,10 @@ impl Cluster {
         self.read_hub();
         let Some(hub) = &mut self.hub else { return };
         match &mut hub.process {
+            Process::Up(running) if running.leaves && has_ended(running.pidfd.as_fd()) => {
+                log::info!("the hub of the program before (pid {}) has left", running.pid);
+                hub.process = Process::Down { until: self.now };
+            }
             Process::Up(running) if has_ended(running.pidfd.as_fd()) => {
                 let lived = self.now.saturating_sub(running.since);
                 let pause = hub.backoff.died(lived);
@@ -469,11 +303,19 @@ impl Cluster {
         let _ = std::fs::remove_file(self.run_dir.path().join(LOCAL_SOCKET));
     }
 
-    /// Takes over a hub, or makes one, before there is a worker.
-    pub(super) fn found_hub(&mut self, adopted: Option<AdoptedHub>) -> Result<(), HubError> {
-        let Some(plan) = plan_hub(self.config(), None)? else {
+    /// Takes over a hub, or makes one, before there is a worker. Slots that are not `living` died unseen. After an upgrade the
+    /// hub makes place for one of this program.
+    pub(super) fn found_hub(
+        &mut self,
+        adopted: Option<AdoptedHub>,
+        living: &BTreeSet<SlotId>,
+        is_upgrade: bool,
+    ) -> Result<(), HubError> {
+        let others = if adopted.is_some() { Others::OurHub } else { Others::Strangers };
+        let Some(plan) = plan_hub(self.config(), None, others)? else {
             if let Some(mut adopted) = adopted {
                 send(&mut adopted.link, &ToHub::Leave, &[]);
+                let _ = std::fs::remove_file(self.run_dir.path().join(LOCAL_SOCKET));
             }
             return Ok(());
         };
@@ -482,7 +324,14 @@ impl Cluster {
         if let Process::Up(running) = &hub.process {
             watch(running, &self.registry);
         }
+        let lost: Vec<SlotId> = hub.ways.keys().copied().filter(|slot| !living.contains(slot)).collect();
         self.hub = Some(hub);
+        for slot in lost {
+            self.lose_way(slot);
+        }
+        if is_upgrade && let Some(hub) = &mut self.hub {
+            hub.make_place(self.now);
+        }
         Ok(())
     }
 }
@@ -490,7 +339,7 @@ impl Cluster {
 /// Where a hub without a supervisor meets the next.
 pub(crate) const HUB_SOCKET: &str = "hub.sock";
 
-fn plan_hub(config: &Config, before: Option<&Config>) -> Result<Option<HubPlan>, HubError> {
+fn plan_hub(config: &Config, before: Option<&Config>, others: Others) -> Result<Option<HubPlan>, HubError> {
     if !config.has_channels() {
         return Ok(None);
     }
@@ -506,7 +355,7 @@ fn plan_hub(config: &Config, before: Option<&Config>) -> Result<Option<HubPlan>,
             .collect(),
     };
     let is_elsewhere = before.is_none_or(|before| before.api.listen != config.api.listen);
-    let listener = if is_elsewhere { Some(api_sockets::listen(&config.api.listen)?) } else { None };
+    let listener = if is_elsewhere { Some(api_sockets::listen(&config.api.listen, others)?) } else { None };
     Ok(Some(HubPlan { settings: settings_memory::create_for_hub(0, &settings)?, listener }))
 }
 
