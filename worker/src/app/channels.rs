@@ -2,6 +2,8 @@
 //! what a client sends is published where a rule lets it. Who is subscribed, and what is delivered, is the connection's
 //! business.
 
+use std::time::SystemTime;
+
 use holdfast_shared::channels::rules::{self, ChannelName};
 use holdfast_shared::channels::up_ring::Subscribe;
 use holdfast_shared::reason::Rejection;
@@ -9,6 +11,7 @@ use holdfast_shared::reason::Rejection;
 use super::{App, Context};
 use crate::channels::Published;
 use crate::channels::request::{self, Asked, Kept};
+use crate::channels::token::Tokens;
 use crate::websocket::handshake::Request;
 use crate::websocket::refusal::{Refusal, Status};
 use crate::websocket::{Message, MessageKind};
@@ -25,18 +28,23 @@ impl App for Channels {
         let bad = |detail| Refusal::of_request(Status::BadRequest, detail);
         let forbidden = |detail| Refusal::of_request(Status::Forbidden, detail);
         let asked = request::read(request).map_err(bad)?;
-        if ChannelName::new(&*asked.channel).is_err() {
+        let Ok(name) = ChannelName::new(&*asked.channel) else {
             return Err(bad("The path names no channel that can be: 1 to 128 printable characters"));
-        }
+        };
         let settings = context.channels().ok_or(NO_CHANNELS)?;
-        let is_granted = false;
+        // Who shows a bad token is told so, even where none is needed: it is not who it says it is.
+        let verify = |token: &str| Tokens::new(&settings.tokens).verify(token, SystemTime::now());
+        let grant = asked.token.as_deref().map(verify).transpose();
+        let grant = grant.map_err(|error| Refusal::of_request(Status::Forbidden, error.detail()))?;
+        let is_granted = grant.as_ref().is_some_and(|grant| grant.allows(&name));
         let is_open = rules::find(&settings.rules, &asked.channel).is_some_and(|rule| rule.client_subscribe);
         if !is_open && !is_granted {
-            return Err(forbidden("No rule lets clients subscribe to this channel without a token"));
+            return Err(forbidden("Neither a rule nor a token lets this client subscribe to this channel"));
         }
         let Asked { channel, since, epoch, envelope, subprotocol, .. } = asked;
         let asks = Some(Subscribe { channel, since, epoch, is_granted, row: 0 });
-        let kept = Kept { asks, envelope, ..Kept::default() };
+        let (user, info) = grant.map(|grant| (grant.user, grant.info)).unwrap_or_default();
+        let kept = Kept { asks, user, info, envelope, ..Kept::default() };
         context.set_session(&kept.write()).map_err(|_| NO_MEMORY)?;
         if let Some(name) = subprotocol {
             context.choose_subprotocol(&name);

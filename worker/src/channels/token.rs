@@ -48,33 +48,43 @@ impl Grant {
 
 /// Why a token is not good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.detail())]
 pub enum TokenError {
-    #[error("the token has more than {MAX_TOKEN} bytes")]
     TooLong,
-    #[error("not a JSON Web Token signed by HS256, RS256 or ES256")]
     Malformed,
-    #[error("no key is configured for the token's algorithm")]
     Algorithm,
-    #[error("the token's kid names no key for its algorithm")]
     UnknownKey,
-    #[error("the token's signature is not of its key")]
     Signature,
-    #[error("the token has no exp")]
     NoExpiry,
-    #[error("the token has expired")]
     Expired,
-    #[error("the token is not good yet")]
     NotYet,
-    #[error("the token is for another audience")]
     Audience,
-    #[error("the token's sub is not text of 1 to {MAX_USER} bytes without control characters")]
     User,
-    #[error("the token's channels are not names of channels, or their beginnings and a *")]
     Channels,
-    #[error("the token's info is not an object of at most {MAX_INFO} bytes")]
     Info,
-    #[error("the token's claims are not what RFC 7519 says of them")]
     Claims,
+}
+
+impl TokenError {
+    /// In a sentence for whoever shows it.
+    #[must_use]
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::TooLong => "The token has more than 8192 bytes",
+            Self::Malformed => "Not a JSON Web Token signed by HS256, RS256 or ES256",
+            Self::Algorithm => "No key is configured for the token's algorithm",
+            Self::UnknownKey => "The token's kid names no key for its algorithm",
+            Self::Signature => "The token's signature is not of its key",
+            Self::NoExpiry => "The token has no exp",
+            Self::Expired => "The token has expired",
+            Self::NotYet => "The token is not good yet",
+            Self::Audience => "The token is for another audience",
+            Self::User => "The token's sub is not text of 1 to 128 bytes without control characters",
+            Self::Channels => "The token's channels are not names of channels, or their beginnings and a *",
+            Self::Info => "The token's info is not an object of at most 1024 bytes",
+            Self::Claims => "The token's claims are not what RFC 7519 says of them",
+        }
+    }
 }
 
 /// Before they are checked. Dates may have a fraction (RFC 7519, section 2).
