@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use holdfast_shared::config::API_KEY_VARIABLE;
-use holdfast_shared::config::API_KEY_VARIABLE;
 use holdfast_shared::id::{Incarnation, SlotId};
 use holdfast_shared::ipc::hub::SupervisorHubEnd;
 use holdfast_shared::ipc::link::{self, LinkError, SupervisorEnd};

@@ -38,7 +38,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a hub is started with.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HubStart {
     /// The link to the supervisor, by descriptor.
     pub link: RawFd,
