@@ -5,7 +5,7 @@
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use holdfast_shared::sys::descriptor;
-use holdfast_shared::table::{Flags, Phase, Record};
+use holdfast_shared::table::{Flags, Phase, Record, Subscriber};
 
 use super::{Connections, Key, TableLinks, descriptor_of, index};
 use crate::connection::saved::{SavedState, WriteError, Writer};
@@ -24,6 +24,9 @@ impl Connections {
             record.phase() == Phase::Open
                 && record.flags.contains(Flags::ADMITTED)
                 && !record.flags.intersects(in_hand)
+                // Until the hub has answered, the answer comes to where it was asked for.
+                && (!record.subscriber.contains(Subscriber::JOINED)
+                    || record.subscriber.contains(Subscriber::SUBSCRIBED))
         })
     }
 

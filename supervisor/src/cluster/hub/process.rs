@@ -147,6 +147,10 @@ impl Hub {
 
     pub(super) fn tell_way(&mut self, slot: SlotId) {
         let Process::Up(running) = &mut self.process else { return };
+        // One that has not said Hello is told of all slots when it does.
+        if running.version.is_empty() {
+            return;
+        }
         let Some((ring, bell)) = self.ways.get(&slot) else { return };
         send(&mut running.link, &ToHub::Slot { slot }, &[ring.as_fd(), bell.as_fd()]);
     }

@@ -249,7 +249,8 @@ impl Connections {
         let Some(&record) = self.get(key) else { return true };
         let Some(feed) = &mut self.feed else { return true };
         feed.has_said = true;
-        feed.ring.say(MessageKind::MovedIn, 0, record.id, key.row, &[])
+        // While slots name all that they have, one that moves between two of them may be named by neither.
+        feed.ring.say(MessageKind::MovedIn, 0, record.id, key.row, &[]) && self.say_here(key.row)
     }
 
     /// Names all clients to a hub that does not know them, some in each step, once the slot is as far as that hub was when it
@@ -262,18 +263,18 @@ impl Connections {
             return;
         }
         let first = match feed.announcing {
-            Some(row) => row,
-            None if feed.delivered() < feed.memory.get(Memory::GenerationStart) => return,
-            None if feed.ring.say(MessageKind::AnnounceBegin, 0, 0, 0, &[]) => 0,
-            None => return,
+            Some((of, row)) if of == generation => row,
+            _ if feed.delivered() < feed.memory.get(Memory::GenerationStart) => return,
+            _ if feed.ring.say(MessageKind::AnnounceBegin, 0, 0, 0, &[]) => 0,
+            _ => return,
         };
         feed.has_said = true;
-        feed.announcing = Some(first);
+        feed.announcing = Some((generation, first));
         let rows: Vec<u32> = self.occupied_rows(first).take(NAMED_PER_STEP).collect();
         for &row in &rows {
             if !self.say_here(row) {
                 if let Some(feed) = &mut self.feed {
-                    feed.announcing = Some(row);
+                    feed.announcing = Some((generation, row));
                     feed.ring.set(Word::WantsRoom, 1);
                 }
                 return;
@@ -281,7 +282,7 @@ impl Connections {
         }
         let Some(feed) = &mut self.feed else { return };
         if let Some(&last) = rows.last() {
-            feed.announcing = Some(last + 1);
+            feed.announcing = Some((generation, last + 1));
         } else if feed.ring.say(MessageKind::AnnounceEnd, 0, 0, 0, &[]) {
             feed.ring.set(Word::Announced, generation);
             feed.announcing = None;

@@ -68,8 +68,8 @@ pub(crate) struct Feed {
     unsaid_not_before: Duration,
     /// Clients that are not read, since what they say would find no room.
     held: Vec<Key>,
-    /// The row to go on with, while all clients are named to a hub that does not know them.
-    announcing: Option<u32>,
+    /// While all clients are named to a hub that does not know them: its generation, and the row to go on with.
+    announcing: Option<(u64, u32)>,
     /// The tail when it was last looked who lags too much.
     lag_seen_at: u64,
     /// The hub has not been woken since something was said.
