@@ -1,6 +1,6 @@
 //! A client of the control socket: one blocking HTTP/1.1 request per connection.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -129,15 +129,24 @@ fn request(method: &str, target: &str) -> String {
 /// # Panics
 /// When the stream ends before it is complete.
 pub fn read_response(stream: &mut UnixStream) -> Response {
+    try_read_response(stream).expect("read an answer")
+}
+
+/// As [`read_response`], from a server that may die meanwhile.
+///
+/// # Errors
+/// When the stream ends before the response is complete.
+pub fn try_read_response(stream: &mut UnixStream) -> io::Result<Response> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
         if let Some((response, _)) = Response::parse(&bytes) {
-            return response;
+            return Ok(response);
         }
-        let length = stream.read(&mut chunk).expect("read a control answer");
-        assert!(length > 0, "closed before an answer, after {:?}", String::from_utf8_lossy(&bytes));
-        bytes.extend_from_slice(&chunk[..length]);
+        match stream.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => bytes.extend_from_slice(&chunk[..length]),
+        }
     }
 }
 

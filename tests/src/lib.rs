@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must panic")]
 
 pub mod cap_watch;
+pub mod channels;
 pub mod chaos;
 pub mod client;
 pub mod clients;

@@ -44,6 +44,9 @@ impl Calls {
         if let Some((server, _)) = &self.server {
             server.set_keys(keys);
             server.set_listener(public);
+            if let Some(local) = local {
+                server.set_local_listener(Listener::from_descriptor(local)?);
+            }
         } else if let Some(local) = local {
             let local = Listener::from_descriptor(local)?;
             self.server = Some(Server::start(local, public, keys, Arc::clone(&self.waker))?);

@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const DYING: Duration = Duration::from_secs(5);
 /// How long one that was told to leave may take.
 const LEAVING: Duration = Duration::from_secs(1);
+/// No pause between two hubs is longer: nothing is said meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two requests to a worker to make place for one that has the way to the hub.
 const BETWEEN_REQUESTS: Duration = Duration::from_secs(2);
 
@@ -133,7 +135,7 @@ impl Cluster {
             }
             Process::Up(running) if has_ended(running.pidfd.as_fd()) => {
                 let lived = self.now.saturating_sub(running.since);
-                let pause = hub.backoff.died(lived);
+                let pause = hub.backoff.died(lived).min(LONGEST_PAUSE);
                 log::warn!(
                     "the hub (pid {}) died after {lived:.1?}; the next one comes in {pause:?}",
                     running.pid

@@ -35,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(1);
 enum Message {
     /// Serve this listener instead of the present one.
     Listen(Option<Listener>),
+    /// The same, for the own user.
+    ListenLocal(Listener),
     /// Finish what is being answered and end.
     Stop,
 }
@@ -119,6 +121,13 @@ impl Server {
         }
     }
 
+    /// Serves the own user on `listener` instead of the present one, which the next supervisor has replaced.
+    pub fn set_local_listener(&self, listener: Listener) {
+        if self.messages.send(Message::ListenLocal(listener)).is_err() {
+            log::warn!("the thread of the API had already ended");
+        }
+    }
+
     /// What became of requests so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
@@ -140,6 +149,7 @@ struct Sites {
     runtime: Runtime,
     local: Accepting,
     public: Accepting,
+    local_site: Site<Routes>,
     public_site: Site<Routes>,
     stopping: watch::Sender<bool>,
 }
@@ -159,23 +169,28 @@ impl Sites {
             let _context = runtime.enter();
             (Accepting::start(Some(local), &local_site)?, Accepting::start(public, &public_site)?)
         };
-        Ok(Self { runtime, local, public, public_site, stopping })
+        Ok(Self { runtime, local, public, local_site, public_site, stopping })
     }
 
     /// Serves until told to stop, or until the hub's handle is dropped.
     fn run(self, mut received: UnboundedReceiver<Message>) {
-        let Self { runtime, mut local, mut public, public_site, stopping } = self;
+        let Self { runtime, mut local, mut public, local_site, public_site, stopping } = self;
         runtime.block_on(async move {
-            while let Some(Message::Listen(listener)) = received.recv().await {
-                public.end().await;
-                match Accepting::start(listener, &public_site) {
-                    Ok(accepting) => public = accepting,
-                    Err(error) => log::error!("cannot serve the new API address: {error}"),
+            loop {
+                let (accepting, listener, site) = match received.recv().await {
+                    Some(Message::Listen(listener)) => (&mut public, listener, &public_site),
+                    Some(Message::ListenLocal(listener)) => (&mut local, Some(listener), &local_site),
+                    Some(Message::Stop) | None => break,
+                };
+                accepting.end().await;
+                match Accepting::start(listener, site) {
+                    Ok(started) => *accepting = started,
+                    Err(error) => log::error!("cannot serve {} anew: {error}", site.name),
                 }
             }
             local.end().await;
             public.end().await;
-            drop(public_site);
+            drop((local_site, public_site));
             // Only fails without connections to tell.
             let _ = stopping.send(true);
             let _ = tokio::time::timeout(GRACE, stopping.closed()).await;
