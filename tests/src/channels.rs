@@ -94,7 +94,11 @@ impl Subscriber {
     /// When anything else comes.
     pub fn read_to(&mut self, offset: u64) {
         while self.offset < offset {
-            let frame = self.client.frame();
+            let Some(frame) = self.client.frame_or_end() else {
+                // Its worker died in the middle of a long frame.
+                self.come_back();
+                continue;
+            };
             match frame.opcode() {
                 CLOSE => {
                     let code =

@@ -175,6 +175,25 @@ impl RawClient {
         self.read_one("a frame", Frame::parse)
     }
 
+    /// As [`frame`](Self::frame), from a server that may end the connection: `None` then.
+    ///
+    /// # Panics
+    /// When neither comes, as long as patience lasts.
+    pub fn frame_or_end(&mut self) -> Option<Frame> {
+        loop {
+            if let Some((frame, length)) = Frame::parse(&self.buffered) {
+                self.buffered.drain(..length);
+                return Some(frame);
+            }
+            match self.fill() {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error} before a frame"),
+            }
+        }
+    }
+
     /// Reads one unfragmented data message and returns its payload, answering pings on the way: the server
     /// may ping at any time.
     ///

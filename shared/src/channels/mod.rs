@@ -7,6 +7,7 @@ pub mod entry;
 pub mod journal;
 pub mod memory;
 pub mod rules;
+mod said;
 pub mod sleep;
 pub mod token_keys;
 pub mod up_ring;

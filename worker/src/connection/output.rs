@@ -12,7 +12,7 @@ use crate::websocket::frame;
 
 /// So few bytes go into the socket's buffer whole or not at all, unless it is all but full: a worker that
 /// dies while it writes them leaves a stream that ends between frames, and its client can be told 1012.
-const TAKEN_WHOLE: usize = 4096;
+pub(super) const TAKEN_WHOLE: usize = 4096;
 
 impl Connections {
     /// Writes `bytes`, whole frames or a whole response. What the kernel does not take is queued; a client

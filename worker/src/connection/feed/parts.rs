@@ -5,6 +5,7 @@ use holdfast_shared::channels::entry::Kind;
 use holdfast_shared::channels::journal::{Entry, Overwritten};
 use holdfast_shared::table::{Flags, Subscriber};
 
+use super::super::output::TAKEN_WHOLE;
 use super::super::{Connections, Key};
 use crate::channels::envelope;
 
@@ -88,7 +89,8 @@ impl Connections {
             return true;
         };
         // As in `write_answer`: whoever finds this must not write into the middle of a frame.
-        if let Some(record) = self.get_mut(key) {
+        let may_be_cut = part > 0 || bytes.len() > TAKEN_WHOLE;
+        if may_be_cut && let Some(record) = self.get_mut(key) {
             record.flags.set(Flags::FRAME_CUT, true);
         }
         let Some(sent) = self.send(key, bytes) else { return false };
