@@ -378,7 +378,7 @@ fn a_slow_reader_costs_a_position_and_gets_everything_or_is_closed() {
 
 #[test]
 fn whichever_worker_dies_between_which_steps_everybody_gets_everything_once() {
-    const CLIENTS: usize = 1500;
+    const CLIENTS: usize = 700;
     let ground = Ground::new();
     let (mut clients, mut hub) = (ground.worker(), Hub::new(&ground));
     let mut all: Vec<Client> = (0..CLIENTS)
