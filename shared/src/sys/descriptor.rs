@@ -100,6 +100,15 @@ pub fn set_nonblocking(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Has a socket reset when it is closed, and what was not sent forgotten (SO_LINGER of zero). Otherwise the kernel keeps
+/// that for a peer that does not read, without an owner, and the peer hears nothing.
+///
+/// # Errors
+/// What `setsockopt` says.
+pub fn reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
+    socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO))
+}
+
 /// The numbers of all descriptors open in this process, in no particular order; the one used to list them
 /// excluded.
 ///

@@ -7,10 +7,11 @@ use std::time::Duration;
 use holdfast_shared::clock::milliseconds;
 use holdfast_shared::ipc::settings::Settings;
 use holdfast_shared::reason::{CloseReason, Rejection};
+use holdfast_shared::sys::descriptor;
 use holdfast_shared::table::{Flags, Phase, Record, Subscriber};
 use tungstenite::protocol::frame::coding::{CloseCode, Control, OpCode};
 
-use super::{Connections, Key, TableLinks, message_rate};
+use super::{Connections, Key, TableLinks, descriptor_of, message_rate};
 use crate::websocket::frame;
 use crate::websocket::refusal::{Refusal, Status};
 
@@ -234,7 +235,13 @@ impl Connections {
                 self.has_withdrawn = true;
                 self.refuse(key, &NO_VERDICT);
             }
-            Phase::Refusing | Phase::Closing | Phase::Lingering => self.end(key),
+            Phase::Refusing | Phase::Closing | Phase::Lingering => {
+                if usize::from(record.ending) == CloseReason::SlowReader.index() {
+                    // It does not read its close frame either. A failure leaves it to the kernel's patience.
+                    let _ = descriptor::with(descriptor_of(key), descriptor::reset_on_close);
+                }
+                self.end(key);
+            }
             Phase::Open => self.expire_open(key, self.next_due(record).1),
         }
     }
