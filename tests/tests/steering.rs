@@ -198,9 +198,9 @@ fn crowds_that_come_at_once_are_not_all_sent_where_the_last_ones_are_still_on_th
         let counts = spread(&server, crowd * 1_000);
         eprintln!("after {crowd} crowds of 1,000: {counts:?}");
         // A whole crowd may come before the weights can be corrected, so how even it ends is chance; but they were
-        // made for a crowd, and not for the few who were missing somewhere.
+        // made for a crowd, and not for the few who were missing somewhere: then nearly all would go there.
         let came = counts.iter().zip(&before).map(|(now, before)| now - before);
-        assert!(came.clone().all(|came| came < 650), "{before:?} -> {counts:?}");
+        assert!(came.clone().all(|came| came < 800), "{before:?} -> {counts:?}");
         before = counts;
     }
     server.stop();
