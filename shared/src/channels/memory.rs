@@ -198,29 +198,13 @@ impl ChannelMemory {
     /// Copies bytes of the journal out, around its end if need be.
     #[inline]
     pub(super) fn copy_out(&self, position: u64, bytes: &mut [u8]) {
-        let place = self.place(position);
-        let first = bytes.len().min(JOURNAL_AT + self.size() - place);
-        let (before, after) = bytes.split_at_mut(first);
-        self.memory.copy_out(place, before);
-        if !after.is_empty() {
-            self.memory.copy_out(JOURNAL_AT, after);
-        }
+        self.memory.copy_out_around(JOURNAL_AT, self.place(position), bytes);
     }
 
     /// Copies bytes into the journal, around its end if need be.
     #[inline]
     pub(super) fn copy_in(&self, position: u64, bytes: &[u8]) {
-        let place = self.place(position);
-        let first = bytes.len().min(JOURNAL_AT + self.size() - place);
-        let (before, after) = bytes.split_at(first);
-        self.memory.copy_in(place, before);
-        if !after.is_empty() {
-            self.memory.copy_in(JOURNAL_AT, after);
-        }
-    }
-
-    fn size(&self) -> usize {
-        self.memory.len() - JOURNAL_AT
+        self.memory.copy_in_around(JOURNAL_AT, self.place(position), bytes);
     }
 
     fn place(&self, position: u64) -> usize {

@@ -41,8 +41,6 @@ pub enum Word {
     Read = 32,
     /// All subscribers of the slot have the journal up to here, but for those that lag. The worker's.
     Delivered = 40,
-    /// Where the turn under way ends, which a worker that takes over redoes. The worker's.
-    TurnEnd = 48,
     /// Odd while the worker sleeps.
     WorkerSleep = 56,
     /// The worker waits for room. The worker's, and the hub's to clear.
@@ -174,7 +172,6 @@ pub fn create(slot: u16, delivered: u64) -> Result<OwnedFd, UpRingError> {
     ring.set(Word::Version, u64::from(UP_RING_FORMAT.version) | u64::from(UP_RING_FORMAT.reads_since) << 32);
     ring.set(Word::Slot, slot.into());
     ring.set(Word::Delivered, delivered);
-    ring.set(Word::TurnEnd, delivered);
     Ok(descriptor)
 }
 
@@ -320,24 +317,17 @@ impl UpRing {
     }
 
     fn copy_in(&self, position: u64, bytes: &[u8]) {
-        let place = place(position);
-        let first = bytes.len().min(RING_SIZE - place);
-        let (before, after) = bytes.split_at(first);
-        self.memory.copy_in(HEADER_SIZE + place, before);
-        self.memory.copy_in(HEADER_SIZE, after);
+        self.memory.copy_in_around(HEADER_SIZE, place(position), bytes);
     }
 
     fn copy_out(&self, position: u64, bytes: &mut [u8]) {
-        let place = place(position);
-        let first = bytes.len().min(RING_SIZE - place);
-        let (before, after) = bytes.split_at_mut(first);
-        self.memory.copy_out(HEADER_SIZE + place, before);
-        self.memory.copy_out(HEADER_SIZE, after);
+        self.memory.copy_out_around(HEADER_SIZE, place(position), bytes);
     }
 }
 
+/// Where a position lies in the memory.
 fn place(position: u64) -> usize {
-    usize::try_from(position % RING_SIZE as u64).unwrap_or_default()
+    HEADER_SIZE + usize::try_from(position % RING_SIZE as u64).unwrap_or_default()
 }
 
 #[cfg(test)]

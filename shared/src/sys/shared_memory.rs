@@ -118,6 +118,35 @@ impl SharedMemory {
         unsafe { source.copy_to_nonoverlapping(NonNull::from(bytes).cast(), length) };
     }
 
+    /// As [`copy_out`](Self::copy_out), from a ring that lies from `ring` to the end of the memory: what is behind the end is at
+    /// its start. At most as many bytes as the ring has.
+    ///
+    /// # Panics
+    /// As [`SharedMemory::word`].
+    #[inline]
+    pub fn copy_out_around(&self, ring: usize, at: usize, bytes: &mut [u8]) {
+        let first = bytes.len().min(self.length.saturating_sub(at));
+        let (before, after) = bytes.split_at_mut(first);
+        self.copy_out(at, before);
+        if !after.is_empty() {
+            self.copy_out(ring, after);
+        }
+    }
+
+    /// As [`copy_in`](Self::copy_in), into a ring that lies from `ring` to the end of the memory.
+    ///
+    /// # Panics
+    /// As [`SharedMemory::copy_in`].
+    #[inline]
+    pub fn copy_in_around(&self, ring: usize, at: usize, bytes: &[u8]) {
+        let first = bytes.len().min(self.length.saturating_sub(at));
+        let (before, after) = bytes.split_at(first);
+        self.copy_in(at, before);
+        if !after.is_empty() {
+            self.copy_in(ring, after);
+        }
+    }
+
     /// Copies bytes out, at the end of `into`.
     ///
     /// # Panics

@@ -16,9 +16,6 @@ use crate::websocket::handshake::Request;
 use crate::websocket::refusal::{Refusal, Status};
 use crate::websocket::{Message, MessageKind};
 
-/// The protocol's name in routes.
-pub const CHANNELS: &str = "channels";
-
 /// Clients of channels.
 #[derive(Debug, Default)]
 pub struct Channels;

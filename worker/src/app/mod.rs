@@ -6,7 +6,7 @@ mod context;
 mod echo;
 mod program;
 
-pub use channels::{CHANNELS, Channels};
+pub use channels::Channels;
 pub use context::Context;
 pub(crate) use context::Host;
 pub use echo::Echo;

@@ -1,7 +1,9 @@
 //! What one build of the server is: its version and the protocols it speaks. Everything else is the same in
 //! all of them.
 
-use crate::app::{App, CHANNELS, Channels, Echo};
+use holdfast_shared::config::CHANNELS;
+
+use crate::app::{App, Channels, Echo};
 
 /// A server program. Handed down from `main` to whoever has to know.
 #[derive(Debug, Clone, Copy)]

@@ -38,18 +38,6 @@ struct Subscribed<'a> {
     recovered: Option<bool>,
 }
 
-/// Appends the frame that clients without an envelope get.
-///
-/// # Errors
-/// When it was overwritten.
-pub(crate) fn append_plain(
-    memory: &ChannelMemory,
-    entry: &Entry,
-    out: &mut Vec<u8>,
-) -> Result<(), Overwritten> {
-    memory.append_bytes(entry, out)
-}
-
 /// Appends the frame that clients with an envelope get.
 ///
 /// # Errors

@@ -11,9 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::client::{self, Request, Response};
 use super::{CtlError, tables};
-
-/// Its name in the run directory.
-const SOCKET: &str = "api.sock";
+use crate::host::api_sockets::LOCAL_SOCKET;
 
 /// How long the API waits for the hub.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -70,7 +68,7 @@ pub fn ask(
     command: &ChannelsCommand,
     input: impl Read,
 ) -> Result<String, CtlError> {
-    let path = run_dir.join(SOCKET);
+    let path = run_dir.join(LOCAL_SOCKET);
     let request = request(command, input)?;
     let response = client::exchange(&path, &request).map_err(|error| match error {
         // Where not even a supervisor is, that is what people must hear.

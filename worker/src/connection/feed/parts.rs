@@ -42,7 +42,7 @@ impl Connections {
         let Some(feed) = &self.feed else { return Err(Overwritten) };
         match has_envelope && entry.kind() == Some(Kind::Publication) {
             true => envelope::append_envelope(&feed.memory, entry, out),
-            false => envelope::append_plain(&feed.memory, entry, out),
+            false => feed.memory.append_bytes(entry, out),
         }
     }
 

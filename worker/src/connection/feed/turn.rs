@@ -93,9 +93,6 @@ impl Connections {
                 turn.end = position;
             }
         }
-        if let Some(feed) = &self.feed {
-            feed.ring.set(Word::TurnEnd, position);
-        }
         // What is for one alone comes among what is for all, so they go through it by themselves.
         for key in special {
             self.set_busy(key);
@@ -196,15 +193,7 @@ impl Connections {
         } else {
             self.send_turn(key, &part.plain, end);
         }
-        if has_heap_state {
-            self.settle(key);
-        } else if let Some(record) = self.get_mut(key) {
-            if record.heap_state == 0 {
-                record.flags.set(Flags::BUSY, false);
-            } else {
-                self.settle(key);
-            }
-        }
+        self.settle(key);
         true
     }
 
